@@ -1,0 +1,106 @@
+import itertools
+
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres.conv import im2col
+
+
+def random(xp, *shape, seed=0):
+    return tr.Tensor(xp.asarray(numpy.random.default_rng(seed).standard_normal(shape)), requires_grad=True)
+
+
+def naive(x, w, stride, padding):
+    """Convolution from its definition: seven loops, one of them inside numpy.dot."""
+    N, H, W, C = x.shape
+    KH, KW, _, O = w.shape  # noqa: E741
+    padded = numpy.zeros((N, H + 2 * padding[0], W + 2 * padding[1], C))
+    padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W] = x
+    OH, OW = (padded.shape[1] - KH) // stride[0] + 1, (padded.shape[2] - KW) // stride[1] + 1
+    out = numpy.zeros((N, OH, OW, O))
+    for n, i, j, o in itertools.product(range(N), range(OH), range(OW), range(O)):
+        for a, b in itertools.product(range(KH), range(KW)):
+            out[n, i, j, o] += numpy.dot(padded[n, i * stride[0] + a, j * stride[1] + b], w[a, b, :, o])
+    return out
+
+
+@pytest.mark.parametrize("size", [(5, 7), (6, 4), (1, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (5, 5), (3, 1), (2, 4)])
+@pytest.mark.parametrize("stride", [1, 2, 3, (1, 2)])
+@pytest.mark.parametrize("padding", [0, 1, 2, (0, 2)])
+def test_forward_and_both_gradients(xp, size, kernel, stride, padding):
+    x, w = random(xp, 2, *size, 3), random(xp, *kernel, 3, 2, seed=1)
+    stride_pair = (stride, stride) if isinstance(stride, int) else stride
+    padding_pair = (padding, padding) if isinstance(padding, int) else padding
+    if any(side + 2 * p < k for side, p, k in zip(size, padding_pair, kernel, strict=True)):
+        with pytest.raises(ValueError, match="does not fit an image"):
+            tr.conv2d(x, w, stride, padding)
+        return
+    expected = naive(x.numpy(), w.numpy(), stride_pair, padding_pair)
+    numpy.testing.assert_allclose(tr.conv2d(x, w, stride, padding).numpy(), expected, rtol=1e-12, atol=1e-13)
+    assert tr.gradcheck(lambda x, w: tr.conv2d(x, w, stride, padding), x, w) < 1e-6
+
+
+@pytest.mark.parametrize("budget", [1, 1000, 5000])
+def test_any_budget_for_the_columns_gives_the_same(xp, monkeypatch, budget):
+    x, w = random(xp, 3, 6, 5, 2), random(xp, 3, 3, 2, 4, seed=1)
+    g = random(xp, 3, 3, 3, 4, seed=2).data
+    whole = tr.conv2d(x, w, 2, 1)
+    whole.backward(g)
+    gradients = x.grad, w.grad
+    monkeypatch.setattr(im2col, "COLUMN_BYTES", budget)
+    parts = tr.conv2d(x, w, 2, 1)
+    parts.backward(g)
+    numpy.testing.assert_allclose(parts.numpy(), whole.numpy(), rtol=1e-13)
+    for part, gradient in zip((x.grad, w.grad), gradients, strict=True):
+        xp.testing.assert_allclose(part, gradient, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7, 32, 32, 16), (2, 300, 300, 16)])
+def test_the_columns_stay_within_the_budget(xp, shape):
+    windows = im2col._windows(xp.zeros(shape, "float32"), (3, 3, shape[3], 4), (1, 1))
+    sizes = [windows[part].size * 4 for part in im2col._slices(windows)]
+    assert max(sizes) <= im2col.COLUMN_BYTES and sum(sizes) == windows.size * 4
+
+
+def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch):
+    x, w = random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2)
+    x.requires_grad = False
+    monkeypatch.delattr(im2col, "grad_input")  # calling it would now be an AttributeError
+    tr.sum(tr.conv2d(x, w)).backward()
+    assert x.grad is None and w.grad is not None
+
+
+def test_float32_stays_float32(xp):
+    x = tr.Tensor(xp.ones((1, 3, 3, 1), "float32"), requires_grad=True)
+    w = tr.Tensor(xp.ones((3, 3, 1, 1), "float32"), requires_grad=True)
+    out = tr.conv2d(x, w, 1, 1)
+    tr.sum(out).backward()
+    assert out.dtype == x.grad.dtype == w.grad.dtype == "float32"
+
+
+def test_an_empty_batch(xp):
+    x, w = tr.Tensor(xp.zeros((0, 4, 4, 2)), True), random(xp, 3, 3, 2, 2)
+    out = tr.conv2d(x, w)
+    out.backward(xp.zeros((0, 2, 2, 2)))
+    assert out.shape == (0, 2, 2, 2) and not w.grad.any()
+
+
+@pytest.mark.parametrize("x, w", [((1, 4, 4, 2), (3, 3, 3, 2)), ((4, 4, 2), (3, 3, 2, 2)),
+                                  ((1, 4, 4, 2), (3, 3, 2))])
+def test_shapes_that_do_not_fit(xp, x, w):
+    with pytest.raises(ValueError, match=r"expected \(N, H, W, C\) and \(KH, KW, C, O\)"):
+        tr.conv2d(random(xp, *x), random(xp, *w))
+
+
+@pytest.mark.parametrize("options", [dict(stride=0), dict(stride=1.5), dict(padding=-1),
+                                     dict(stride=(1, 2, 3))])
+def test_wrong_stride_and_padding(xp, options):
+    with pytest.raises(ValueError, match="must be a whole number"):
+        tr.conv2d(random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2), **options)
+
+
+def test_mixed_dtypes(xp):
+    with pytest.raises(TypeError, match="conv2d: .* float32"):
+        tr.conv2d(random(xp, 1, 4, 4, 2), tr.Tensor(xp.zeros((3, 3, 2, 2), "float32")))

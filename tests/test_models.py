@@ -1,0 +1,51 @@
+import numpy
+import pytest
+
+import tinyres as tr
+
+
+def test_the_papers_network_has_13538736_trainable_weights():
+    net = tr.models.cifar_net()
+    assert net.num_parameters() == 13_538_736
+    assert len(net.parameters()) == 55 and net.projection.matrix.shape == (256, 10)
+    shapes = [parameter.shape for parameter in net.parameters()]
+    assert shapes[0] == (3, 3, 3, 16) and shapes[1] == (3, 3, 16, 64) and shapes[-1] == (3, 3, 256, 256)
+
+
+def test_resolutions_as_in_table_1(xp):
+    net = tr.models.cifar_net(blocks=2, widths=(4, 6, 8))
+    x, sizes = net.stem(tr.Tensor(xp.zeros((1, 32, 32, 3), "float32"))), []
+    for block in net.blocks:
+        x = block(x)
+        sizes.append(x.shape[1:])
+    assert sizes == [(32, 32, 4)] * 2 + [(16, 16, 6)] * 2 + [(8, 8, 8)] * 2
+    assert net(tr.Tensor(xp.zeros((3, 32, 32, 3), "float32"))).shape == (3, 10)
+
+
+def test_the_same_seed_gives_the_same_network():
+    first, same, other = (tr.models.cifar_net(blocks=1, widths=(4,), seed=s).state_dict() for s in (5, 5, 6))
+    assert all((first[name] == same[name]).all() for name in first)
+    assert not any((first[name] == other[name]).all() for name in first)
+
+
+def test_the_plain_twin_has_the_same_weights_in_number():
+    plain, residual = (tr.models.cifar_net(blocks=1, residual=residual) for residual in (False, True))
+    assert plain.num_parameters() == residual.num_parameters()
+
+
+def test_gradients_of_a_whole_network(xp):
+    net = tr.models.cifar_net(num_classes=3, blocks=1, widths=(2, 4))
+    rng = numpy.random.default_rng(0)
+    for parameter in net.parameters():
+        parameter.data = parameter.data.astype("float64")
+    net.projection.matrix.data = net.projection.matrix.data.astype("float64")
+    x, labels = tr.Tensor(xp.asarray(rng.standard_normal((2, 4, 4, 3)))), xp.array([0, 2])
+    error = tr.gradcheck(lambda *_: tr.softmax_cross_entropy(net(x), labels), *net.parameters())
+    assert error < 1e-6
+
+
+@pytest.mark.parametrize("options", [dict(blocks=0), dict(widths=()), dict(widths=(8, 4)), dict(widths=(0,)),
+                                     dict(num_classes=1)])
+def test_impossible_networks_are_refused(options):
+    with pytest.raises(ValueError, match="cifar_net: expected"):
+        tr.models.cifar_net(**options)

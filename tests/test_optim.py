@@ -1,0 +1,67 @@
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres.optim import SGD, exponential_decay, step_decay
+
+
+def test_sgd_against_its_formula(xp):
+    w = tr.Tensor(xp.array([1.0, -2.0]), requires_grad=True)
+    optimizer = SGD([w], lr=0.1, momentum=0.9, weight_decay=0.01)
+    expected, velocity, data = numpy.array([1.0, -2.0]), numpy.zeros(2), w.data
+    for lr in (0.1, 0.1, 0.05):
+        optimizer.lr = lr
+        tr.sum(w * w * w).backward()
+        velocity = 0.9 * velocity + 3 * expected**2 + 0.01 * expected
+        expected = expected - lr * velocity
+        optimizer.step()
+        numpy.testing.assert_allclose(w.numpy(), expected, rtol=1e-14)
+    assert w.data is data, "the step must be taken in place"
+
+
+def test_float32_stays_float32(xp):
+    w = tr.Tensor(xp.ones(2, "float32"), requires_grad=True)
+    optimizer = SGD([w], lr=numpy.float64(0.1), weight_decay=numpy.float64(0.1))
+    tr.sum(w).backward()
+    optimizer.step()
+    assert w.dtype == optimizer.velocities[0].dtype == "float32"
+
+
+def test_a_parameter_without_gradient_is_left_alone(xp):
+    w, unused = (tr.Tensor(xp.ones(2), requires_grad=True) for _ in range(2))
+    optimizer = SGD([w, unused], lr=0.1, weight_decay=0.1)
+    tr.sum(w).backward()
+    optimizer.step()
+    assert unused.numpy().tolist() == [1, 1] and w.numpy()[0] < 1
+
+
+def test_state_goes_around_and_a_foreign_one_is_refused(xp):
+    w = tr.Tensor(xp.ones(2), requires_grad=True)
+    first, second = SGD([w], lr=0.1), SGD([w], lr=0.1)
+    first.velocities[0] += 3
+    second.load_state_dict(first.state_dict())
+    assert second.velocities[0].tolist() == [3, 3]
+    for state in ({}, {"velocity.0": numpy.zeros(3)}, {"velocity.1": numpy.zeros(2)}):
+        with pytest.raises(ValueError, match="does not fit"):
+            second.load_state_dict(state)
+
+
+@pytest.mark.parametrize("options", [dict(lr=0), dict(lr=-1), dict(lr=float("nan")), dict(lr=0.1, momentum=1),
+                                     dict(lr=0.1, momentum=-0.1), dict(lr=0.1, weight_decay=-1)])
+def test_wrong_settings_are_refused(options):
+    with pytest.raises(ValueError, match="SGD: expected lr > 0"):
+        SGD([tr.Tensor([1.0], requires_grad=True)], **options)
+
+
+def test_parameters_must_be_trainable():
+    for parameters in ([], [tr.Tensor([1.0])]):
+        with pytest.raises(ValueError, match="requires_grad"):
+            SGD(parameters, lr=0.1)
+
+
+def test_schedules():
+    drops = step_decay(0.05, [3, 5])
+    rates = [drops(step) for step in (0, 2, 3, 4, 5, 9)]
+    numpy.testing.assert_allclose(rates, [0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4])
+    decay = exponential_decay(0.1, 0.94, every=2)
+    numpy.testing.assert_allclose([decay(step) for step in (0, 1, 2, 5)], [0.1, 0.1, 0.094, 0.1 * 0.94**2])

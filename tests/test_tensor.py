@@ -1,0 +1,252 @@
+import gc
+import operator
+import weakref
+
+import numpy
+import pytest
+
+import tinyres as tr
+
+
+def random(xp, *shape, seed=0, requires_grad=True):
+    return tr.Tensor(xp.asarray(numpy.random.default_rng(seed).standard_normal(shape)), requires_grad)
+
+
+BINARY = [operator.add, operator.sub, operator.mul, operator.truediv]
+SHAPES = [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 1, 3), (4, 1)),
+          ((1,), (1, 1))]
+
+
+@pytest.mark.parametrize("op", BINARY)
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_arithmetic_broadcasts_like_numpy(xp, op, shapes):
+    a, b = random(xp, *shapes[0]), random(xp, *shapes[1], seed=1)
+    numpy.testing.assert_allclose(op(a, b).numpy(), op(a.numpy(), b.numpy()), rtol=1e-15)
+    assert tr.gradcheck(op, a, b) < 1e-6
+    assert tr.gradcheck(op, b, a) < 1e-6
+
+
+@pytest.mark.parametrize("op", BINARY)
+def test_numbers_on_either_side(xp, op):
+    a = random(xp, 2, 3)
+    numpy.testing.assert_allclose(op(a, 2.5).numpy(), op(a.numpy(), 2.5), rtol=1e-15)
+    numpy.testing.assert_allclose(op(2.5, a).numpy(), op(2.5, a.numpy()), rtol=1e-15)
+    assert tr.gradcheck(lambda a: op(2.5, a), a) < 1e-6
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, -1, 0.5, -1.5])
+def test_power(xp, exponent):
+    a = tr.Tensor(xp.abs(random(xp, 3, 2).data) + 0.1, requires_grad=True)
+    numpy.testing.assert_allclose((a ** exponent).numpy(), a.numpy() ** exponent, rtol=1e-14)
+    assert tr.gradcheck(lambda a: a ** exponent, a) < 1e-6
+
+
+def test_power_of_zero_has_finite_gradients(xp):
+    a = tr.Tensor(xp.zeros(2), requires_grad=True)
+    tr.sum(a ** 0 + a ** 2).backward()
+    assert a.grad.tolist() == [0, 0]
+
+
+def test_negation(xp):
+    a = random(xp, 3)
+    numpy.testing.assert_array_equal((-a).numpy(), -a.numpy())
+    assert tr.gradcheck(operator.neg, a) < 1e-6
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 1, 2, 3), (6, 3, 2)),
+                                    ((1, 1), (1, 1))])
+def test_matmul(xp, shapes):
+    a, b = random(xp, *shapes[0]), random(xp, *shapes[1], seed=1)
+    expected = numpy.einsum("...ij,...jk->...ik", a.numpy(), b.numpy())
+    numpy.testing.assert_allclose((a @ b).numpy(), expected, rtol=1e-12, atol=1e-14)
+    numpy.testing.assert_allclose(tr.matmul(a, b).numpy(), expected, rtol=1e-12, atol=1e-14)
+    assert tr.gradcheck(tr.matmul, a, b) < 1e-6
+
+
+def test_an_array_may_be_either_operand(xp):
+    a, array = random(xp, 2, 2), random(xp, 2, 2, seed=1).data
+    for op in [*BINARY, operator.matmul]:
+        assert isinstance(op(array, a), tr.Tensor) and isinstance(op(a, array), tr.Tensor)
+        numpy.testing.assert_allclose(op(array, a).numpy(), op(tr.backend.to_numpy(array), a.numpy()))
+
+
+def test_float32_stays_float32(xp):
+    a = tr.Tensor(xp.ones((2, 2), "float32"), requires_grad=True)
+    results = [a + 1, 1 - a, a * numpy.float64(2), numpy.float64(2) / a, a ** 2, a ** numpy.float64(0.5), -a,
+               a @ a, a + numpy.array(1.5), a + [1.0, 2.0], a * xp.arange(2), tr.exp(a), tr.log(a), tr.mean(a),
+               tr.sum(a, 0),
+               tr.avg_pool2d(tr.reshape(a, (1, 2, 2, 1)), 2), tr.softmax_cross_entropy(a, xp.array([0, 1]))]
+    for result in results:
+        assert result.dtype == "float32"
+        tr.sum(result).backward()
+        assert a.grad.dtype == "float32"
+
+
+def test_dtype_of_new_tensors(xp):
+    assert tr.Tensor(1).dtype == tr.Tensor([1.0, 2.0]).dtype == tr.Tensor(xp.arange(3)).dtype == "float32"
+    assert tr.Tensor([[True]]).dtype == "float32"
+    assert tr.Tensor(xp.zeros(2)).dtype == tr.Tensor(numpy.float64(2)).dtype == "float64"
+    array = xp.zeros(3)
+    assert tr.Tensor(array).data is array
+
+
+@pytest.mark.parametrize("data", [1j, "a", None, [1, "a"], [object()], numpy.zeros(2, complex)])
+def test_data_that_are_no_numbers_are_refused(data):
+    with pytest.raises(TypeError, match="float"):
+        tr.Tensor(data)
+
+
+def test_tensor_of_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="detach"):
+        tr.Tensor(tr.Tensor(1.0))
+
+
+def test_used_twice(xp):
+    a = random(xp, 3)
+    assert tr.gradcheck(lambda a: a * a + a, a) < 1e-6
+
+
+def test_diamond(xp):
+    a = tr.Tensor(xp.ones(2), requires_grad=True)
+    b = a + a
+    c = b + b
+    c.backward(xp.ones(2))
+    assert c.numpy().tolist() == [4, 4] and a.grad.tolist() == [4, 4]
+
+
+def test_backward_twice_gives_the_same_answer(xp):
+    a = random(xp, 3)
+    loss = tr.sum(a * a * a)
+    loss.backward()
+    first = a.grad.copy()
+    loss.backward()
+    assert (a.grad == first).all()
+
+
+def test_gradients_of_two_leaves_share_no_memory(xp):
+    a, b = random(xp, 2), random(xp, 2, seed=1)
+    tr.sum(a + b).backward()
+    a.grad *= 5
+    assert b.grad.tolist() == [1, 1]
+
+
+def test_only_leaves_keep_gradients(xp):
+    a, constant = random(xp, 2), random(xp, 2, requires_grad=False)
+    middle = a * constant
+    tr.sum(middle).backward()
+    assert a.grad is not None and middle.grad is None and constant.grad is None
+
+
+def test_a_graph_5000_deep(xp):
+    a = tr.Tensor(xp.ones(1), requires_grad=True)
+    x = a
+    for _ in range(5000):
+        x = x + a
+    x.backward()
+    assert a.grad.tolist() == [5001]
+
+
+def test_a_graph_100000_deep_is_freed_without_recursion():
+    x = tr.Tensor(1.0, requires_grad=True)
+    for _ in range(100_000):
+        x = x * 1.0
+    x.backward()
+    del x
+
+
+def test_graphs_are_freed_by_reference_counting():
+    gc.disable()
+    try:
+        a = tr.Tensor(numpy.ones((2, 4, 4, 3), "float32"), requires_grad=True)
+        net = tr.models.cifar_net(blocks=1, widths=(4, 8))
+        hidden = net.stem(a)
+        loss = tr.softmax_cross_entropy(net(a) + tr.mean(hidden), numpy.array([1, 2]))
+        loss.backward()
+        dead = weakref.ref(hidden)
+        del loss, hidden
+        assert dead() is None
+    finally:
+        gc.enable()
+
+
+def test_no_grad(xp):
+    a = random(xp, 2)
+    with tr.no_grad():
+        b = a * 2
+    assert not b.requires_grad and b.parents == ()
+    assert (a * 2).requires_grad
+    with pytest.raises(ZeroDivisionError), tr.no_grad():
+        raise ZeroDivisionError
+    assert (a * 2).requires_grad, "no_grad must end after an exception too"
+
+
+def test_detach_and_item(xp):
+    a = random(xp, 1)
+    assert not a.detach().requires_grad and a.detach().data is a.data
+    assert a.item() == float(a.numpy()[0]) and isinstance(a.item(), float)
+    with pytest.raises(ValueError, match=r"one element.*\(2,\)"):
+        random(xp, 2).item()
+
+
+def test_numpy_and_repr(xp):
+    a = tr.Tensor(xp.array([1.5]), requires_grad=True)
+    assert isinstance(a.numpy(), numpy.ndarray) and "1.5" in repr(a) and "requires_grad" in repr(a)
+
+
+@pytest.mark.parametrize("op", BINARY)
+def test_shapes_that_do_not_broadcast(xp, op):
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2,\) do not broadcast"):
+        op(random(xp, 2, 3), random(xp, 2))
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (3,))])
+def test_matmul_of_wrong_shapes(xp, shapes):
+    with pytest.raises(ValueError, match="matmul: shapes .* do not fit"):
+        random(xp, *shapes[0]) @ random(xp, *shapes[1])
+
+
+def test_mixed_dtypes_are_refused(xp):
+    a, b = tr.Tensor(xp.zeros((2, 2), "float32")), tr.Tensor(xp.zeros((2, 2)))
+    for op in [*BINARY, operator.matmul]:
+        with pytest.raises(TypeError, match="first operand .* is float32, the second .* is float64"):
+            op(a, b)
+
+
+@pytest.mark.skipif(not tr.backend.gpu_available(), reason="needs a GPU")
+def test_mixed_backends_are_refused():
+    import cupy
+    a, b = tr.Tensor(numpy.zeros(2)), tr.Tensor(cupy.zeros(2))
+    with pytest.raises(TypeError, match="numpy array, the second .* cupy array"):
+        a + b
+
+
+@pytest.mark.parametrize("value", [None, "1", 1j])
+def test_operands_that_are_no_numbers(value):
+    with pytest.raises(TypeError, match="add: expected a Tensor"):
+        tr.Tensor(1.0) + value
+
+
+def test_power_of_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="number as exponent"):
+        tr.Tensor(1.0) ** tr.Tensor(2.0)
+
+
+def test_backward_needs_a_graph(xp):
+    with pytest.raises(RuntimeError, match="requires_grad"):
+        random(xp, 1, requires_grad=False).backward()
+
+
+def test_backward_needs_a_gradient_of_the_right_kind(xp):
+    a = random(xp, 2) * 2
+    with pytest.raises(ValueError, match=r"shape \(2,\): pass grad"):
+        a.backward()
+    with pytest.raises(ValueError, match=r"has shape \(3,\)"):
+        a.backward(xp.ones(3))
+    with pytest.raises(ValueError, match="dtype float32"):
+        a.backward(xp.ones(2, "float32"))
+
+
+def test_a_faulty_operation_is_found(xp):
+    a = random(xp, 2)
+    with pytest.raises(ValueError, match="computed by an operation"):
+        tr.Tensor(a.data * 2, parents=(a,), vjp=lambda g: (g[:1],)).backward(xp.ones(2))

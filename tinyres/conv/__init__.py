@@ -1,0 +1,42 @@
+"""Convolution as a differentiable operation. The files beside this one compute it; read im2col.py first."""
+from __future__ import annotations
+
+from numbers import Integral
+
+from ..backend import Array
+from ..tensor import Tensor, operands
+from . import im2col
+
+__all__ = ["conv2d"]
+
+
+def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
+           padding: int | tuple[int, int] = 0) -> Tensor:
+    """Convolution without bias (cross-correlation, as in every framework): x (N, H, W, C) -> (N, OH, OW, O).
+
+    w: kernel, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
+    zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise.
+    Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
+    fit into the padded image, or stride or padding is not a whole number (stride >= 1, padding >= 0).
+    """
+    x, w = operands("conv2d", x, w)
+    stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit: expected (N, H, W, C) and (KH, "
+                         "KW, C, O)")
+    if 0 in w.shape or min(im2col.output_size(x.shape, w.shape, stride, padding)) < 1:
+        raise ValueError(f"conv2d: a kernel of {w.shape[0]} x {w.shape[1]} with {w.shape[2]} -> {w.shape[3]} "
+                         f"channels does not fit an image of {x.shape[1]} x {x.shape[2]} padded by {padding}")
+
+    def vjp(g: Array) -> tuple[Array | None, Array | None]:
+        return (im2col.grad_input(g, w.data, x.shape, stride, padding) if x.requires_grad else None,
+                im2col.grad_kernel(g, x.data, w.shape, stride, padding) if w.requires_grad else None)
+
+    return Tensor(im2col.forward(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
+
+
+def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(size, Integral) and size >= least for size in pair):
+        raise ValueError(f"conv2d: {name} {value!r} must be a whole number >= {least}, or a pair of them")
+    return pair

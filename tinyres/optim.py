@@ -1,0 +1,67 @@
+"""Stochastic gradient descent with momentum and weight decay, and the paper's two learning rate schedules."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy
+
+from . import backend
+from .tensor import Tensor
+
+
+class SGD:
+    """v = momentum v + gradient + weight_decay w, then w -= lr v, in place for every parameter w (PyTorch's
+    convention).
+
+    lr: the learning rate, > 0; set `.lr` before a step to follow a schedule. Parameters without a gradient
+    are left alone. Raises ValueError for lr <= 0, momentum outside [0, 1), weight_decay < 0, or parameters
+    that require no gradient.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9,
+                 weight_decay: float = 0.0) -> None:
+        self.parameters = list(parameters)
+        if not (0 < lr < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf):
+            raise ValueError(f"SGD: expected lr > 0, 0 <= momentum < 1 and weight_decay >= 0, "
+                             f"got lr {lr}, momentum {momentum}, weight_decay {weight_decay}")
+        if not self.parameters or not all(p.requires_grad for p in self.parameters):
+            raise ValueError("SGD: expected at least one parameter, each a Tensor with requires_grad=True: "
+                             "pass model.parameters()")
+        self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
+        self.velocities = [backend.xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+
+    def step(self) -> None:
+        """Move every parameter by the gradient that the last `backward` left in it."""
+        lr = float(self.lr)
+        for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
+            if parameter.grad is None:
+                continue
+            velocity *= self.momentum
+            velocity += parameter.grad
+            if self.weight_decay:
+                velocity += self.weight_decay * parameter.data
+            parameter.data -= lr * velocity
+
+    def state_dict(self) -> dict[str, numpy.ndarray]:
+        """A NumPy copy of every velocity, by the index of its parameter."""
+        return {f"velocity.{i}": numpy.array(backend.to_numpy(v)) for i, v in enumerate(self.velocities)}
+
+    def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
+        """Set every velocity, in place. Raises ValueError, and changes nothing, if names or shapes differ."""
+        expected = {f"velocity.{i}": v.shape for i, v in enumerate(self.velocities)}
+        if {name: value.shape for name, value in state.items()} != expected:
+            raise ValueError(f"the optimizer's state ({len(state)} arrays) does not fit its {len(expected)} "
+                             f"parameters: build the same network first")
+        for i, velocity in enumerate(self.velocities):
+            velocity[...] = backend.xp_of(velocity).asarray(state[f"velocity.{i}"], dtype=velocity.dtype)
+
+
+def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable[[int], float]:
+    """step -> learning rate, times factor from each step in drops on (paper, 4.1: 30,000 and 50,000)."""
+    return lambda step: lr * factor ** sum(step >= drop for drop in drops)
+
+
+def exponential_decay(lr: float, factor: float, every: int) -> Callable[[int], float]:
+    """step -> learning rate, times factor after every so many steps (paper, 4.2: 0.94 every two epochs)."""
+    return lambda step: lr * factor ** (step // every)
