@@ -28,7 +28,7 @@ def test_an_image_of_one_colour_becomes_zeros(xp):
 
 
 def test_every_result_is_a_shifted_and_perhaps_mirrored_original(xp):
-    batch = images(xp, N=200)
+    batch = images(xp, N=500)
     out = tr.backend.to_numpy(random_crop_flip(batch, numpy.random.default_rng(0)))
     originals = numpy.pad(tr.backend.to_numpy(batch), [(0, 0), (2, 2), (2, 2), (0, 0)])
     seen = set()
@@ -40,7 +40,7 @@ def test_every_result_is_a_shifted_and_perhaps_mirrored_original(xp):
                 break
         else:
             raise AssertionError("an augmented image is no window of its original")
-    assert len(seen) == 50, "200 draws should meet all 25 places, mirrored and not"
+    assert len(seen) == 50, "500 draws should meet all 25 places, mirrored and not"
 
 
 def split(xp, N=20):

@@ -4,7 +4,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.conv import im2col
+from tinyres.conv import im2col, neighbours
 
 
 def random(xp, *shape, seed=0):
@@ -64,11 +64,13 @@ def test_the_columns_stay_within_the_budget(xp, shape):
     assert max(sizes) <= im2col.COLUMN_BYTES and sum(sizes) == windows.size * 4
 
 
-def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch):
+@pytest.mark.parametrize("padding", [0, 1])
+def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch, padding):
     x, w = random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2)
     x.requires_grad = False
-    monkeypatch.delattr(im2col, "grad_input")  # calling it would now be an AttributeError
-    tr.sum(tr.conv2d(x, w)).backward()
+    for module in im2col, neighbours:
+        monkeypatch.delattr(module, "grad_input")  # calling it would now be an AttributeError
+    tr.sum(tr.conv2d(x, w, padding=padding)).backward()
     assert x.grad is None and w.grad is not None
 
 
@@ -104,3 +106,19 @@ def test_wrong_stride_and_padding(xp, options):
 def test_mixed_dtypes(xp):
     with pytest.raises(TypeError, match="conv2d: .* float32"):
         tr.conv2d(random(xp, 1, 4, 4, 2), tr.Tensor(xp.zeros((3, 3, 2, 2), "float32")))
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (3, 4, 4, 1), (1, 1, 1, 2), (2, 1, 5, 2), (2, 5, 1, 2),
+                                   (7, 8, 8, 4)])
+@pytest.mark.parametrize("budget", [1, 2000, neighbours.SLICE_BYTES])
+def test_neighbours_against_im2col(monkeypatch, shape, budget):
+    monkeypatch.setattr(neighbours, "SLICE_BYTES", budget)
+    rng = numpy.random.default_rng(0)
+    x, w, g = (rng.standard_normal(s) for s in (shape, (3, 3, shape[3], 5), (*shape[:3], 5)))
+    one = (1, 1)
+    for ours, reference in (
+        (neighbours.forward(x, w), im2col.forward(x, w, one, one)),
+        (neighbours.grad_input(g, w), im2col.grad_input(g, w, x.shape, one, one)),
+        (neighbours.grad_kernel(g, x), im2col.grad_kernel(g, x, w.shape, one, one)),
+    ):
+        numpy.testing.assert_allclose(ours, reference, rtol=1e-12, atol=1e-12)

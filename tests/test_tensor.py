@@ -72,10 +72,10 @@ def test_an_array_may_be_either_operand(xp):
 
 def test_float32_stays_float32(xp):
     a = tr.Tensor(xp.ones((2, 2), "float32"), requires_grad=True)
-    results = [a + 1, 1 - a, a * numpy.float64(2), numpy.float64(2) / a, a ** 2, a ** numpy.float64(0.5), -a,
-               a @ a, a + numpy.array(1.5), a + [1.0, 2.0], a * xp.arange(2), tr.exp(a), tr.log(a), tr.mean(a),
-               tr.sum(a, 0),
-               tr.avg_pool2d(tr.reshape(a, (1, 2, 2, 1)), 2), tr.softmax_cross_entropy(a, xp.array([0, 1]))]
+    results = [a + 1, 1 - a, a * numpy.float64(2), numpy.float64(2) / a, a ** 2, a ** numpy.float64(0.5),
+               -a, a @ a, a + numpy.array(1.5), a + [1.0, 2.0], a * xp.arange(2), tr.exp(a), tr.log(a),
+               tr.mean(a), tr.sum(a, 0), tr.avg_pool2d(tr.reshape(a, (1, 2, 2, 1)), 2),
+               tr.softmax_cross_entropy(a, xp.array([0, 1]))]
     for result in results:
         assert result.dtype == "float32"
         tr.sum(result).backward()

@@ -1,0 +1,338 @@
+"""Charts are read back from the PNG file: what must be where, in which color, and what must not be there."""
+
+import itertools
+import math
+import os
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from tinyres import plot
+from tinyres.plot import PALETTE, PANEL_HEIGHT, PANEL_WIDTH, Line, Panel, save
+
+
+def draw(folder, panels, title=""):
+    """Save a chart and return its pixels (H, W, 3)."""
+    save(folder / "chart.png", panels, title)
+    with Image.open(folder / "chart.png") as image:
+        assert image.format == "PNG" and image.mode == "RGB"
+        return np.asarray(image).astype(int)
+
+
+def has_color(pixels, color):
+    return np.all(pixels == ImageColor.getrgb(color), axis=-1)
+
+
+def rows_and_columns(pixels, color):
+    """Middles of the rows and of the columns that contain a color: pixel 0 covers 0 to 1."""
+    rows, columns = np.nonzero(has_color(pixels, color))
+    return np.unique(rows) + 0.5, np.unique(columns) + 0.5
+
+
+def plot_box(pixels):
+    """Left, top, right and bottom of the plot, from its two axes, the longest runs of the axis color."""
+    axis = has_color(pixels, plot.AXIS_COLOR)
+    column, row = np.flatnonzero(axis.sum(0) > 300), np.flatnonzero(axis.sum(1) > 300)
+    rows, columns = np.flatnonzero(axis[:, column[0]]), np.flatnonzero(axis[row[0]])
+    return column[-1], rows[0], columns[-1], row[-1]
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (4, 2, 2)])
+def test_png_of_the_expected_size(tmp_path, count, columns, rows):
+    panels = [Panel([Line([0, 1], [0, 1])]) for _ in range(count)]
+    assert draw(tmp_path, panels).shape == (rows * PANEL_HEIGHT, columns * PANEL_WIDTH, 3)
+    titled = draw(tmp_path, panels, "title").shape
+    assert titled[1] == columns * PANEL_WIDTH and titled[0] > rows * PANEL_HEIGHT
+
+
+def test_one_panel_needs_no_list(tmp_path):
+    panel = Panel([Line([0, 1], [0, 1])])
+    assert np.array_equal(draw(tmp_path, panel), draw(tmp_path, [panel]))
+
+
+def test_panels_stand_in_reading_order(tmp_path):
+    panels = [Panel([Line([0, 1], [0, 1], color=color)]) for color in range(4)]
+    pixels = draw(tmp_path, panels)
+    quarters = [pixels[y : y + PANEL_HEIGHT, x : x + PANEL_WIDTH]
+                for y in (0, PANEL_HEIGHT) for x in (0, PANEL_WIDTH)]
+    for (i, quarter), (j, color) in itertools.product(enumerate(quarters), enumerate(PALETTE[:4])):
+        assert has_color(quarter, color).any() == (i == j)
+
+
+def test_horizontal_line_lies_on_its_value(tmp_path):
+    lines = [Line([0, 10], [0.5, 0.5], color=5), Line([0, 20], [0.2, 0.2], color=3)]
+    pixels = draw(tmp_path, Panel(lines, y_range=(0, 1)))
+    left, top, right, bottom = plot_box(pixels)
+    rows, columns = rows_and_columns(pixels, PALETTE[5])
+    assert rows.mean() == pytest.approx((top + bottom) / 2, abs=1)
+    assert rows.size == 4  # the full width of a stroke
+    assert columns[0] == pytest.approx(left, abs=3)
+    # The axis ends 2 % after the last x, and the line of half the length at half of that.
+    assert columns[-1] == pytest.approx(left + (right - left) / 2.04, abs=3)
+    # Where the line has ended, the grid goes on in the same rows.
+    grid = np.flatnonzero(has_color(pixels, plot.GRID_COLOR)[:, right - 25]) + 0.5
+    assert rows.mean() in (grid[:-1] + grid[1:]) / 2
+    # 0.2 is 60 % of the way from 0.5 to 0.
+    other, _ = rows_and_columns(pixels, PALETTE[3])
+    assert other.mean() - rows.mean() == pytest.approx(0.3 * (bottom - top), abs=1)
+
+
+def test_log_axes_place_decades_at_equal_distances(tmp_path):
+    lines = [Line([1, 1e6], [y, y], color=color) for color, y in ((1, 1e-2), (2, 1), (3, 1e4))]
+    pixels = draw(tmp_path, Panel(lines, log_x=True, log_y=True, y_range=(1e-4, 1e4)))
+    _, top, _, bottom = plot_box(pixels)
+    heights = [rows_and_columns(pixels, PALETTE[color])[0].mean() for color in (1, 2, 3)]
+    assert heights == pytest.approx([bottom - (bottom - top) / 4, (top + bottom) / 2, top], abs=1)
+    points = [Line([x], [1], "", "points", color) for color, x in ((1, 1e-84), (2, 1e-83), (3, 1e-80))]
+    pixels = draw(tmp_path, Panel(points, log_x=True))
+    a, b, c = (rows_and_columns(pixels, PALETTE[color])[1].mean() for color in (1, 2, 3))
+    assert c - b == pytest.approx(3 * (b - a), abs=2)
+
+
+@pytest.mark.parametrize(("hole", "log"), [(math.nan, False), (math.inf, False), (-math.inf, True), (0, True),
+                                           (-3, True), (None, False), (1e301, False)])
+def test_values_that_cannot_be_shown_are_gaps(tmp_path, hole, log):
+    y = [2.0] * 9
+    y[4] = hole
+    pixels = draw(tmp_path, Panel([Line(range(9), y)], log_y=log, y_range=(1, 3)))
+    left, _, right, _ = plot_box(pixels)
+    _, columns = rows_and_columns(pixels, PALETTE[0])
+    step = (right - left) / 8.16
+    inside = (columns - left) / step
+    assert not ((inside > 3.05) & (inside < 4.95)).any()
+    assert ((inside > 2) & (inside < 3)).sum() > 0.9 * step
+    assert ((inside > 5) & (inside < 6)).sum() > 0.9 * step
+
+
+def test_point_between_gaps_and_single_point_are_dots(tmp_path):
+    rows, columns = rows_and_columns(draw(tmp_path, Panel([Line([3], [0.7])])), PALETTE[0])
+    assert 11 <= rows.size <= 13 and 11 <= columns.size <= 13  # the size of a point
+    y = [math.nan, 5.0, math.nan]
+    rows, columns = rows_and_columns(draw(tmp_path, Panel([Line([0, 1, 2], y)])), PALETTE[0])
+    assert 11 <= rows.size <= 13 and 11 <= columns.size <= 13  # the size of a point
+
+
+@pytest.mark.parametrize("lines", [[], [Line([], [])], [Line([1, 2], [math.nan, math.inf], "label")],
+                                   [Line([0, 1], [1, math.nan]), Line([-1], [5])],
+                                   [Line([1, 2], [-1e301, 1e301])]])
+def test_no_data_says_so(tmp_path, lines):
+    pixels = draw(tmp_path, Panel(lines, log_x=True))
+    left, top, right, bottom = plot_box(pixels)
+    x, y = (left + right) // 2, (top + bottom) // 2
+    assert has_color(pixels, plot.TEXT_COLOR)[y - 20 : y + 20, x - 90 : x + 90].any()
+    assert not has_color(pixels, plot.GRID_COLOR)[y + 50 : bottom, left:x].any()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e-300, 5e-324, 1e299, 0.1 + 0.2, 123456789.0])
+def test_constant_y_is_drawn(tmp_path, value):
+    pixels = draw(tmp_path, Panel([Line([1, 2, 3], [value] * 3)]))
+    rows, columns = rows_and_columns(pixels, PALETTE[0])
+    assert rows.size == 4 and np.ptp(columns) > 700
+
+
+def test_lines_are_clipped_to_the_plot(tmp_path):
+    line = Line([0, 1, 2, 3], [-1e299, 1e299, 0, -5])
+    pixels = draw(tmp_path, Panel([line, Line([0, 3], [0.5, -0.5], color=5)], y_range=(-1, 1)))
+    left, top, right, bottom = plot_box(pixels)
+    dark = has_color(pixels, PALETTE[0])
+    assert not dark[: top - 3].any() and not dark[bottom + 3 :].any()
+    # The first segment crosses zero half way, straight up.
+    columns = np.flatnonzero(dark[(top + bottom) // 2 - 100, : (left + right) // 2])
+    assert columns.mean() == pytest.approx(left + 0.5 * (right - left) / 3.06, abs=1)
+    # Points outside are left out altogether.
+    pixels = draw(tmp_path, Panel([Line([0, 1, 2], [5, 0, -5], style="points")], y_range=(-1, 1)))
+    rows, _ = rows_and_columns(pixels, PALETTE[0])
+    assert np.ptp(rows) < 3 * plot.POINT_RADIUS
+
+
+def test_colors_follow_the_palette_and_leave_out_those_asked_for(tmp_path):
+    lines = [Line([0, 1], [k, k], color=color) for k, color in enumerate([None, 1, None, 0, None])]
+    pixels = draw(tmp_path, Panel(lines, y_range=(-1, 5)))
+    _, top, _, bottom = plot_box(pixels)
+    for value, color in enumerate([2, 1, 3, 0, 4]):
+        rows, _ = rows_and_columns(pixels, PALETTE[color])
+        assert rows.mean() == pytest.approx(bottom - (value + 1) * (bottom - top) / 6, abs=1)
+    assert len(plot._colors([Line([], [])] * 20)) == 20
+
+
+def test_corners_and_ends_are_round():
+    image = Image.new("RGB", (100, 100), "white")
+    plot._draw_strokes(image, [[(20, 50), (50, 50), (50, 80)]], 4, "#000000")
+    dark = np.asarray(image)[:, :, 0] < 128
+    assert dark[47, 52]  # outside both segments, but within the radius of their joint
+    assert not dark[46, 53]  # a square corner would cover this too
+    assert dark[49, 17] and not dark[46, 17]
+
+
+def test_stroke_is_softened_at_its_edge():
+    image = Image.new("RGB", (40, 40), "white")
+    plot._draw_strokes(image, [[(10, 20.25), (30, 20.25)]], 2, "#000000")
+    column = 1 - np.asarray(image)[:, 20, 0] / 255
+    assert column[18:23] == pytest.approx([0.75, 1, 1, 1, 0.25], abs=0.01)
+    assert column.sum() == pytest.approx(4, abs=0.02)
+
+
+def test_dashes_follow_the_length_of_the_line():
+    straight = plot._dashes([(0, 0), (100, 0)], 16, 12)
+    assert [(dash[0][0], dash[-1][0]) for dash in straight] == [(0, 16), (28, 44), (56, 72), (84, 100)]
+    pieces = plot._dashes([(x, 0) for x in np.linspace(0, 100, 777)], 16, 12)
+    assert [dash[0][0] for dash in pieces] == pytest.approx([0, 28, 56, 84])
+    assert [dash[-1][0] for dash in pieces] == pytest.approx([16, 44, 72, 100])
+    corner = plot._dashes([(0, 0), (10, 0), (10, 10)], 16, 12)
+    assert corner == [[(0, 0), (10, 0), (10, 6)]]
+    dots = plot._dashes([(0, 0), (25, 0)], 0, 10)
+    assert [dot[0] for dot in dots] == [(0, 0), (10, 0), (20, 0)]
+
+
+@pytest.mark.parametrize(("style", "share"), [("solid", 1.0), ("dashed", 20 / 28), ("dotted", 4 / 10)])
+def test_styles_cover_their_share_of_a_line(tmp_path, style, share):
+    pixels = draw(tmp_path, Panel([Line([0, 1], [0.5, 0.5], style=style, color=5)], y_range=(0, 1)))
+    left, _, right, _ = plot_box(pixels)
+    _, columns = rows_and_columns(pixels, PALETTE[5])
+    assert columns.size / ((right - left) / 1.02) == pytest.approx(share, abs=0.08)
+
+
+def value_of(label):
+    """The number that a tick label says."""
+    mantissa, _, power = label.rpartition("·") if "·" in label else ("1", "", label)
+    base, _, exponent = power.partition("^")
+    return (float(mantissa), int(exponent)) if exponent else (float(base), 0)
+
+
+def test_every_tick_label_says_its_position_and_none_overlap():
+    generator = np.random.default_rng(0)
+    for _ in range(400):
+        log, upright = bool(generator.integers(2)), bool(generator.integers(2))
+        if log:
+            size, low = 10 ** generator.uniform(-6, 2.5), generator.uniform(-300, 1)
+        else:
+            size = 10 ** generator.uniform(-100, 100)
+            low = size * generator.uniform(-1, 1) * 10 ** generator.uniform(0, 6)
+        axis = plot._Axis(low, low + size, log, *((800, 50) if upright else (150, 1216)))
+        ticks = plot._ticks(axis, upright)
+        assert 2 <= len(ticks) <= plot.MOST_TICKS
+        for position, label in ticks:
+            mantissa, exponent = value_of(label)
+            if log:
+                assert math.log10(mantissa) + exponent == pytest.approx(position, abs=1e-3 * size)
+            else:
+                assert mantissa * 10.0**exponent == pytest.approx(position, abs=1e-3 * size)
+        places = axis.pixels([position for position, _ in ticks])
+        for (a, b), ((_, a_label), (_, b_label)) in zip(
+            itertools.pairwise(places), itertools.pairwise(ticks), strict=True
+        ):
+            widths = plot._text_width(a_label, plot.TICK_SIZE) + plot._text_width(b_label, plot.TICK_SIZE)
+            assert abs(b - a) > (plot.TICK_SIZE if upright else widths / 2)
+
+
+@pytest.mark.parametrize(("low", "high", "log", "labels"), [
+    (0, 1, False, ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+    (-2.1, 2.1, False, ["-2.0", "-1.5", "-1.0", "-0.5", "0", "0.5", "1.0", "1.5", "2.0"]),
+    (0, 3e-9, False, ["0", "0.5·10^-9", "1.0·10^-9", "1.5·10^-9", "2.0·10^-9", "2.5·10^-9", "3.0·10^-9"]),
+    (-3, 4, True, ["10^-3", "0.01", "0.1", "1", "10", "100", "10^3", "10^4"]),
+    (-84, 1, True, ["10^-80", "10^-70", "10^-60", "10^-50", "10^-40", "10^-30", "10^-20", "10^-10", "1"]),
+    (-0.1, 1.1, True, ["1", "2", "5", "10"]),
+    (math.log10(2.2), math.log10(2.7), True, ["2.2", "2.3", "2.4", "2.5", "2.6", "2.7"]),
+    (-308, 308, True, ["10^-300", "10^-200", "10^-100", "1", "10^100", "10^200", "10^300"]),
+])
+def test_tick_labels(low, high, log, labels):
+    ticks = plot._ticks(plot._Axis(low, high, log, 800, 100), upright=True)
+    assert [label for _, label in ticks] == labels
+
+
+def test_epochs_have_whole_ticks():
+    axis = plot._Axis(1, 3, False, 100, 1200)
+    assert [label for _, label in plot._ticks(axis, upright=False, whole=True)] == ["1", "2", "3"]
+    assert len(plot._ticks(axis, upright=False)) > 3
+
+
+def test_powers_are_raised():
+    parts = list(plot._text_parts("2·10^-5 m", 30))
+    assert [text for text, _, _ in parts] == ["2·10", "-5", " m"]
+    assert parts[1][2] > 0 == parts[0][2] and parts[1][1].size < parts[0][1].size
+
+
+@pytest.mark.parametrize(("x", "y", "corner"), [
+    ([1, 1, 9], [9, 1, 1], (1, 0)), ([1, 9, 9], [9, 9, 1], (0, 1)),
+    ([1, 1, 9], [1, 9, 9], (1, 1)), ([1, 9, 9], [1, 1, 9], (0, 0)),
+])
+def test_legend_stands_in_the_free_corner(tmp_path, x, y, corner):
+    without = draw(tmp_path, Panel([Line(x, y), Line(x, y)]))
+    legend = np.argwhere((draw(tmp_path, Panel([Line(x, y, "name"), Line(x, y)])) != without).any(axis=-1))
+    left, top, right, bottom = plot_box(without)
+    middle = legend.mean(axis=0)
+    assert (int(middle[1] > (left + right) / 2), int(middle[0] > (top + bottom) / 2)) == corner
+    assert legend[:, 0].min() > top and legend[:, 0].max() < bottom
+    assert legend[:, 1].min() > left and legend[:, 1].max() < right
+
+
+@pytest.mark.parametrize("text", ["many words " * 20, "word" * 40, "word"])
+def test_no_text_is_cut_at_the_edge(tmp_path, text):
+    lines = [Line([100000000.01, 100000000.03], [0, 1], f"{text}{k}") for k in range(12)]
+    pixels = draw(tmp_path, [Panel(lines, text, text, text)] * 2, text)
+    assert (pixels[:8] == 255).all() and (pixels[-8:] == 255).all()
+    for edge in (0, PANEL_WIDTH, 2 * PANEL_WIDTH):  # without the title, which goes across both panels
+        assert (pixels[160:, max(edge - 8, 0) : edge + 8] == 255).all()
+
+
+def test_thousands_of_points_keep_their_peaks(tmp_path):
+    y = np.random.default_rng(0).uniform(0, 0.5, 5000)
+    y[2500] = 1.0
+    pixels = draw(tmp_path, Panel([Line(np.arange(5000), y)], y_range=(0, 1)))
+    left, top, right, _ = plot_box(pixels)
+    rows, columns = np.nonzero(has_color(pixels, PALETTE[0]))
+    assert rows.min() == pytest.approx(top, abs=4)
+    assert columns[rows == rows.min()].mean() == pytest.approx(left + (right - left) / 2.04, abs=3)
+
+
+@pytest.mark.parametrize(("panels", "message"), [
+    ([], "not 0"),
+    ([Panel([])] * 5, "not 5"),
+    (Panel([Line([1, 2, 3], [1, 2], "loss")]), r"'loss'.*\(3,\).*\(2,\)"),
+    (Panel([Line([[1, 2]], [[1, 2]])]), r"\(1, 2\)"),
+    (Panel([Line([1], [1], style="wavy")]), "'wavy'.*dashed"),
+    (Panel([Line([1], [1], color=7)]), "color 7.*0 to 6"),
+    (Panel([Line([1], [1], color=-1)]), "color -1"),
+    (Panel([Line([1], [1])], y_range=(1, 0)), r"\(1, 0\)"),
+    (Panel([Line([1], [1])], y_range=(0, math.inf)), "inf"),
+    (Panel([Line([1], [1])], y_range=(0, 1), log_y=True), r"\(0, 1\).*above zero"),
+    (Panel([Line([1], [1])], y_range=(0, 1, 2)), r"\(0, 1, 2\)"),
+])
+def test_errors_name_the_value_and_leave_an_older_file_alone(tmp_path, panels, message):
+    path = tmp_path / "chart.png"
+    save(path, Panel([Line([0, 1], [0, 1])]))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        save(path, panels)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["chart.png"]
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*create it first"):
+        save(tmp_path / "nowhere" / "chart.png", Panel([]))
+    assert os.listdir(tmp_path) == []
+
+
+def test_older_file_is_replaced_and_not_written_over(tmp_path):
+    path, link = tmp_path / "chart.png", tmp_path / "link.png"
+    save(path, Panel([]))
+    before = path.read_bytes()
+    os.link(path, link)  # a second name of the old file, as a reader that has it open
+    save(path, Panel([Line([0, 1], [0, 1])]))
+    assert link.read_bytes() == before != path.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["chart.png", "link.png"]
+
+
+def test_nothing_is_left_behind_when_the_file_cannot_be_replaced(tmp_path):
+    (tmp_path / "chart.png" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="chart.png"):
+        save(tmp_path / "chart.png", Panel([]))
+    assert os.listdir(tmp_path) == ["chart.png"]
+
+
+def test_same_input_gives_the_same_bytes(tmp_path):
+    panel = Panel([Line(range(50), np.sin(np.arange(50)), "sine", "dashed")], "title", "x", "y")
+    for name in ("a.png", "b.png"):
+        save(str(tmp_path / name), panel, "title")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,99 @@
+"""run_cifar.py as its users call it, in processes of its own, on the generated shapes."""
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
+SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
+         "--evaluate-every", "1000", "--backend", "numpy"]
+
+
+def run(*arguments: str, ok: bool = True) -> str:
+    """What the script prints; checks that it succeeds or, with ok=False, ends without a traceback."""
+    command = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    with numpy.load(folder / "checkpoint.npz") as file:
+        return {name: file[name].tobytes() for name in file.files if "/" in name}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of 30 steps in one piece: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    return out, run(*SMALL, "--steps", "30", "--out", str(out))
+
+
+def test_a_run_ends_with_the_papers_figure_and_what_differs(straight):
+    out, printed = straight
+    assert "step 30/30" in printed and "test error" in printed
+    assert "blocks 1 (paper: 9)" in printed and "widths [4, 8] (paper: [64, 128, 256])" in printed
+    assert "momentum" not in printed.split("Different")[1]
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 30 and 0 <= last["test_error"] <= 1
+    assert json.loads((out / "config.json").read_text())["widths"] == [4, 8]
+
+
+def test_resume_and_evaluate(straight, tmp_path):
+    out, _ = straight
+    run(*SMALL, "--steps", "15", "--out", str(tmp_path))
+    printed = run("--resume", "--out", str(tmp_path), "--steps", "30", "--backend", "numpy")
+    assert "step 30/30" in printed
+    assert weights(tmp_path) == weights(out)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    printed = run("--evaluate", str(tmp_path / "checkpoint.npz"), "--backend", "numpy")
+    assert f"step 30, test loss {last['test_loss']:.4f}, test error {last['test_error']:.2%}" in printed
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "100000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step "):
+            os.kill(process.pid, signal.SIGINT)
+            break
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert f"python run_cifar.py --resume --out {tmp_path}" in printed
+    with numpy.load(tmp_path / "checkpoint.npz") as file:
+        assert f"after step {int(file['step'])}" in printed
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--lr", "0"], "argument --lr"),
+    (["--lr", "nan"], "argument --lr"),
+    (["--batch-size", "0"], "argument --batch-size"),
+    (["--blocks", "0"], "argument --blocks"),
+    (["--widths"], "argument --widths"),
+    (["--widths", "8", "4"], "widths"),
+    (["--steps", "5", "--epochs", "1"], "not allowed with"),
+    (["--momentum", "2"], "momentum"),
+    (["--batch-size", "10001"], "batch_size 10001"),
+    (["--resume"], "--resume needs --out"),
+    (["--resume", "--out", "absent"], "there is no checkpoint"),
+    (["--evaluate", "absent.npz"], "there is no checkpoint"),
+])
+def test_wrong_options_are_named(arguments, message, tmp_path):
+    arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]
+    out = [] if "--resume" in arguments else ["--out", str(tmp_path / "out")]
+    assert message in run("--dataset", "shapes", "--backend", "numpy", *out, *arguments, ok=False)
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
+    out, _ = straight
+    assert "already holds a run" in run(*SMALL, "--steps", "30", "--out", str(out), ok=False)
+    assert "started with lr 0.05" in run("--resume", "--out", str(out), "--lr", "0.1", ok=False)
+    assert "at step 30 already" in run("--resume", "--out", str(out), "--backend", "numpy", ok=False)

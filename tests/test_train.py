@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres.datasets import Dataset, Split
+from tinyres.datasets.augment import standardize
+from tinyres.train import (
+    draw_curves,
+    evaluate,
+    load_checkpoint,
+    read_metrics,
+    save_checkpoint,
+    train,
+    write_atomically,
+)
+
+
+def small_dataset(xp):
+    """40 images of two classes that grow brighter, or darker, from top to bottom."""
+    rng = numpy.random.default_rng(0)
+    labels = numpy.arange(40) % 2
+    slope = numpy.linspace(-60, 60, 8) * (2 * labels[:, None] - 1)
+    pixels = 128 + slope[:, :, None, None] + rng.normal(0, 10, (40, 8, 8, 3))
+    split = Split(xp.asarray(pixels.clip(0, 255).astype("uint8")), xp.asarray(labels))
+    return Dataset(split, Split(split.images[:7], split.labels[:7]), ("down", "up"))
+
+
+def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, **options):
+    """Train a small network, from the checkpoint in `out` if first_step > 0: (net, optimizer, metrics)."""
+    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
+    optimizer = tr.optim.SGD(net.parameters(), lr, 0.9, 1e-4)
+    if first_step:
+        checkpoint = load_checkpoint(out / "checkpoint.npz")
+        assert checkpoint.step == first_step
+        net.load_state_dict(checkpoint.model)
+        optimizer.load_state_dict(checkpoint.optimizer)
+    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), small_dataset(xp), steps=steps,
+                    batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step, **options)
+    return net, optimizer, metrics
+
+
+def states(net, optimizer):
+    return {**net.state_dict(), **optimizer.state_dict()}
+
+
+def test_a_resumed_run_is_byte_for_byte_the_undisturbed_one(xp, tmp_path):
+    net, optimizer, metrics = small_run(xp, tmp_path / "straight", 30)
+    expected = states(net, optimizer)
+    small_run(xp, tmp_path / "parts", 15)
+    net, optimizer, resumed = small_run(xp, tmp_path / "parts", 30, first_step=15)
+    for name, value in states(net, optimizer).items():
+        assert value.tobytes() == expected[name].tobytes(), name
+    figures = [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics]
+    later = [{k: v for k, v in line.items() if k != "images_per_second"} for line in resumed]
+    assert later[-1] == figures[-1]
+
+
+def test_it_learns_and_writes_what_it_says(xp, tmp_path):
+    _, _, metrics = small_run(xp, tmp_path, 60, evaluate_every=25)
+    assert metrics[-1]["test_error"] <= 0.1 and metrics[-1]["train_loss"] < metrics[0]["train_loss"]
+    assert read_metrics(tmp_path / "metrics.jsonl") == metrics
+    assert [line["step"] for line in metrics] == [10, 20, 25, 30, 40, 50, 60]
+    assert [line["step"] for line in metrics if "test_error" in line] == [25, 50, 60]
+    assert metrics[0]["lr"] == 0.05 and metrics[2]["lr"] == pytest.approx(0.005)
+    assert set(metrics[0]) == {"step", "lr", "train_loss", "train_error", "images_per_second"}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 0.05}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.npz", "config.json", "curve.png",
+                                                                 "metrics.jsonl"]
+
+
+def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
+    """With a rate too small to change anything, train_loss is the mean loss of the network as it was made."""
+    _, _, metrics = small_run(xp, tmp_path, 5, schedule=lambda step: 1e-12)
+    net, data = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1), small_dataset(xp)
+    losses, errors = [], []
+    for x, labels in tr.datasets.loader.training_batches(data.train, 8, 3, 0, 5):
+        logits = net(tr.Tensor(x))
+        losses.append(tr.softmax_cross_entropy(logits, labels).item())
+        errors.append(float((logits.data.argmax(1) != labels).mean()))
+    assert metrics[-1]["train_loss"] == pytest.approx(numpy.mean(losses), rel=1e-5)
+    assert metrics[-1]["train_error"] == pytest.approx(numpy.mean(errors))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number):
+    def schedule(step):
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return 0.05
+
+    before = signal.getsignal(number)
+    _, _, metrics = small_run(xp, tmp_path, 30, schedule=schedule)
+    assert metrics[-1]["step"] == 7 and load_checkpoint(tmp_path / "checkpoint.npz").step == 7
+    assert signal.getsignal(number) is before
+    net, optimizer, _ = small_run(xp, tmp_path, 30, first_step=7, schedule=lambda step: 0.05)
+    expected, expected_optimizer, _ = small_run(xp, tmp_path / "straight", 30, schedule=lambda step: 0.05)
+    assert all((value == states(expected, expected_optimizer)[name]).all()
+               for name, value in states(net, optimizer).items())
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(xp, tmp_path):
+    with pytest.raises(FloatingPointError, match="at step .*the last good checkpoint is .*checkpoint.npz"):
+        small_run(xp, tmp_path, 60, schedule=lambda step: 0.05 if step < 12 else 1e20)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.npz")
+    assert checkpoint.step == 10
+    assert all(numpy.isfinite(value).all() for value in checkpoint.model.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_weights_that_are_not_finite_are_not_saved(xp, tmp_path):
+    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8))
+    optimizer = tr.optim.SGD(net.parameters(), 0.1)
+    save_checkpoint(tmp_path / "c.npz", net, optimizer, 1, {})
+    net.stem.weight.data[0, 0, 0, 0] = numpy.nan
+    with pytest.raises(FloatingPointError, match="model/stem.weight is not finite after step 2"):
+        save_checkpoint(tmp_path / "c.npz", net, optimizer, 2, {})
+    assert load_checkpoint(tmp_path / "c.npz").step == 1
+    with pytest.raises(FloatingPointError, match="diverged"):
+        evaluate(net, small_dataset(xp).test)
+
+
+def test_evaluate_against_one_batch(xp):
+    net, data = tr.models.cifar_net(2, blocks=1, widths=(4, 8)), small_dataset(xp)
+    logits = net(tr.Tensor(standardize(data.train.images)))
+    loss, error = evaluate(net, data.train, batch_size=7)
+    assert loss == pytest.approx(tr.softmax_cross_entropy(logits, data.train.labels).item(), rel=1e-5)
+    assert error == float((logits.data.argmax(1) != data.train.labels).mean())
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(net, Split(data.train.images[:0], data.train.labels[:0]))
+
+
+def test_a_checkpoint_that_is_cut_off_is_refused(tmp_path):
+    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8))
+    path = tmp_path / "c.npz"
+    save_checkpoint(path, net, tr.optim.SGD(net.parameters(), 0.1), 1, {})
+    whole = path.read_bytes()
+    for content in (b"", whole[:100], whole[:len(whole) // 2], b"step" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a whole checkpoint"):
+            load_checkpoint(path)
+    numpy.savez(path, step=numpy.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        load_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_checkpoint(tmp_path / "absent.npz")
+
+
+def test_write_atomically_leaves_the_old_file_if_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, lambda file: file.write(b"old"))
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_read_metrics_leaves_out_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_curves_of_two_runs_are_drawn(tmp_path):
+    line = {"step": 1, "train_loss": 2.0, "train_error": 0.9}
+    last = {**line, "step": 2, "test_loss": 1.0, "test_error": 0.5}
+    draw_curves(tmp_path / "c.png", {"a": [line, last], "b": []})
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

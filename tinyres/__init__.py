@@ -1,0 +1,31 @@
+"""tinyres: "Identity Matters in Deep Learning" (Hardt and Ma, ICLR 2017) from scratch on NumPy and CuPy
+arrays.
+
+    import tinyres as tr
+
+Read the files in this order: backend, tensor, ops, conv/im2col, nn, models, optim, gradcheck, datasets,
+train.
+"""
+from . import backend, datasets, models, nn, optim, plot, train
+from .conv import conv2d
+from .gradcheck import gradcheck
+from .ops import (
+    avg_pool2d,
+    exp,
+    global_avg_pool2d,
+    log,
+    mean,
+    pad,
+    relu,
+    reshape,
+    softmax_cross_entropy,
+    sum,
+    transpose,
+)
+from .tensor import Tensor, matmul, no_grad
+
+__all__ = [
+    "Tensor", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d", "gradcheck", "log",
+    "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape",
+    "softmax_cross_entropy", "sum", "train", "transpose",
+]
