@@ -117,8 +117,8 @@ def test_neighbours_against_im2col(monkeypatch, shape, budget):
     x, w, g = (rng.standard_normal(s) for s in (shape, (3, 3, shape[3], 5), (*shape[:3], 5)))
     one = (1, 1)
     for ours, reference in (
-        (neighbours.forward(x, w), im2col.forward(x, w, one, one)),
+        (neighbours.forward(x, w, one, one), im2col.forward(x, w, one, one)),
         (neighbours.grad_input(g, w), im2col.grad_input(g, w, x.shape, one, one)),
-        (neighbours.grad_kernel(g, x), im2col.grad_kernel(g, x, w.shape, one, one)),
+        (neighbours.grad_kernel(g, x, w), im2col.grad_kernel(g, x, w.shape, one, one)),
     ):
         numpy.testing.assert_allclose(ours, reference, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,9 @@ import functools
 from types import ModuleType
 from typing import Any
 
-import numpy
+from . import parallel  # noqa: F401  before NumPy, so that it can set the threads of BLAS
+
+import numpy  # isort: skip
 
 try:
     import cupy

@@ -109,9 +109,9 @@ class Conv2d(Module):
 
 
 class Linear(Module):
-    """x @ weight + bias, (..., in_features) -> (..., out_features). Weights start N(0, 1 / in_features),
-    biases at 0.
+    """x @ weight + bias, (..., in_features) -> (..., out_features).
 
+    Weights start N(0, 1 / in_features), biases at 0.
     rng: source of the initial weights; default: different ones each time.
     """
 
@@ -125,8 +125,7 @@ class Linear(Module):
 
 
 class RandomProjection(Module):
-    """x @ P for a fixed Gaussian P, (N, in_features) -> (N, out_features): the paper's top layer, not
-    trained.
+    """x @ P for a fixed Gaussian P, (N, in_features) -> (N, out_features): the paper's untrained top layer.
 
     P is saved with the module but is not among its parameters. The paper does not give its scale; standard
     deviation 1 / sqrt(in_features) keeps the size of x, while 1 makes the paper's recipe diverge.
@@ -141,17 +140,15 @@ class RandomProjection(Module):
 
 
 class ResidualBlock(Module):
-    """x + conv2(relu(conv1(x))), (N, H, W, in_channels) -> (N, H/stride, W/stride, out_channels) (paper,
-    section 4.1).
+    """x + conv2(relu(conv1(x))): (N, H, W, in_channels) -> (N, H/stride, W/stride, out_channels).
 
-    With zero weights it is the identity. Where the shape changes, the identity becomes the nearest thing
-    without weights: average pooling over stride x stride pixels, and channels of zeros added evenly on both
-    sides. conv1, conv2: 3 x 3 without bias, conv1 with the stride; weights start N(0, sigma), sigma = 1 / (9
-    out_channels).
+    With zero weights it is the identity (paper, section 4.1). Where the shape changes, the identity becomes
+    the nearest thing without weights: average pooling over stride x stride pixels, and channels of zeros
+    added evenly on both sides. conv1 and conv2 are 3 x 3 without bias, conv1 with the stride, and their
+    weights start N(0, sigma), sigma = 1 / (9 out_channels).
 
-    residual: False leaves out "x +" and nothing else: the block's plain twin, whose weights start as in He et
-        al. (2015), N(0, 2 / (9 in_channels)), because with the paper's tiny weights nothing would get through
-        it.
+    residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), whose weights start as in He et al.
+        (2015), sigma = sqrt(2 / (9 channels in)): with the paper's tiny weights nothing would get through it.
     rng: source of the initial weights; default: different ones each time.
     Raises ValueError if out_channels < in_channels, which no zero padding can give.
     """

@@ -3,12 +3,13 @@ from __future__ import annotations
 
 from numbers import Integral
 
-from .. import backend
 from ..backend import Array
 from ..tensor import Tensor, operands
 from . import im2col, neighbours
 
 __all__ = ["conv2d"]
+
+FAST_PATHS = (neighbours,)  # the first one that applies computes a convolution, and im2col where none does
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
@@ -29,18 +30,12 @@ def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
         raise ValueError(f"conv2d: a kernel of {w.shape[0]} x {w.shape[1]} with {w.shape[2]} -> {w.shape[3]} "
                          f"channels does not fit an image of {x.shape[1]} x {x.shape[2]} padded by {padding}")
 
-    if backend.xp_of(x.data) is backend.numpy and neighbours.applies(w.shape, stride, padding):
-        def vjp(g: Array) -> tuple[Array | None, Array | None]:
-            return (neighbours.grad_input(g, w.data) if x.requires_grad else None,
-                    neighbours.grad_kernel(g, x.data) if w.requires_grad else None)
-
-        return Tensor(neighbours.forward(x.data, w.data), parents=(x, w), vjp=vjp)
+    method = next((fast for fast in FAST_PATHS if fast.applies(x.data, w.data, stride, padding)), im2col)
 
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        return (im2col.grad_input(g, w.data, x.shape, stride, padding) if x.requires_grad else None,
-                im2col.grad_kernel(g, x.data, w.shape, stride, padding) if w.requires_grad else None)
+        return method.gradients(g, x.data, w.data, stride, padding, (x.requires_grad, w.requires_grad))
 
-    return Tensor(im2col.forward(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
+    return Tensor(method.forward(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:

@@ -41,6 +41,13 @@ def forward(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     return out
 
 
+def gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
+              wanted: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not wanted."""
+    return (grad_input(g, w, x.shape, stride, padding) if wanted[0] else None,
+            grad_kernel(g, x, w.shape, stride, padding) if wanted[1] else None)
+
+
 def grad_kernel(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
     """The gradient with respect to w (KH, KW, C, O), from g (N, OH, OW, O) and the input x (N, H, W, C)."""
     xp = xp_of(x)

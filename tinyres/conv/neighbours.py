@@ -16,51 +16,69 @@ from collections.abc import Iterator
 
 import numpy
 
-SLICE_BYTES = 4 * 2**20  # pixels with neighbours are made for so many images at a time as stay in the cache
+from .. import parallel
+from ..backend import Array
+
+SLICE_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
 
 
-def applies(w_shape: tuple[int, ...], stride: tuple[int, int], padding: tuple[int, int]) -> bool:
-    """Whether this file can compute a convolution with such a kernel."""
-    return w_shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+Pair = tuple[int, int]
 
 
-def forward(x: numpy.ndarray, w: numpy.ndarray) -> numpy.ndarray:
-    """The convolution: x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O), a view of rows that are one pixel longer."""
+def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
+    """Whether this file can compute a convolution: NumPy arrays, 3 x 3 kernel, stride 1, padding 1."""
+    return isinstance(x, numpy.ndarray) and w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+
+
+def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
+            padding: Pair = (1, 1)) -> numpy.ndarray:
+    """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O), a view of memory whose rows are one pixel longer."""
     N, H, W, C = x.shape
     O = w.shape[3]  # noqa: E741
     kernel = _columns_first(w).reshape(9 * C, O)
-    out = numpy.empty((N * H * (W + 1) + 2, O), x.dtype)  # the last slice may write two pixels too many
-    for images in _slices(x):
-        windows = _windows(x[images])
-        start = images.start * H * (W + 1)
-        rows = out[start:start + 3 * windows.shape[1]].reshape(-1, 3, O)
+    out = numpy.empty((N, H, W + 1, O), x.dtype)
+
+    def convolve(images: slice) -> None:
+        windows, rows = _windows(x[images]), out[images].reshape(-1, O)
         for i in range(3):
-            numpy.matmul(windows[i], kernel, out=rows[:, i])
-    return out[:-2].reshape(N, H, W + 1, O)[:, :, :W]
+            third = rows[i::3]
+            numpy.matmul(windows[i, :len(third)], kernel, out=third)
+
+    parallel.over(_slices(x, w), convolve)
+    return out[:, :, :W]
+
+
+def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
+              wanted: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """The gradients with respect to x and w, from g (N, H, W, O); None in place of one that is not wanted."""
+    return grad_input(g, w) if wanted[0] else None, grad_kernel(g, x, w) if wanted[1] else None
 
 
 def grad_input(g: numpy.ndarray, w: numpy.ndarray) -> numpy.ndarray:
-    """The gradient with respect to x (N, H, W, C), from g (N, H, W, O) and w: a convolution of g with w turned round."""
+    """The gradient with respect to x (N, H, W, C): the convolution of g (N, H, W, O) with w turned round."""
     return forward(g, w[::-1, ::-1].swapaxes(2, 3))
 
 
-def grad_kernel(g: numpy.ndarray, x: numpy.ndarray) -> numpy.ndarray:
+def grad_kernel(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray) -> numpy.ndarray:
     """The gradient with respect to w (3, 3, C, O), from g (N, H, W, O) and the input x (N, H, W, C)."""
     N, H, W, O = g.shape  # noqa: E741
     C = x.shape[3]
-    total = numpy.zeros((9 * C, O), x.dtype)
-    for images in _slices(x):
+
+    def correlate(images: slice) -> numpy.ndarray:
         windows = _windows(x[images])
         longer = numpy.zeros((3 * windows.shape[1], O), g.dtype)
-        pixels = len(x[images]) * H * (W + 1)
+        pixels = (images.stop - images.start) * H * (W + 1)
         longer[:pixels].reshape(-1, H, W + 1, O)[:, :, :W] = g[images]
-        for i in range(3):
-            total += windows[i].T @ longer[i::3]
+        return sum(windows[i].T @ longer[i::3] for i in range(3))
+
+    total = numpy.zeros((9 * C, O), x.dtype)
+    for part in parallel.over(_slices(x, w), correlate):  # in order, so that the sum is always the same
+        total += part
     return numpy.ascontiguousarray(_columns_first(total.reshape(3, 3, C, O)))
 
 
 def _columns_first(w: numpy.ndarray) -> numpy.ndarray:
-    """(3, 3, C, O) with its two kernel axes exchanged, since a window here lists its pixels column by column."""
+    """(3, 3, C, O) with the kernel axes exchanged, since a window here lists its pixels column by column."""
     return w.swapaxes(0, 1)
 
 
@@ -86,7 +104,7 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     return numpy.lib.stride_tricks.as_strided(flat, (3, third, 9 * C), (step, 3 * step, flat.itemsize))
 
 
-def _slices(x: numpy.ndarray) -> Iterator[slice]:
+def _slices(x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
     N, H, W, C = x.shape
-    images = max(1, SLICE_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize))
+    images = max(1, max(SLICE_BYTES, w.nbytes) // max(1, H * (W + 1) * 3 * C * x.itemsize))
     return (slice(n, min(n + images, N)) for n in range(0, N, images))
