@@ -6,7 +6,7 @@ arrays.
 Read the files in this order: backend, tensor, ops, conv/im2col, nn, models, optim, gradcheck, datasets,
 train.
 """
-from . import backend, datasets, models, nn, optim, plot, train
+from . import backend, datasets, models, nn, optim, plot, theory, train
 from .conv import conv2d
 from .gradcheck import gradcheck
 from .ops import (
@@ -27,5 +27,5 @@ from .tensor import Tensor, matmul, no_grad
 __all__ = [
     "Tensor", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d", "gradcheck", "log",
     "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape",
-    "softmax_cross_entropy", "sum", "train", "transpose",
+    "softmax_cross_entropy", "sum", "theory", "train", "transpose",
 ]

@@ -168,13 +168,13 @@ def main() -> None:
         ("(c) inference, paper's network, batch 128", PAPER, 128, False),
     ):
         if args.only in name:
-            theirs = [torch_step(options, batch_size, train, channels_last) for channels_last in (False, True)]
+            theirs = [torch_step(options, batch_size, train, last) for last in (False, True)]
             compare(name, our_step(options, batch_size, train), theirs, args.repeats)
     for shape in LAYERS:
         for part, what in enumerate(("forward", "forward and gradients")):
             name = f"(d) {shape[1]}x{shape[1]}, {shape[2]} -> {shape[3]}, {what}"
             if args.only in name:
-                theirs = [torch_layer(*shape, channels_last)[part] for channels_last in (False, True)]
+                theirs = [torch_layer(*shape, last)[part] for last in (False, True)]
                 compare(name, our_layer(*shape)[part], theirs, 15)
     if args.only in "(e) memory":
         ours, theirs = peak_memory("tinyres"), peak_memory("PyTorch")
