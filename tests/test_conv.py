@@ -4,7 +4,8 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.conv import im2col, neighbours
+from tinyres import conv
+from tinyres.conv import im2col, neighbours, winograd
 
 
 def random(xp, *shape, seed=0):
@@ -106,6 +107,43 @@ def test_wrong_stride_and_padding(xp, options):
 def test_mixed_dtypes(xp):
     with pytest.raises(TypeError, match="conv2d: .* float32"):
         tr.conv2d(random(xp, 1, 4, 4, 2), tr.Tensor(xp.zeros((3, 3, 2, 2), "float32")))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (3, 8, 4, 1), (1, 12, 8, 2), (0, 4, 4, 1)])
+@pytest.mark.parametrize("budget", [1, winograd.SLICE_BYTES])
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_winograd_against_im2col(monkeypatch, shape, budget, wanted):
+    monkeypatch.setattr(winograd, "SLICE_BYTES", budget)
+    rng = numpy.random.default_rng(0)
+    x, w, g = (rng.standard_normal(s) for s in (shape, (3, 3, shape[3], 5), (*shape[:3], 5)))
+    one = (1, 1)
+    numpy.testing.assert_allclose(winograd.forward(x, w, one, one), im2col.forward(x, w, one, one),
+                                  rtol=1e-11, atol=1e-11)
+    ours, reference = (method.gradients(g, x, w, one, one, wanted) for method in (winograd, im2col))
+    for gradient, expected in zip(ours, reference, strict=True):
+        if expected is None:
+            assert gradient is None
+        else:
+            numpy.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_winograd_is_as_precise_as_it_says():
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal((2, 8, 8, 128)), rng.standard_normal((3, 3, 128, 128)) / (3 * 128**0.5)
+    exact = im2col.forward(x, w, (1, 1), (1, 1))
+    out = winograd.forward(x.astype("float32"), w.astype("float32"))
+    assert out.dtype == "float32" and abs(out - exact).max() < 2e-4
+
+
+def test_the_fast_paths_are_taken_where_they_apply():
+    def method(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
+        x, w = numpy.zeros((1, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)
+        return next((m for m in conv.FAST_PATHS if m.applies(x, w, (stride,) * 2, (padding,) * 2)), im2col)
+
+    assert method(8, 128, 256) is winograd
+    assert method(8, 64, 256) is method(8, 256, 16) is method(7, 256, 256) is neighbours
+    assert method(8, 256, 256, stride=2) is method(8, 256, 256, padding=0) is im2col
+    assert method(8, 256, 256, kernel=5) is im2col
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (3, 4, 4, 1), (1, 1, 1, 2), (2, 1, 5, 2), (2, 5, 1, 2),
