@@ -9,9 +9,7 @@ import functools
 from types import ModuleType
 from typing import Any
 
-from . import parallel  # noqa: F401  before NumPy, so that it can set the threads of BLAS
-
-import numpy  # isort: skip
+import numpy
 
 try:
     import cupy

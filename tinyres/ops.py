@@ -11,6 +11,7 @@ from numbers import Integral
 
 from . import backend
 from .backend import Array
+from .cpu import elementwise
 from .tensor import Tensor
 
 Axes = int | Sequence[int] | None
@@ -37,8 +38,12 @@ def log(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0) elementwise, with derivative 0 at 0."""
     xp = backend.xp_of(_tensor("relu", x).data)
-    out = xp.maximum(x.data, 0)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * (out > 0),))
+    out = elementwise(xp.maximum, x.data, 0)
+
+    def gradient(g: Array, y: Array, out: Array | None = None) -> Array:
+        return xp.multiply(g, y > 0, out=out)
+
+    return Tensor(out, parents=(x,), vjp=lambda g: (elementwise(gradient, g, out),))
 
 
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:

@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy
 
-from . import backend
+from . import backend, cpu
+from .backend import Array
 from .tensor import Tensor
+
+PART = 2**16  # numbers updated at a time
 
 
 class SGD:
@@ -34,14 +37,29 @@ class SGD:
     def step(self) -> None:
         """Move every parameter by the gradient that the last `backward` left in it."""
         lr = float(self.lr)
+
+        def update(part: tuple[Array, Array, Array]) -> None:
+            weight, gradient, velocity = part
+            velocity *= self.momentum
+            velocity += gradient
+            if self.weight_decay:
+                velocity += self.weight_decay * weight
+            weight -= lr * velocity
+
+        cpu.over(self._parts(), update)
+
+    def _parts(self) -> Iterator[tuple[Array, Array, Array]]:
+        """(weight, gradient, velocity) of every parameter, on NumPy in parts that stay in the cache."""
         for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
+            arrays = parameter.data, parameter.grad, velocity
             if parameter.grad is None:
                 continue
-            velocity *= self.momentum
-            velocity += parameter.grad
-            if self.weight_decay:
-                velocity += self.weight_decay * parameter.data
-            parameter.data -= lr * velocity
+            if not isinstance(velocity, numpy.ndarray) or not all(a.flags.c_contiguous for a in arrays):
+                yield arrays
+                continue
+            flat = [array.reshape(-1) for array in arrays]
+            for start in range(0, velocity.size, PART):
+                yield tuple(array[start:start + PART] for array in flat)
 
     def state_dict(self) -> dict[str, numpy.ndarray]:
         """A NumPy copy of every velocity, by the index of its parameter."""

@@ -16,6 +16,7 @@ import numpy
 
 from . import backend
 from .backend import Array
+from .cpu import elementwise
 
 VJP = Callable[[Array], "tuple[Array | None, ...]"]
 
@@ -122,7 +123,7 @@ class Tensor:
                 _check_gradient(parent_gradient, parent, "a gradient computed by an operation")
                 if id(parent) in gradients:
                     # a new array, since the first one may be shared with another parent
-                    parent_gradient = gradients[id(parent)] + parent_gradient
+                    parent_gradient = elementwise(xp.add, gradients[id(parent)], parent_gradient)
                 gradients[id(parent)] = parent_gradient
 
     def __neg__(self) -> Tensor:
@@ -258,7 +259,9 @@ def add(a: object, b: object) -> Tensor:
     """a + b, with broadcasting."""
     a, b = operands("add", a, b)
     _broadcast_shape("add", a, b)
-    return Tensor(a.data + b.data, parents=(a, b),
+    xp = backend.xp_of(a.data)
+    out = elementwise(xp.add, a.data, b.data) if a.shape == b.shape else a.data + b.data
+    return Tensor(out, parents=(a, b),
                   vjp=lambda g: (unbroadcast(g, a.shape), unbroadcast(g, b.shape)))
 
 

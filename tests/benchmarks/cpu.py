@@ -1,185 +1,159 @@
 """tinyres against PyTorch on this CPU: whole training steps, inference, single convolutions, memory.
 
-    python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; about ten minutes on 2 cores
+    python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; some ten minutes on 2 cores
 
-Both use all cores. The two take turns in one process, and the figures are medians after a warm-up. PyTorch
-runs in its contiguous and its channels_last layout, and the better of the two counts. The last column is
-tinyres with its plain im2col convolution alone, to show what the faster ones buy. Memory is the peak of a
-process of its own.
+Each contender is a process of its own, uses all cores and takes its turn in every round; figures are medians
+over the rounds after a warm-up. PyTorch runs in its contiguous and in its channels_last layout, and the
+better of the two counts. The last column is tinyres with im2col for every convolution: what the faster ones
+buy. Memory is the peak of a process that takes three steps.
 """
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import multiprocessing
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 
 import numpy
 
 import tinyres as tr
 from tinyres import conv
 
-try:
-    import torch
-    from torch.nn import functional
-except ImportError:
-    sys.exit("cpu.py compares with PyTorch, which is not installed: pip install torch")
-
-from parity import TorchNetwork
-
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
-LAYERS = [(32, 32, 16, 64), (32, 32, 64, 64), (32, 16, 128, 128), (32, 8, 256, 256)]  # N, H = W, C, O
+CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+Work = Callable[[], object]
 
 
-def medians(functions: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Seconds that each function takes: medians over rounds in which all of them take turns."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for round_number in range(repeats + 1):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if round_number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def our_step(options: dict, batch_size: int, train: bool) -> Callable[[], None]:
-    network = tr.models.cifar_net(**options)
-    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
-    images, labels = batch(batch_size)
-
-    def step() -> None:
-        if not train:
-            with tr.no_grad():
-                network(tr.Tensor(images))
-            return
-        tr.softmax_cross_entropy(network(tr.Tensor(images)), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def torch_step(options: dict, batch_size: int, train: bool, channels_last: bool) -> Callable[[], None]:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = TorchNetwork(tr.models.cifar_net(**options)).to(memory_format=layout)
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=1e-4)
-    images, labels = batch(batch_size)
-    images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=layout)
-    labels = torch.from_numpy(labels)
-
-    def step() -> None:
-        if not train:
-            with torch.no_grad():
-                network(images)
-            return
-        optimizer.zero_grad()
-        functional.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def batch(batch_size: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def network(options: dict, batch_size: int, train: bool, contender: str) -> Work:
+    """One training step, or one forward pass, of `tr.models.cifar_net(**options)`."""
     rng = numpy.random.default_rng(0)
-    return rng.standard_normal((batch_size, 32, 32, 3), dtype="float32"), rng.integers(0, 10, batch_size)
+    images, labels = rng.standard_normal((batch_size, 32, 32, 3), "float32"), rng.integers(0, 10, batch_size)
+    net = tr.models.cifar_net(**options)
+    if contender in ("tinyres", "im2col"):
+        optimizer = tr.optim.SGD(net.parameters(), 0.05, 0.9, 1e-4)
+
+        def step() -> None:
+            tr.softmax_cross_entropy(net(tr.Tensor(images)), labels).backward()
+            optimizer.step()
+
+        return step if train else tr.no_grad()(lambda: net(tr.Tensor(images)))
+
+    import torch
+    from parity import TorchNetwork
+    layout = getattr(torch, "channels_last" if contender == "channels_last" else "contiguous_format")
+    twin = TorchNetwork(net).to(memory_format=layout)
+    torch_optimizer = torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=1e-4)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=layout)
+    y = torch.from_numpy(labels)
+
+    def torch_step() -> None:
+        torch_optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(twin(x), y).backward()
+        torch_optimizer.step()
+
+    return torch_step if train else torch.no_grad()(lambda: twin(x))
 
 
-def plain(function: Callable[[], None]) -> Callable[[], None]:
-    """The same with im2col for every convolution."""
-    def run() -> None:
-        before, conv.FAST_PATHS = conv.FAST_PATHS, ()
-        try:
-            function()
-        finally:
-            conv.FAST_PATHS = before
-    return run
-
-
-def our_layer(N: int, H: int, C: int, O: int) -> tuple[Callable[[], None], Callable[[], None]]:  # noqa: E741
+def layer(shape: tuple[int, int, int, int], train: bool, contender: str) -> Work:
+    """One 3 x 3 convolution of shape (N, H = W, C, O), forward alone or with both gradients."""
+    N, H, C, O = shape  # noqa: E741
     rng = numpy.random.default_rng(0)
-    x = tr.Tensor(rng.standard_normal((N, H, H, C), dtype="float32"), requires_grad=True)
-    w = tr.Tensor(rng.standard_normal((3, 3, C, O), dtype="float32"), requires_grad=True)
-    g = rng.standard_normal((N, H, H, O), dtype="float32")
+    x, w, g = (rng.standard_normal(s, "float32") for s in ((N, H, H, C), (3, 3, C, O), (N, H, H, O)))
+    if contender in ("tinyres", "im2col"):
+        image, kernel = tr.Tensor(x, requires_grad=True), tr.Tensor(w, requires_grad=True)
+        if train:
+            return lambda: tr.conv2d(image, kernel, 1, 1).backward(g)
+        return tr.no_grad()(lambda: tr.conv2d(image, kernel, 1, 1))
 
-    def forward() -> None:
-        with tr.no_grad():
-            tr.conv2d(x, w, 1, 1)
-
-    return forward, lambda: tr.conv2d(x, w, 1, 1).backward(g)
-
-
-def torch_layer(N: int, H: int, C: int, O: int,  # noqa: E741
-                channels_last: bool) -> tuple[Callable[[], None], Callable[[], None]]:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(N, C, H, H).contiguous(memory_format=layout).requires_grad_()
-    w = torch.randn(O, C, 3, 3).contiguous(memory_format=layout).requires_grad_()
-    g = torch.randn(N, O, H, H).contiguous(memory_format=layout)
-
-    def forward() -> None:
-        with torch.no_grad():
-            functional.conv2d(x, w, padding=1)
+    import torch
+    layout = getattr(torch, "channels_last" if contender == "channels_last" else "contiguous_format")
+    tx, tg, tw = (torch.from_numpy(a.copy()).contiguous(memory_format=layout)
+                  for a in (x.transpose(0, 3, 1, 2), g.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1)))
+    tx.requires_grad_(), tw.requires_grad_()
 
     def both() -> None:
-        x.grad = w.grad = None
-        functional.conv2d(x, w, padding=1).backward(g)
+        tx.grad = tw.grad = None
+        torch.nn.functional.conv2d(tx, tw, padding=1).backward(tg)
 
-    return forward, both
-
-
-def compare(name: str, ours: Callable[[], None], theirs: list[Callable[[], None]], repeats: int) -> None:
-    candidates = {"ours": ours, "contiguous": theirs[0], "channels_last": theirs[1], "im2col": plain(ours)}
-    times = medians(candidates, repeats)
-    best = min(times["contiguous"], times["channels_last"])
-    print(f"{name:<44} {1000 * times['ours']:>9.1f} {1000 * best:>9.1f} {times['ours'] / best:>7.2f} "
-          f"{times['im2col'] / best:>7.2f}", flush=True)
+    return both if train else torch.no_grad()(lambda: torch.nn.functional.conv2d(tx, tw, padding=1))
 
 
-def peak_memory(which: str) -> float:
-    """Peak resident MiB of a fresh process that takes three steps of the paper's network at batch 128."""
-    command = [sys.executable, __file__, "--peak", which]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, contender: str) -> None:
+    """In a process of its own: do the work when asked, and answer with the seconds and the peak memory."""
+    import resource
+    if contender == "im2col":
+        conv.FAST_PATHS = ()
+    elif contender != "tinyres":
+        import torch
+        torch.set_num_threads(CORES)
+    work = make(*arguments, contender)
+    while connection.recv():
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start
+        connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def measure(make: Callable[..., Work], arguments: tuple, rounds: int) -> dict[str, tuple[float, float]]:
+    """(median seconds, peak MiB) of each contender; the first two rounds warm up."""
+    context = multiprocessing.get_context("spawn")
+    processes = {}
+    for contender in CONTENDERS:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, make, arguments, contender), daemon=True)
+        process.start()
+        processes[contender] = process, ours, []
+    for _ in range(rounds + 2):
+        for _, connection, answers in processes.values():
+            connection.send(True)
+            answers.append(connection.recv())
+    for process, connection, _ in processes.values():
+        connection.send(False)
+        process.join()
+    return {name: (statistics.median(seconds for seconds, _ in answers[2:]), answers[2][1])
+            for name, (_, _, answers) in processes.items()}
+
+
+def report(name: str, figures: dict[str, float]) -> None:
+    best = min(figures["contiguous"], figures["channels_last"])
+    print(f"{name:<48} {figures['tinyres']:>9.1f} {best:>9.1f} {figures['tinyres'] / best:>7.2f} "
+          f"{figures['im2col'] / best:>7.2f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="counted rounds of whole steps; default: 5")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of whole steps; default: 5")
     parser.add_argument("--only", default="", help="only the lines with this in their name")
-    parser.add_argument("--peak", choices=["tinyres", "PyTorch"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        step = our_step(PAPER, 128, True) if args.peak == "tinyres" else torch_step(PAPER, 128, True, True)
-        for _ in range(3):
-            step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    print(f"{torch.get_num_threads()} threads, NumPy {numpy.__version__}, PyTorch {torch.__version__}\n")
-    print(f"{'':44} {'tinyres':>9} {'PyTorch':>9} {'ratio':>7} {'im2col':>7}")
-    print(f"{'':44} {'ms':>9} {'ms':>9} {'':>7} {'ratio':>7}")
-    for name, options, batch_size, train in (
-        ("(a) training step, paper's network, batch 32", PAPER, 32, True),
-        ("(a) training step, paper's network, batch 128", PAPER, 128, True),
-        ("(b) training step, 1 block 16-32-64, batch 128", SMALL, 128, True),
-        ("(c) inference, paper's network, batch 128", PAPER, 128, False),
+    if importlib.util.find_spec("torch") is None:
+        sys.exit("cpu.py compares with PyTorch, which is not installed: pip install torch")
+    print(f"{CORES} cores, NumPy {numpy.__version__}\n{'':48} {'tinyres':>9} {'PyTorch':>9} {'ratio':>7} "
+          f"{'im2col':>7}")
+    for name, arguments in (
+        ("(a) training step, paper's network, batch 32", (PAPER, 32, True)),
+        ("(a) training step, paper's network, batch 128", (PAPER, 128, True)),
+        ("(b) training step, 1 block, 16-32-64, batch 128", (SMALL, 128, True)),
+        ("(c) inference, paper's network, batch 128", (PAPER, 128, False)),
     ):
         if args.only in name:
-            theirs = [torch_step(options, batch_size, train, last) for last in (False, True)]
-            compare(name, our_step(options, batch_size, train), theirs, args.repeats)
-    for shape in LAYERS:
-        for part, what in enumerate(("forward", "forward and gradients")):
-            name = f"(d) {shape[1]}x{shape[1]}, {shape[2]} -> {shape[3]}, {what}"
+            figures = measure(network, arguments, args.rounds)
+            report(name + ", ms", {contender: 1000 * seconds for contender, (seconds, _) in figures.items()})
+            if "128" in name and "(a)" in name:
+                report("(e) its peak memory, MiB", {name: peak for name, (_, peak) in figures.items()})
+    for shape in (32, 32, 64, 64), (32, 16, 128, 128), (32, 8, 256, 256):
+        for train in False, True:
+            name = (f"(d) {shape[0]} x {shape[1]}x{shape[1]}, {shape[2]} channels, forward"
+                    f"{' and gradients' if train else ''}, ms")
             if args.only in name:
-                theirs = [torch_layer(*shape, last)[part] for last in (False, True)]
-                compare(name, our_layer(*shape)[part], theirs, 15)
-    if args.only in "(e) memory":
-        ours, theirs = peak_memory("tinyres"), peak_memory("PyTorch")
-        name = "(e) peak memory of (a) at batch 128, MiB"
-        print(f"{name:<44} {ours:>9.0f} {theirs:>9.0f} {ours / theirs:>7.2f}")
+                figures = measure(layer, (shape, train), 4 * args.rounds)
+                report(name, {contender: 1000 * seconds for contender, (seconds, _) in figures.items()})
 
 
 if __name__ == "__main__":

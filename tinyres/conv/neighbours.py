@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy
 
-from .. import parallel
+from .. import cpu
 from ..backend import Array
 
 SLICE_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
@@ -44,7 +44,7 @@ def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
             third = rows[i::3]
             numpy.matmul(windows[i, :len(third)], kernel, out=third)
 
-    parallel.over(_slices(x, w), convolve)
+    cpu.over(_slices(x, w), convolve)
     return out[:, :, :W]
 
 
@@ -72,7 +72,7 @@ def grad_kernel(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray) -> numpy.n
         return sum(windows[i].T @ longer[i::3] for i in range(3))
 
     total = numpy.zeros((9 * C, O), x.dtype)
-    for part in parallel.over(_slices(x, w), correlate):  # in order, so that the sum is always the same
+    for part in cpu.over(_slices(x, w), correlate):  # in order, so that the sum is always the same
         total += part
     return numpy.ascontiguousarray(_columns_first(total.reshape(3, 3, C, O)))
 
