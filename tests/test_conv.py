@@ -5,7 +5,7 @@ import pytest
 
 import tinyres as tr
 from tinyres import conv
-from tinyres.conv import im2col, neighbours, winograd
+from tinyres.conv import im2col, neighbours, sliced, winograd
 
 
 def random(xp, *shape, seed=0):
@@ -26,6 +26,14 @@ def naive(x, w, stride, padding):
     return out
 
 
+@pytest.fixture(params=["fast", "im2col"])
+def path(request, monkeypatch):
+    """The convolution as it is chosen, and the reference alone."""
+    if request.param == "im2col":
+        monkeypatch.setattr(conv, "FAST_PATHS", ())
+
+
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("size", [(5, 7), (6, 4), (1, 1)])
 @pytest.mark.parametrize("kernel", [(1, 1), (2, 2), (3, 3), (5, 5), (3, 1), (2, 4)])
 @pytest.mark.parametrize("stride", [1, 2, 3, (1, 2)])
@@ -109,6 +117,22 @@ def test_mixed_dtypes(xp):
         tr.conv2d(random(xp, 1, 4, 4, 2), tr.Tensor(xp.zeros((3, 3, 2, 2), "float32")))
 
 
+@pytest.mark.parametrize("stride, padding", [((2, 2), (1, 1)), ((1, 2), (0, 1))])
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_sliced_against_im2col(monkeypatch, stride, padding, wanted):
+    monkeypatch.setattr(sliced, "SLICE_BYTES", 5000)
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal((5, 6, 7, 3)), rng.standard_normal((3, 2, 3, 4))
+    out = sliced.forward(x, w, stride, padding)
+    numpy.testing.assert_allclose(out, im2col.forward(x, w, stride, padding), rtol=1e-12, atol=1e-12)
+    assert len(list(sliced._slices(out, w))) > 1
+    ours, reference = (method.gradients(out, x, w, stride, padding, wanted) for method in (sliced, im2col))
+    for gradient, expected, want in zip(ours, reference, wanted, strict=True):
+        assert (gradient is not None) == want
+        if want:
+            numpy.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(2, 4, 4, 3), (3, 8, 4, 1), (1, 12, 8, 2), (0, 4, 4, 1)])
 @pytest.mark.parametrize("budget", [1, winograd.SLICE_BYTES])
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
@@ -142,8 +166,8 @@ def test_the_fast_paths_are_taken_where_they_apply():
 
     assert method(8, 128, 256) is winograd
     assert method(8, 16, 256) is method(8, 256, 16) is method(7, 256, 256) is neighbours
-    assert method(8, 256, 256, stride=2) is method(8, 256, 256, padding=0) is im2col
-    assert method(8, 256, 256, kernel=5) is im2col
+    assert method(8, 256, 256, stride=2) is method(8, 256, 256, padding=0) is sliced
+    assert method(8, 256, 256, kernel=5) is sliced
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (3, 4, 4, 1), (1, 1, 1, 2), (2, 1, 5, 2), (2, 5, 1, 2),

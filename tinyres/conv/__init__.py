@@ -5,11 +5,11 @@ from numbers import Integral
 
 from ..backend import Array
 from ..tensor import Tensor, operands
-from . import im2col, neighbours, winograd
+from . import im2col, neighbours, sliced, winograd
 
 __all__ = ["conv2d"]
 
-FAST_PATHS = (winograd, neighbours)  # the first one that applies; im2col where none does
+FAST_PATHS = (winograd, neighbours, sliced)  # the first one that applies; im2col where none does
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
