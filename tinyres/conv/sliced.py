@@ -1,4 +1,4 @@
-"""im2col on NumPy with slices of the batch in several threads, for kernels and strides without a path of their own.
+"""im2col on NumPy with slices of the batch in several threads, for kernels and strides with no other path.
 
 Why it is faster: all cores build columns and add them up, each for its own images and in its own cache, where
 im2col alone leaves everything but the matrix product to one core.
