@@ -169,11 +169,22 @@ def test_graphs_are_freed_by_reference_counting():
         gc.enable()
 
 
+def test_values_that_no_gradient_needs_are_freed_with_their_tensor(xp):
+    a = random(xp, 3)
+    hidden = a + a
+    dead = weakref.ref(hidden)
+    out = tr.sum(hidden + a)
+    del hidden
+    assert dead() is None
+    out.backward()
+    assert a.grad.tolist() == [3, 3, 3]
+
+
 def test_no_grad(xp):
     a = random(xp, 2)
     with tr.no_grad():
         b = a * 2
-    assert not b.requires_grad and b.parents == ()
+    assert not b.requires_grad and b.node is None
     assert (a * 2).requires_grad
     with pytest.raises(ZeroDivisionError), tr.no_grad():
         raise ZeroDivisionError

@@ -33,6 +33,22 @@ def no_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
+class Node:
+    """What the graph keeps of a tensor that an operation computed: how to go back from it, not its values.
+
+    The values that some gradient needs are held by that `vjp`; all others are freed with their tensor.
+    parents holds the nodes of computed tensors and, at the leaves, the tensors themselves.
+    """
+
+    __slots__ = ("parents", "vjp", "shape", "dtype", "library")
+    requires_grad = True
+
+    def __init__(self, out: Array, parents: tuple[Tensor, ...], vjp: VJP) -> None:
+        self.parents: tuple[Node | Tensor, ...] = tuple(parent.node or parent for parent in parents)
+        self.vjp = vjp
+        self.shape, self.dtype, self.library = out.shape, out.dtype, backend.xp_of(out)
+
+
 class Tensor:
     """An array of float16, float32 or float64 values with a gradient.
 
@@ -44,7 +60,7 @@ class Tensor:
     Raises TypeError if data are not real numbers.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "parents", "vjp", "__weakref__")
+    __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
     __array_ufunc__ = None  # so that NumPy leaves `array + tensor` to Tensor.__radd__
 
     def __init__(self, data: object, requires_grad: bool = False, *,
@@ -52,9 +68,9 @@ class Tensor:
         self.data: Array = _as_float_array(data)
         self.grad: Array | None = None
         if vjp is not None and _recording.get() and any(parent.requires_grad for parent in parents):
-            self.requires_grad, self.parents, self.vjp = True, parents, vjp
+            self.requires_grad, self.node = True, Node(self.data, parents, vjp)
         else:
-            self.requires_grad, self.parents, self.vjp = requires_grad, (), None
+            self.requires_grad, self.node = requires_grad, None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,15 +125,16 @@ class Tensor:
             grad = grad.data
         elif not backend.is_array(grad):
             grad = xp.asarray(grad, self.dtype)
-        _check_gradient(grad, self, "the grad given to backward()")
+        root = self.node or self
+        _check_gradient(grad, root, "the grad given to backward()")
 
-        gradients = {id(self): grad}
-        for tensor in _topological_order(self):
-            gradient = gradients.pop(id(tensor))
-            if tensor.vjp is None:
-                tensor.grad = xp.array(gradient)  # a copy: other leaves may hold the same array
+        gradients = {id(root): grad}
+        for node in _topological_order(root):
+            gradient = gradients.pop(id(node))
+            if isinstance(node, Tensor):
+                node.grad = xp.array(gradient)  # a copy: other leaves may hold the same array
                 continue
-            for parent, parent_gradient in zip(tensor.parents, tensor.vjp(gradient), strict=True):
+            for parent, parent_gradient in zip(node.parents, node.vjp(gradient), strict=True):
                 if not parent.requires_grad:
                     continue
                 _check_gradient(parent_gradient, parent, "a gradient computed by an operation")
@@ -181,31 +198,36 @@ def _as_float_array(data: object) -> Array:
                     "convert it first")
 
 
-def _check_gradient(gradient: Array, tensor: Tensor, what: str) -> None:
+def _check_gradient(gradient: Array, node: Node | Tensor, what: str) -> None:
     """Every gradient has its tensor's shape, dtype and library: this finds a faulty operation at once."""
-    expected = (tensor.shape, tensor.dtype, backend.xp_of(tensor.data).__name__)
+    library = backend.xp_of(node.data) if isinstance(node, Tensor) else node.library
+    expected = (node.shape, node.dtype, library.__name__)
     got = (gradient.shape, gradient.dtype, backend.xp_of(gradient).__name__)
     if got != expected:
         raise ValueError(f"{what} has shape {got[0]}, dtype {got[1]} in {got[2]}, but its tensor has shape "
                          f"{expected[0]}, dtype {expected[1]} in {expected[2]}")
 
 
-def _topological_order(root: Tensor) -> list[Tensor]:
-    """Every tensor that needs a gradient, each before its parents. No recursion: graphs can be deep."""
-    order: list[Tensor] = []
+def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
+    """All that needs a gradient, each before its parents. No recursion: graphs can be deep."""
+    order: list[Node | Tensor] = []
     seen = {id(root)}
-    stack: list[tuple[Tensor, Iterator[Tensor]]] = [(root, iter(root.parents))]
+    stack = [(root, _parents(root))]
     while stack:
-        tensor, parents = stack[-1]
+        node, parents = stack[-1]
         for parent in parents:
             if parent.requires_grad and id(parent) not in seen:
                 seen.add(id(parent))
-                stack.append((parent, iter(parent.parents)))
+                stack.append((parent, _parents(parent)))
                 break
         else:
-            order.append(tensor)
+            order.append(node)
             stack.pop()
     return order[::-1]
+
+
+def _parents(node: Node | Tensor) -> Iterator[Node | Tensor]:
+    return iter(() if isinstance(node, Tensor) else node.parents)
 
 
 def operands(name: str, a: object, b: object) -> tuple[Tensor, Tensor]:
@@ -261,16 +283,17 @@ def add(a: object, b: object) -> Tensor:
     _broadcast_shape("add", a, b)
     xp = backend.xp_of(a.data)
     out = elementwise(xp.add, a.data, b.data) if a.shape == b.shape else a.data + b.data
-    return Tensor(out, parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g, a.shape), unbroadcast(g, b.shape)))
+    shapes = a.shape, b.shape  # so that the graph need not hold a and b
+    return Tensor(out, parents=(a, b), vjp=lambda g: (unbroadcast(g, shapes[0]), unbroadcast(g, shapes[1])))
 
 
 def subtract(a: object, b: object) -> Tensor:
     """a - b, with broadcasting."""
     a, b = operands("subtract", a, b)
     _broadcast_shape("subtract", a, b)
+    shapes = a.shape, b.shape
     return Tensor(a.data - b.data, parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g, a.shape), unbroadcast(-g, b.shape)))
+                  vjp=lambda g: (unbroadcast(g, shapes[0]), unbroadcast(-g, shapes[1])))
 
 
 def multiply(a: object, b: object) -> Tensor:
