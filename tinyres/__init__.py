@@ -1,10 +1,8 @@
-"""tinyres: "Identity Matters in Deep Learning" (Hardt and Ma, ICLR 2017) from scratch on NumPy and CuPy
-arrays.
+"""tinyres: the paper "Identity Matters in Deep Learning" (Hardt and Ma, ICLR 2017) from scratch on arrays.
 
     import tinyres as tr
 
-Read the files in this order: backend, tensor, ops, conv/im2col, nn, models, optim, gradcheck, datasets,
-train.
+Read backend, tensor, ops, conv/im2col, gradcheck, nn, models, optim, datasets, train, in this order.
 """
 from . import backend, datasets, models, nn, optim, plot, theory, train
 from .conv import conv2d
