@@ -29,8 +29,8 @@ PAPER_TEST_ERROR = {"cifar10": 0.0638, "cifar100": 0.2464}
 
 # Deep enough that the identity decides, narrow enough for a minute on a laptop. Weights that start as small
 # as the paper's learn little at first, so the rate starts high, and drops before they have grown.
-DEMO = dict(dataset="shapes", blocks=3, widths=[8, 16, 32, 48, 64], steps=540, batch_size=32, lr=0.1,
-            lr_drops=[68, 460], evaluate_every=90, out=Path("runs/demo"))
+DEMO = dict(dataset="shapes", blocks=3, widths=[8, 16, 32, 48, 64], steps=500, batch_size=32, lr=0.1,
+            lr_drops=[68, 430], evaluate_every=125, out=Path("runs/demo"))
 
 
 def main() -> None:
