@@ -6,7 +6,6 @@ distance of each pixel to the line, which gives smooth edges and round joints at
 """
 
 import functools
-import io
 import itertools
 import math
 import os
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .files import write_atomically
 
 # Okabe and Ito, "Color Universal Design" (2008), in their order without yellow, which is too faint on white.
 PALETTE = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
@@ -93,14 +94,7 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     for index, panel in enumerate(panels):
         image.paste(_draw_panel(panel), (index % 2 * PANEL_WIDTH, top + index // 2 * PANEL_HEIGHT))
 
-    encoded = io.BytesIO()
-    image.save(encoded, format="PNG")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(encoded.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 # ---- From data to axis coordinates ----

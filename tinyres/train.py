@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -33,6 +31,7 @@ from .backend import Array, to_numpy
 from .datasets.augment import standardize
 from .datasets.dataset import Dataset, Split
 from .datasets.loader import training_batches
+from .files import write_atomically
 from .nn import Module
 from .ops import softmax_cross_entropy
 from .optim import SGD
@@ -189,20 +188,6 @@ def read_metrics(path: Path) -> Metrics:
         except json.JSONDecodeError:
             break
     return metrics
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file under a temporary name and rename it, so that `path` never holds half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _json_line(line: Mapping[str, float]) -> bytes:
