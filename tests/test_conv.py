@@ -77,8 +77,8 @@ def test_the_columns_stay_within_the_budget(xp, shape):
 def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch, padding):
     x, w = random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2)
     x.requires_grad = False
-    for module in im2col, neighbours:
-        monkeypatch.delattr(module, "grad_input")  # calling it would now be an AttributeError
+    monkeypatch.delattr(im2col, "grad_input")  # calling them would now be an AttributeError
+    monkeypatch.delattr(neighbours, "_turned")
     tr.sum(tr.conv2d(x, w, padding=padding)).backward()
     assert x.grad is None and w.grad is not None
 
@@ -133,11 +133,11 @@ def test_sliced_against_im2col(monkeypatch, stride, padding, wanted):
             numpy.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (3, 8, 4, 1), (1, 12, 8, 2), (0, 4, 4, 1)])
-@pytest.mark.parametrize("budget", [1, winograd.SLICE_BYTES])
+@pytest.mark.parametrize("shape", [(2, 4, 4, 3), (11, 8, 4, 1), (1, 12, 8, 2), (0, 4, 4, 1)])
+@pytest.mark.parametrize("groups", [1, winograd.GROUPS])
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
-def test_winograd_against_im2col(monkeypatch, shape, budget, wanted):
-    monkeypatch.setattr(winograd, "SLICE_BYTES", budget)
+def test_winograd_against_im2col(monkeypatch, shape, groups, wanted):
+    monkeypatch.setattr(winograd, "GROUPS", groups)
     rng = numpy.random.default_rng(0)
     x, w, g = (rng.standard_normal(s) for s in (shape, (3, 3, shape[3], 5), (*shape[:3], 5)))
     one = (1, 1)
@@ -178,9 +178,11 @@ def test_neighbours_against_im2col(monkeypatch, shape, budget):
     rng = numpy.random.default_rng(0)
     x, w, g = (rng.standard_normal(s) for s in (shape, (3, 3, shape[3], 5), (*shape[:3], 5)))
     one = (1, 1)
-    for ours, reference in (
-        (neighbours.forward(x, w, one, one), im2col.forward(x, w, one, one)),
-        (neighbours.grad_input(g, w), im2col.grad_input(g, w, x.shape, one, one)),
-        (neighbours.grad_kernel(g, x, w), im2col.grad_kernel(g, x, w.shape, one, one)),
-    ):
-        numpy.testing.assert_allclose(ours, reference, rtol=1e-12, atol=1e-12)
+    numpy.testing.assert_allclose(neighbours.forward(x, w), im2col.forward(x, w, one, one), rtol=1e-12,
+                                  atol=1e-12)
+    for wanted in (True, True), (True, False), (False, True):
+        ours, reference = (method.gradients(g, x, w, one, one, wanted) for method in (neighbours, im2col))
+        for gradient, expected in zip(ours, reference, strict=True):
+            assert (gradient is None) == (expected is None)
+            if expected is not None:
+                numpy.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-12)

@@ -30,9 +30,22 @@ LEAST_BYTES = 2**19  # of one slice of an elementwise operation
 
 def over(slices: Iterable[Slice], function: Callable[[Slice], Result]) -> list[Result]:
     """[function(s) for s in slices], in several threads; calls must not depend on one another."""
-    if _pool is None:
-        return [function(s) for s in slices]
-    return list(_pool.map(function, slices))
+    slices = list(slices)
+    results: list[Any] = [None] * len(slices)
+    remaining = iter(range(len(slices)))  # shared: whoever is free takes the next one
+
+    def work() -> None:
+        for i in remaining:
+            results[i] = function(slices[i])
+
+    others = [_pool.submit(work) for _ in range(min(THREADS, len(slices)) - 1)]
+    try:
+        work()
+    finally:
+        for other in others:
+            if not other.cancel():  # one that has not begun by now finds nothing left to do
+                other.result()
+    return results
 
 
 def elementwise(function: Callable[..., Array], *operands: Array | float) -> Array:
@@ -79,5 +92,5 @@ def _cores() -> int:
 
 
 THREADS = _cores() if _give_blas_one_thread() else 1
-_pool = ThreadPoolExecutor(THREADS, "tinyres") if THREADS > 1 else None
+_pool = ThreadPoolExecutor(max(1, THREADS - 1), "tinyres")
 _keep_freed_memory()

@@ -4,8 +4,9 @@
 
 Each contender is a process of its own, uses all cores and takes its turn in every round; figures are medians
 over the rounds after a warm-up. PyTorch runs in its contiguous and in its channels_last layout, and the
-better of the two counts. The last column is tinyres with im2col for every convolution: what the faster ones
-buy. Memory is the peak of a process that takes three steps.
+better of the two counts. The last columns are tinyres with im2col for every convolution, which shows what the
+faster ones buy, and, where its memory suffices and it is installed (pip install dezero matplotlib), DeZero,
+whose convolution is im2col on NumPy too. Memory is the peak of a process that takes three steps.
 """
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ import tinyres as tr
 from tinyres import conv
 
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
-CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col"
+CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col", "dezero"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 Work = Callable[[], object]
 
@@ -44,6 +45,9 @@ def network(options: dict, batch_size: int, train: bool, contender: str) -> Work
 
         return step if train else tr.no_grad()(lambda: net(tr.Tensor(images)))
 
+    if contender == "dezero":
+        return dezero_step(net, images, labels)
+
     import torch
     from parity import TorchNetwork
     layout = getattr(torch, "channels_last" if contender == "channels_last" else "contiguous_format")
@@ -58,6 +62,58 @@ def network(options: dict, batch_size: int, train: bool, contender: str) -> Work
         torch_optimizer.step()
 
     return torch_step if train else torch.no_grad()(lambda: twin(x))
+
+
+def dezero_step(net: tr.models.ResidualNetwork, images: numpy.ndarray, labels: numpy.ndarray) -> Work:
+    """One training step of the same network, with the same weights, in DeZero."""
+    numpy.int = int  # DeZero 0.0.13 is older than NumPy 2
+    import dezero
+    from dezero import functions
+
+    class AddChannels(dezero.Function):
+        def __init__(self, added: int) -> None:
+            super().__init__()
+            self.before, self.after = added // 2, added - added // 2
+
+        def forward(self, x: numpy.ndarray) -> numpy.ndarray:
+            return numpy.pad(x, [(0, 0), (self.before, self.after), (0, 0), (0, 0)])
+
+        def backward(self, gy: dezero.Variable) -> dezero.Variable:
+            return gy[:, self.before:gy.shape[1] - self.after]
+
+    class Network(dezero.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            convolutions = [net.stem] + [conv for block in net.blocks for conv in (block.conv1, block.conv2)]
+            for i, convolution in enumerate(convolutions):
+                kernel = convolution.weight.numpy().transpose(3, 2, 0, 1).copy()
+                setattr(self, f"w{i}", dezero.Parameter(kernel))
+
+        def forward(self, x: numpy.ndarray) -> dezero.Variable:
+            x = functions.conv2d(x, self.w0, pad=1)
+            for i, block in enumerate(net.blocks):
+                w1, w2 = getattr(self, f"w{2 * i + 1}"), getattr(self, f"w{2 * i + 2}")
+                h = functions.conv2d(x, w1, stride=block.stride, pad=1)
+                h = functions.conv2d(functions.relu(h), w2, pad=1)
+                if block.stride > 1:
+                    x = functions.average_pooling(x, block.stride, block.stride)
+                x = (AddChannels(block.added_channels)(x) if block.added_channels else x) + h
+            pixels = x.shape[2] * x.shape[3]
+            means = functions.sum(functions.reshape(x, (*x.shape[:2], pixels)), axis=2) / pixels
+            return functions.matmul(means, net.projection.matrix.numpy())
+
+    model = Network()
+    optimizer = dezero.optimizers.MomentumSGD(0.05, 0.9).setup(model)
+    optimizer.add_hook(dezero.optimizers.WeightDecay(1e-4))
+    x = images.transpose(0, 3, 1, 2).copy()
+
+    def step() -> None:
+        loss = functions.softmax_cross_entropy(model(x), labels)
+        model.cleargrads()
+        loss.backward()
+        optimizer.update()
+
+    return step
 
 
 def layer(shape: tuple[int, int, int, int], train: bool, contender: str) -> Work:
@@ -89,7 +145,7 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
     import resource
     if contender == "im2col":
         conv.FAST_PATHS = ()
-    elif contender != "tinyres":
+    elif contender not in ("tinyres", "dezero"):
         import torch
         torch.set_num_threads(CORES)
     work = make(*arguments, contender)
@@ -100,14 +156,16 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
         connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
-def measure(make: Callable[..., Work], arguments: tuple, rounds: int) -> dict[str, tuple[float, float]]:
+def measure(make: Callable[..., Work], arguments: tuple, rounds: int,
+            contenders: tuple[str, ...] = CONTENDERS[:-1]) -> dict[str, tuple[float, float]]:
     """(median seconds, peak MiB) of each contender; the first two rounds warm up."""
     context = multiprocessing.get_context("spawn")
     processes = {}
-    for contender in CONTENDERS:
+    for contender in contenders:
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, make, arguments, contender), daemon=True)
         process.start()
+        theirs.close()  # so that a process that fails is an EOFError here
         processes[contender] = process, ours, []
     for _ in range(rounds + 2):
         for _, connection, answers in processes.values():
@@ -122,8 +180,10 @@ def measure(make: Callable[..., Work], arguments: tuple, rounds: int) -> dict[st
 
 def report(name: str, figures: dict[str, float]) -> None:
     best = min(figures["contiguous"], figures["channels_last"])
+    dezero = f"{figures['dezero'] / best:.2f}" if "dezero" in figures else "-"
     print(f"{name:<48} {figures['tinyres']:>9.1f} {best:>9.1f} {figures['tinyres'] / best:>7.2f} "
-          f"{figures['im2col'] / best:>7.2f}", flush=True)
+          f"{figures['im2col'] / best:>7.2f} "
+          f"{dezero:>7}", flush=True)
 
 
 def main() -> None:
@@ -134,8 +194,9 @@ def main() -> None:
     args = parser.parse_args()
     if importlib.util.find_spec("torch") is None:
         sys.exit("cpu.py compares with PyTorch, which is not installed: pip install torch")
+    dezero_installed = importlib.util.find_spec("dezero") is not None
     print(f"{CORES} cores, NumPy {numpy.__version__}\n{'':48} {'tinyres':>9} {'PyTorch':>9} {'ratio':>7} "
-          f"{'im2col':>7}")
+          f"{'im2col':>7} {'DeZero':>7}")
     for name, arguments in (
         ("(a) training step, paper's network, batch 32", (PAPER, 32, True)),
         ("(a) training step, paper's network, batch 128", (PAPER, 128, True)),
@@ -143,7 +204,8 @@ def main() -> None:
         ("(c) inference, paper's network, batch 128", (PAPER, 128, False)),
     ):
         if args.only in name:
-            figures = measure(network, arguments, args.rounds)
+            with_dezero = dezero_installed and ("batch 32" in name or "(b)" in name)
+            figures = measure(network, arguments, args.rounds, CONTENDERS[:None if with_dezero else -1])
             report(name + ", ms", {contender: 1000 * seconds for contender, (seconds, _) in figures.items()})
             if "128" in name and "(a)" in name:
                 report("(e) its peak memory, MiB", {name: peak for name, (_, peak) in figures.items()})

@@ -19,6 +19,7 @@ import numpy
 from .. import cpu
 from ..backend import Array
 
+BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them as they lie, uncopied
 SLICE_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
 
 
@@ -32,49 +33,59 @@ def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 
 def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
             padding: Pair = (1, 1)) -> numpy.ndarray:
-    """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O), a view of memory whose rows are one pixel longer."""
-    N, H, W, C = x.shape
-    O = w.shape[3]  # noqa: E741
-    kernel = _columns_first(w).reshape(9 * C, O)
-    out = numpy.empty((N, H, W + 1, O), x.dtype)
-
-    def convolve(images: slice) -> None:
-        windows, rows = _windows(x[images]), out[images].reshape(-1, O)
-        for i in range(3):
-            third = rows[i::3]
-            numpy.matmul(windows[i, :len(third)], kernel, out=third)
-
-    cpu.over(_slices(x, w), convolve)
-    return out[:, :, :W]
+    """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O)."""
+    return _pass(x, w, None)[0]
 
 
 def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
               wanted: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
-    """The gradients with respect to x and w, from g (N, H, W, O); None in place of one that is not wanted."""
-    return grad_input(g, w) if wanted[0] else None, grad_kernel(g, x, w) if wanted[1] else None
+    """The gradients with respect to x and w, from g (N, H, W, O); None in place of one that is not wanted.
+
+    The gradient of x is the convolution of g with w turned round. That of w pairs each pixel of g with the
+    window of x around it, or, which is the same sum, each pixel of x with the window of g around it.
+    """
+    if not wanted[0]:
+        return None, _pass(x, None, g)[1]
+    grad_x, grad_w = _pass(g, _turned(w), x if wanted[1] else None)
+    return grad_x, _turned(grad_w) if wanted[1] else None
 
 
-def grad_input(g: numpy.ndarray, w: numpy.ndarray) -> numpy.ndarray:
-    """The gradient with respect to x (N, H, W, C): the convolution of g (N, H, W, O) with w turned round."""
-    return forward(g, w[::-1, ::-1].swapaxes(2, 3))
+def _turned(w: numpy.ndarray) -> numpy.ndarray:
+    """The kernel by half a turn, for the way back from O to C channels: (3, 3, C, O) -> (3, 3, O, C)."""
+    return numpy.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
 
 
-def grad_kernel(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray) -> numpy.ndarray:
-    """The gradient with respect to w (3, 3, C, O), from g (N, H, W, O) and the input x (N, H, W, C)."""
-    N, H, W, O = g.shape  # noqa: E741
-    C = x.shape[3]
+def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
+          g: numpy.ndarray | None) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """In one pass over the windows of x (N, H, W, C): the convolution with w (3, 3, C, O), which is
+    (N, H, W, O), and the sum over all windows of each one's products with its pixel in g (N, H, W, O), which
+    is (3, 3, C, O); None for the one whose operand is None.
+    """
+    out = None
+    if w is not None:
+        kernel = _columns_first(w).reshape(-1, w.shape[3])
+        out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
 
-    def correlate(images: slice) -> numpy.ndarray:
+    def work(images: slice) -> numpy.ndarray | None:
         windows = _windows(x[images])
-        longer = numpy.zeros((3 * windows.shape[1], O), g.dtype)
-        pixels = (images.stop - images.start) * H * (W + 1)
-        longer[:pixels].reshape(-1, H, W + 1, O)[:, :, :W] = g[images]
-        return sum(windows[i].T @ longer[i::3] for i in range(3))
+        if w is not None:
+            rows = numpy.empty((*windows.shape[1:3], 3, w.shape[3]), x.dtype)
+            for i in range(3):
+                numpy.matmul(windows[i], kernel, out=rows[:, :, i])
+            out[images] = _without_edge(rows, out[images])
+        if g is None:
+            return None
+        rows = numpy.zeros((*windows.shape[1:3], 3, g.shape[3]), x.dtype)
+        _without_edge(rows, g[images])[...] = g[images]
+        return sum((windows[i].swapaxes(1, 2) @ rows[:, :, i]).sum(axis=0) for i in range(3))
 
-    total = numpy.zeros((9 * C, O), x.dtype)
-    for part in cpu.over(_slices(x, w), correlate):  # in order, so that the sum is always the same
+    parts = cpu.over(_slices(x), work)
+    if g is None:
+        return out, None
+    total = numpy.zeros((9 * x.shape[3], g.shape[3]), x.dtype)
+    for part in parts:  # in order, so that the sum is always the same
         total += part
-    return numpy.ascontiguousarray(_columns_first(total.reshape(3, 3, C, O)))
+    return out, numpy.ascontiguousarray(_columns_first(total.reshape(3, 3, x.shape[3], g.shape[3])))
 
 
 def _columns_first(w: numpy.ndarray) -> numpy.ndarray:
@@ -83,15 +94,15 @@ def _columns_first(w: numpy.ndarray) -> numpy.ndarray:
 
 
 def _windows(x: numpy.ndarray) -> numpy.ndarray:
-    """Every 3 x 3 window of x (N, H, W, C) as a view (3, pixels / 3, 9C): window p is [p % 3, p // 3].
+    """Every 3 x 3 window of x (N, H, W, C) as a view (3, blocks, BLOCK, 9C): window p is [p % 3], row p // 3.
 
     Pixels are counted with one of zeros after each row, which serves as the right edge of that row and the
     left edge of the next; the window that starts there is computed for nothing, and left out of the result.
     """
     N, H, W, C = x.shape
     pixels = N * H * (W + 1)
-    third = -(-pixels // 3)
-    flat = numpy.empty((3 * third + 2, 3, C), x.dtype)
+    blocks = -(-pixels // (3 * BLOCK))
+    flat = numpy.empty((3 * blocks * BLOCK + 2, 3, C), x.dtype)
     flat[pixels:] = 0
     rows = flat[:pixels].reshape(N, H, W + 1, 3, C)
     rows[:, :, 0] = 0
@@ -101,10 +112,17 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     rows[:, :-1, 1:, 2] = x[:, 1:]
     rows[:, -1, :, 2] = 0
     step = flat.strides[0]
-    return numpy.lib.stride_tricks.as_strided(flat, (3, third, 9 * C), (step, 3 * step, flat.itemsize))
+    return numpy.lib.stride_tricks.as_strided(flat, (3, blocks, BLOCK, 9 * C),
+                                              (step, 3 * BLOCK * step, 3 * step, flat.itemsize))
 
 
-def _slices(x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
+def _without_edge(rows: numpy.ndarray, image: numpy.ndarray) -> numpy.ndarray:
+    """A view of rows (blocks, BLOCK, 3, O), one for each window, as the pixels (N, H, W, O) of an image."""
+    N, H, W, O = image.shape  # noqa: E741
+    return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
+
+
+def _slices(x: numpy.ndarray) -> Iterator[slice]:
     N, H, W, C = x.shape
-    images = max(1, max(SLICE_BYTES, w.nbytes) // max(1, H * (W + 1) * 3 * C * x.itemsize))
+    images = max(1, SLICE_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize))
     return (slice(n, min(n + images, N)) for n in range(0, N, images))

@@ -27,7 +27,8 @@ from ..backend import Array
 Pair = tuple[int, int]
 
 LEAST_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
-SLICE_BYTES = 2**21  # of patches made at a time
+GROUPS = 8  # of images, each with its own sum of the kernel's gradient
+BLOCK = 2048  # columns
 
 B = numpy.array([[4, 0, 0, 0, 0, 0],
                  [0, -4, 4, -2, 2, 4],
@@ -52,89 +53,105 @@ def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
             padding: Pair = (1, 1)) -> numpy.ndarray:
     """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O)."""
     kernel = _kernel_points(w)
+    from_points = FROM_POINTS.astype(x.dtype)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
 
     def convolve(images: slice) -> None:
-        _tiles(out[images])[...] = _apply(FROM_POINTS, _points(x[images]) @ kernel, (4, 4), out[images])
+        tiles = _tiles(out[images])
+        tiles[...] = (from_points @ _multiply(_points(x[images]), kernel)).reshape(tiles.shape)
 
-    cpu.over(_slices(x, kernel), convolve)
+    cpu.over(_slices(0, len(x), x, w), convolve)
     return out
 
 
 def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
               wanted: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """The gradients with respect to x and w, from g (N, H, W, O); None for one that is not wanted."""
-    N, H, W, C = x.shape
-    O = w.shape[3]  # noqa: E741
-    kernel = _kernel_points(w).swapaxes(1, 2)
-    padded = numpy.zeros((N, H + 2, W + 2, C), x.dtype) if wanted[0] else None
+    C, O = w.shape[2:]  # noqa: E741
+    kernel = _kernel_points(w.swapaxes(2, 3))
+    from_points, to_points = FROM_POINTS.astype(x.dtype), TO_POINTS.astype(x.dtype)
+    grad_x = numpy.empty(x.shape, x.dtype) if wanted[0] else None
 
-    def differentiate(images: slice) -> numpy.ndarray | None:
-        g_points = (FROM_POINTS.T.astype(g.dtype) @ _tiles(g[images]).reshape(16, -1)).reshape(36, -1, O)
-        if wanted[0]:
-            patches = _apply(TO_POINTS.T, g_points @ kernel, (6, 6), x[images])
-            for i in range(6):
-                for j in range(6):
-                    _patch_pixels(padded[images], i, j)[...] += patches[i, j]
-        return _points(x[images]).swapaxes(1, 2) @ g_points if wanted[1] else None
+    def differentiate(group: slice) -> numpy.ndarray:
+        total = 0
+        for part in _slices(group.start, group.stop, x, w):
+            g_points = from_points.T @ _tiles(g[part]).reshape(-1, 16, O)
+            if wanted[0]:
+                _add_patches(to_points.T @ _multiply(g_points, kernel), grad_x[part])
+            if wanted[1]:
+                total += _points(x[part]).transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
+        return total
 
-    parts = cpu.over(_slices(x, kernel), differentiate)
-    grad_w = None
-    if wanted[1]:
-        total = parts[0] if parts else numpy.zeros((36, C, O), x.dtype)
-        for part in parts[1:]:  # in order, so that the sum is always the same
-            total = cpu.elementwise(numpy.add, total, part)
-        grad_w = _side_by_side(KERNEL_TO_POINTS.T, total.reshape(36, -1)).reshape(w.shape)
-    return padded[:, 1:-1, 1:-1] if wanted[0] else None, grad_w
+    totals = cpu.over(_groups(x, w), differentiate)
+    if not wanted[1]:
+        return grad_x, None
+    total = numpy.zeros((36, C, O), x.dtype)
+    for part in totals:  # in order, so that the sum is always the same
+        total += part
+    return grad_x, _in_blocks(KERNEL_TO_POINTS.T, total.reshape(36, -1)).reshape(w.shape)
 
 
 def _points(x: numpy.ndarray) -> numpy.ndarray:
-    """B^T d B for every patch d: (N, H, W, C) -> (36, tiles, C)."""
+    """B^T d B for every patch d: (N, H, W, C) -> (tiles, 36, C)."""
     N, H, W, C = x.shape
     padded = numpy.zeros((N, H + 2, W + 2, C), x.dtype)
     padded[:, 1:-1, 1:-1] = x
-    patches = numpy.empty((6, 6, N, H // 4, W // 4, C), x.dtype)
-    for i in range(6):
-        for j in range(6):
-            patches[i, j] = _patch_pixels(padded, i, j)
-    return (TO_POINTS.astype(x.dtype) @ patches.reshape(36, -1)).reshape(36, -1, C)
+    n, h, w, c = padded.strides
+    patches = numpy.lib.stride_tricks.as_strided(padded, (N, H // 4, W // 4, 6, 6, C),
+                                                 (n, 4 * h, 4 * w, h, w, c))
+    return TO_POINTS.astype(x.dtype) @ patches.reshape(-1, 36, C)
+
+
+def _add_patches(patches: numpy.ndarray, image: numpy.ndarray) -> None:
+    """The transpose of cutting patches: each of (tiles, 36, C) added up where it was cut, in (N, H, W, C)."""
+    N, H, W, C = image.shape
+    patches = patches.reshape(N, H // 4, W // 4, 6, 6, C)
+    padded = numpy.zeros((N, H + 4, W + 4, C), image.dtype)
+    tiles = _tiles(padded)  # a patch covers its own tile and two pixels of the next, to the right and below
+    tiles[:, :-1, :-1] = patches[:, :, :, :4, :4]
+    tiles[:, :-1, 1:, :, :2] += patches[:, :, :, :4, 4:]
+    tiles[:, 1:, :-1, :2] += patches[:, :, :, 4:, :4]
+    tiles[:, 1:, 1:, :2, :2] += patches[:, :, :, 4:, 4:]
+    image[...] = padded[:, 1:-3, 1:-3]
+
+
+def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
+    """One matrix product for each point: (tiles, 36, C), (36, C, O) -> (tiles, 36, O)."""
+    out = numpy.empty((len(points), 36, kernel.shape[2]), points.dtype)
+    numpy.matmul(points.swapaxes(0, 1), kernel, out=out.swapaxes(0, 1))
+    return out
 
 
 def _kernel_points(w: numpy.ndarray) -> numpy.ndarray:
     """G w G^T for every pair of channels: (3, 3, C, O) -> (36, C, O)."""
-    return _side_by_side(KERNEL_TO_POINTS, w.reshape(9, -1)).reshape(36, *w.shape[2:])
+    return _in_blocks(KERNEL_TO_POINTS, w.reshape(9, -1)).reshape(36, *w.shape[2:])
 
 
-def _side_by_side(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
-    """matrix @ columns, with blocks of columns in several threads."""
+def _in_blocks(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
+    """matrix @ columns for a few very long rows, in blocks of columns that OpenBLAS takes without a copy."""
     out = numpy.empty((len(matrix), columns.shape[1]), columns.dtype)
     matrix = matrix.astype(columns.dtype)
-    blocks = (slice(i, i + 2**13) for i in range(0, columns.shape[1], 2**13))
+    blocks = (slice(i, i + BLOCK) for i in range(0, columns.shape[1], BLOCK))
     cpu.over(blocks, lambda block: numpy.matmul(matrix, columns[:, block], out=out[:, block]))
     return out
 
 
-def _apply(matrix: numpy.ndarray, points: numpy.ndarray, side: Pair,
-           like: numpy.ndarray) -> numpy.ndarray:
-    """One map from points (36, tiles, C) to tiles of pixels (side, side, N, H / 4, W / 4, C)."""
-    N, H, W, _ = like.shape
-    return (matrix.astype(points.dtype) @ points.reshape(36, -1)).reshape(*side, N, H // 4, W // 4, -1)
-
-
-def _patch_pixels(padded: numpy.ndarray, i: int, j: int) -> numpy.ndarray:
-    """Pixel (i, j) of every 6 x 6 patch: a view (N, H / 4, W / 4, C) of the image padded by one."""
-    return padded[:, i:padded.shape[1] - 5 + i:4, j:padded.shape[2] - 5 + j:4]
-
-
 def _tiles(image: numpy.ndarray) -> numpy.ndarray:
-    """A view (4, 4, N, H / 4, W / 4, C) of (N, H, W, C): [i, j] is pixel (i, j) of every tile."""
+    """A view (N, H / 4, W / 4, 4, 4, C) of (N, H, W, C): the tiles of 4 x 4 pixels."""
     N, H, W, C = image.shape
-    return image.reshape(N, H // 4, 4, W // 4, 4, C).transpose(2, 4, 0, 1, 3, 5)
+    return image.reshape(N, H // 4, 4, W // 4, 4, C).swapaxes(2, 3)
 
 
-def _slices(x: numpy.ndarray, kernel: numpy.ndarray) -> Iterator[slice]:
-    """As many images as have patches of SLICE_BYTES, or the kernel's size if larger; two slices or more."""
-    N, H, W, C = x.shape
-    most = max(SLICE_BYTES, kernel.nbytes) // max(1, 36 * (H // 4) * (W // 4) * C * x.itemsize)
-    images = max(1, min(most, -(-N // 2)))
-    return (slice(n, min(n + images, N)) for n in range(0, N, images))
+def _slices(first: int, last: int, x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
+    """Images with as many tiles as there are channels, so that patches take what the kernel's points take."""
+    N, H, W, _ = x.shape
+    images = max(1, min(max(w.shape[2:]) // (H // 4 * (W // 4)), -(-N // 2)))
+    return (slice(n, min(n + images, last)) for n in range(first, last, images))
+
+
+def _groups(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
+    """The slices of all images, or where they are many, GROUPS groups of them."""
+    slices = list(_slices(0, len(x), x, w))
+    size = max(1, -(-len(slices) // GROUPS))
+    return [slice(group[0].start, group[-1].stop) for group in
+            (slices[i:i + size] for i in range(0, len(slices), size))]
