@@ -85,16 +85,21 @@ def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair
     totals = cpu.over(_groups(x, w), differentiate)
     if not wanted[1]:
         return grad_x, None
-    total = numpy.zeros((36, C, O), x.dtype)
-    for part in totals:  # in order, so that the sum is always the same
-        total += part
+    total = totals[0] if totals else numpy.zeros((36, C, O), x.dtype)
+
+    def add_up(point: int) -> None:
+        for part in totals[1:]:  # in order, so that the sum is always the same
+            total[point] += part[point]
+
+    cpu.over(range(36), add_up)
     return grad_x, _in_blocks(KERNEL_TO_POINTS.T, total.reshape(36, -1)).reshape(w.shape)
 
 
 def _points(x: numpy.ndarray) -> numpy.ndarray:
     """B^T d B for every patch d: (N, H, W, C) -> (tiles, 36, C)."""
     N, H, W, C = x.shape
-    padded = numpy.zeros((N, H + 2, W + 2, C), x.dtype)
+    padded = numpy.empty((N, H + 2, W + 2, C), x.dtype)
+    padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = 0
     padded[:, 1:-1, 1:-1] = x
     n, h, w, c = padded.strides
     patches = numpy.lib.stride_tricks.as_strided(padded, (N, H // 4, W // 4, 6, 6, C),
@@ -106,8 +111,9 @@ def _add_patches(patches: numpy.ndarray, image: numpy.ndarray) -> None:
     """The transpose of cutting patches: each of (tiles, 36, C) added up where it was cut, in (N, H, W, C)."""
     N, H, W, C = image.shape
     patches = patches.reshape(N, H // 4, W // 4, 6, 6, C)
-    padded = numpy.zeros((N, H + 4, W + 4, C), image.dtype)
+    padded = numpy.empty((N, H + 4, W + 4, C), image.dtype)
     tiles = _tiles(padded)  # a patch covers its own tile and two pixels of the next, to the right and below
+    tiles[:, -1] = tiles[:, :, -1] = 0
     tiles[:, :-1, :-1] = patches[:, :, :, :4, :4]
     tiles[:, :-1, 1:, :, :2] += patches[:, :, :, :4, 4:]
     tiles[:, 1:, :-1, :2] += patches[:, :, :, 4:, :4]
