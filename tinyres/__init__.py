@@ -8,6 +8,7 @@ from . import backend, datasets, models, nn, optim, plot, theory, train
 from .conv import conv2d
 from .gradcheck import gradcheck
 from .ops import (
+    astype,
     avg_pool2d,
     exp,
     global_avg_pool2d,
@@ -23,7 +24,7 @@ from .ops import (
 from .tensor import Tensor, matmul, no_grad
 
 __all__ = [
-    "Tensor", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d", "gradcheck", "log",
-    "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape",
+    "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d",
+    "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape",
     "softmax_cross_entropy", "sum", "theory", "train", "transpose",
 ]

@@ -18,7 +18,10 @@ except ImportError:
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
+PRECISIONS = "float32", "tf32", "float16"
+
 _current: ModuleType = numpy
+_precision = "float32"
 
 
 @functools.cache
@@ -41,19 +44,32 @@ def gpu_available() -> bool:
     return why_no_gpu() == ""
 
 
-def use(name: str) -> ModuleType:
+def use(name: str, precision: str = "float32") -> ModuleType:
     """Choose the library in which new arrays are made, and return its module.
 
     name: "numpy", "cupy", or "auto" (CuPy where a GPU works, else NumPy).
-    Raises ValueError for another name, RuntimeError if CuPy is asked for and cannot work here.
+    precision: how a GPU multiplies float32 matrices: "float32" exactly; "tf32" with factors rounded to 10 bits
+        after the point, sums in float32. "float16" asks `tr.train` to keep activations in float16 and says
+        nothing about float32 matrices; weights stay float32, sums too. NumPy knows "float32" only.
+    Raises ValueError for another name or precision, RuntimeError if CuPy is asked for and cannot work here.
     """
-    global _current
+    global _current, _precision
     if name not in ("auto", "numpy", "cupy"):
         raise ValueError(f"backend {name!r} is unknown: expected 'auto', 'numpy' or 'cupy'")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
     if name == "cupy" and not gpu_available():
         raise RuntimeError(f"backend 'cupy' cannot be used: {why_no_gpu()}; or use the backend 'numpy'")
-    _current = numpy if name == "numpy" or not gpu_available() else cupy
+    library = numpy if name == "numpy" or not gpu_available() else cupy
+    if library is numpy and precision != "float32":
+        raise ValueError(f"precision {precision!r} needs a GPU: NumPy computes in 'float32'")
+    _current, _precision = library, precision
     return _current
+
+
+def precision() -> str:
+    """The precision chosen by `use`."""
+    return _precision
 
 
 def current() -> ModuleType:

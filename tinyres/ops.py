@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 
-from . import backend
+from . import backend, gpu
 from .backend import Array
 from .cpu import elementwise
 from .tensor import Tensor
@@ -43,7 +43,15 @@ def relu(x: Tensor) -> Tensor:
     def gradient(g: Array, y: Array, out: Array | None = None) -> Array:
         return xp.multiply(g, y > 0, out=out)
 
+    if xp is not backend.numpy:
+        return Tensor(out, parents=(x,), vjp=lambda g: (gpu.relu_gradient(g, out),))
     return Tensor(out, parents=(x,), vjp=lambda g: (elementwise(gradient, g, out),))
+
+
+def astype(x: Tensor, dtype: str) -> Tensor:
+    """The same values as float16, float32 or float64, rounded where need be; its gradient is converted back.
+    """
+    return Tensor(_tensor("astype", x).data.astype(dtype), parents=(x,), vjp=lambda g: (g.astype(x.dtype),))
 
 
 def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:

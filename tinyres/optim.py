@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy
 
-from . import backend, cpu
+from . import backend, cpu, gpu
 from .backend import Array
 from .tensor import Tensor
 
@@ -18,30 +18,52 @@ class SGD:
     convention).
 
     lr: the learning rate, > 0; set `.lr` before a step to follow a schedule. Parameters without a gradient
-    are left alone. Raises ValueError for lr <= 0, momentum outside [0, 1), weight_decay < 0, or parameters
-    that require no gradient.
+    are left alone. loss_scale: what the loss was multiplied by before `backward`, to keep small gradients
+    from vanishing in float16; the gradients are divided by it here. On a GPU float32 parameters become views
+    of one flat array, so that a step is one kernel. Raises ValueError for lr <= 0, momentum outside [0, 1),
+    weight_decay < 0, loss_scale <= 0, or parameters that require no gradient.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9,
-                 weight_decay: float = 0.0) -> None:
+                 weight_decay: float = 0.0, loss_scale: float = 1.0) -> None:
         self.parameters = list(parameters)
-        if not (0 < lr < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf):
-            raise ValueError(f"SGD: expected lr > 0, 0 <= momentum < 1 and weight_decay >= 0, "
-                             f"got lr {lr}, momentum {momentum}, weight_decay {weight_decay}")
+        if not (0 < lr < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf
+                and 0 < loss_scale < math.inf):
+            raise ValueError(f"SGD: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0, loss_scale > 0, "
+                             f"got lr {lr}, momentum {momentum}, weight_decay {weight_decay}, loss_scale "
+                             f"{loss_scale}")
         if not self.parameters or not all(p.requires_grad for p in self.parameters):
             raise ValueError("SGD: expected at least one parameter, each a Tensor with requires_grad=True: "
                              "pass model.parameters()")
-        self.lr, self.momentum, self.weight_decay = float(lr), float(momentum), float(weight_decay)
+        self.momentum, self.weight_decay = float(momentum), float(weight_decay)
+        self.loss_scale = float(loss_scale)
         self.velocities = [backend.xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+        on_gpu = all(not isinstance(p.data, numpy.ndarray) and p.dtype == "float32" for p in self.parameters)
+        self._flat = gpu.FlatSGD(self.parameters, self.velocities) if on_gpu else None
+        self.lr = lr
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        self._lr = float(lr)
+        if self._flat:
+            self._flat.set(self._lr, self.momentum, self.weight_decay, 1 / self.loss_scale)
 
     def step(self) -> None:
         """Move every parameter by the gradient that the last `backward` left in it."""
-        lr = float(self.lr)
+        if self._flat and all(p.grad is not None for p in self.parameters):
+            self._flat.step([p.grad for p in self.parameters])
+            return
+        lr = self.lr
 
         def update(part: tuple[Array, Array, Array]) -> None:
             weight, gradient, velocity = part
             velocity *= self.momentum
-            velocity += gradient
+            velocity += gradient if self.loss_scale == 1 else gradient / self.loss_scale
             if self.weight_decay:
                 velocity += self.weight_decay * weight
             weight -= lr * velocity

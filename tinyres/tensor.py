@@ -14,7 +14,7 @@ from numbers import Real
 
 import numpy
 
-from . import backend
+from . import backend, gpu
 from .backend import Array
 from .cpu import elementwise
 
@@ -255,6 +255,8 @@ def _constant(name: str, value: object, like: object) -> Tensor:
     if backend.is_array(value) and value.ndim > 0 and value.dtype.kind not in "biu":
         return Tensor(value)
     if isinstance(like, Tensor) and (isinstance(value, (Real, list, tuple)) or backend.is_array(value)):
+        if isinstance(value, Real):
+            return Tensor(backend.xp_of(like.data).full((), value, like.dtype))  # made there, not sent there
         return Tensor(backend.xp_of(like.data).asarray(value, dtype=like.dtype))
     raise TypeError(f"{name}: expected a Tensor, an array or a number, got {type(value).__name__}: "
                     f"{value!r:.60}")
@@ -337,7 +339,15 @@ def matmul(a: object, b: object) -> Tensor:
                          f"m, p); reshape a vector to (1, m) or (m, 1)")
 
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        return (unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) if a.requires_grad else None,
-                unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape) if b.requires_grad else None)
+        return (unbroadcast(_product(g, b.data.swapaxes(-1, -2)), a.shape) if a.requires_grad else None,
+                unbroadcast(_product(a.data.swapaxes(-1, -2), g), b.shape) if b.requires_grad else None)
 
-    return Tensor(a.data @ b.data, parents=(a, b), vjp=vjp)
+    return Tensor(_product(a.data, b.data), parents=(a, b), vjp=vjp)
+
+
+def _product(a: Array, b: Array) -> Array:
+    xp = backend.xp_of(a)
+    if xp is numpy or not a.ndim == b.ndim == 2:
+        return a @ b
+    out = xp.empty((len(a), b.shape[1]), a.dtype)
+    return gpu.matmul(xp.ascontiguousarray(a), xp.ascontiguousarray(b), out)

@@ -5,11 +5,11 @@ from numbers import Integral
 
 from ..backend import Array
 from ..tensor import Tensor, operands
-from . import im2col, neighbours, sliced, winograd
+from . import gpu, im2col, neighbours, sliced, winograd
 
 __all__ = ["conv2d"]
 
-FAST_PATHS = (winograd, neighbours, sliced)  # the first one that applies; im2col where none does
+FAST_PATHS = (gpu, winograd, neighbours, sliced)  # the first one that applies; im2col where none does
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
@@ -17,11 +17,13 @@ def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
     """Convolution without bias (cross-correlation, as in every framework): x (N, H, W, C) -> (N, OH, OW, O).
 
     w: kernel, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
-    zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise.
+    zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise. A float16 x takes a float32 w too: w is
+    rounded to float16 for the product, and its gradient is float32.
     Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
     fit into the padded image, or stride or padding is not a whole number (stride >= 1, padding >= 0).
     """
-    x, w = operands("conv2d", x, w)
+    if not (isinstance(x, Tensor) and isinstance(w, Tensor) and (x.dtype, w.dtype) == ("float16", "float32")):
+        x, w = operands("conv2d", x, w)
     stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit: expected (N, H, W, C) and (KH, "

@@ -1,0 +1,161 @@
+"""tinyres against PyTorch on this GPU: whole training steps of the paper's CIFAR network.
+
+    python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; some five minutes
+
+All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel and
+launching the captured step whole, PyTorch (channels_last, fused SGD) as it is and compiled. Figures are
+medians over the rounds after a warm-up, of several steps each, with the GPU waited for at the end; ratios are
+tinyres / PyTorch. Before them, what this GPU reaches: a large copy, a large matrix product at each precision,
+and the time that the products of a step would take at that rate.
+"""
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy
+
+import tinyres as tr
+from tinyres import gpu
+
+if not tr.backend.gpu_available():
+    sys.exit(f"gpu.py needs a GPU: {tr.backend.why_no_gpu()}")
+import cupy  # noqa: E402
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
+STEPS = 10  # in one measurement
+Work = Callable[[], object]
+
+
+def tinyres_step(batch_size: int, precision: str) -> Work:
+    tr.backend.use("cupy", precision)
+    network = tr.models.cifar_net()
+    scale = tr.train.LOSS_SCALE if precision == "float16" else 1.0
+    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4, loss_scale=scale)
+    rng = numpy.random.default_rng(0)
+    images = cupy.asarray(rng.standard_normal((batch_size, 32, 32, 3), "float32"))
+    labels = cupy.asarray(rng.integers(0, 10, batch_size))
+    return lambda: tr.train.training_step(network, optimizer, images, labels)
+
+
+def torch_step(batch_size: int, precision: str, compiled: bool) -> Work:
+    from parity import TorchNetwork
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cudnn.benchmark = True
+    tr.backend.use("numpy")
+    network = TorchNetwork(tr.models.cifar_net()).cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=1e-4, fused=True)
+    rng = numpy.random.default_rng(0)
+    images = torch.from_numpy(rng.standard_normal((batch_size, 32, 32, 3), "float32").transpose(0, 3, 1, 2))
+    images = images.cuda().contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(rng.integers(0, 10, batch_size)).cuda()
+    forward = torch.compile(network) if compiled else network
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cuda", torch.float16, enabled=precision == "float16"):
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def milliseconds(work: Work, steps: int = STEPS) -> float:
+    """Of one call, when several are launched and then waited for."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        work()
+    cupy.cuda.runtime.deviceSynchronize()
+    return 1000 * (time.perf_counter() - start) / steps
+
+
+def median(work: Work, rounds: int) -> float:
+    milliseconds(work)
+    return statistics.median(milliseconds(work) for _ in range(rounds))
+
+
+def limits() -> dict[str, float]:
+    """Prints the rates of this GPU, and returns those of matrix products in TFLOP/s by precision."""
+    source = cupy.ones(2**28, cupy.float32)
+    target = cupy.empty_like(source)
+    copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
+    rates = {}
+    for precision in tr.backend.PRECISIONS:
+        tr.backend.use("cupy", precision)
+        a = cupy.ones((8192, 8192), cupy.float16 if precision == "float16" else cupy.float32)
+        out = cupy.empty_like(a)
+        rates[precision] = 2 * 8192**3 / median(lambda: gpu.matmul(a, a, out), 5) / 1e9  # noqa: B023
+    print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
+          + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
+    return rates
+
+
+def measure(batch_size: int, precision: str, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """(median milliseconds, peak GiB) of each contender. One that fails is reported and left out."""
+    makers = {"eager": lambda: tinyres_step(batch_size, precision),
+              "captured": lambda: gpu.Captured(tinyres_step(batch_size, precision))}
+    if torch and torch.cuda.is_available():
+        makers |= {"torch": lambda: torch_step(batch_size, precision, False),
+                   "torch.compile": lambda: torch_step(batch_size, precision, True)}
+    steps, memory, times = {}, {}, {}
+    for name, make in makers.items():
+        try:
+            free = cupy.cuda.runtime.memGetInfo()[0]
+            work = make()
+            if name in ("eager", "captured"):
+                tr.backend.use("cupy", precision)
+            milliseconds(work)
+            memory[name] = (free - cupy.cuda.runtime.memGetInfo()[0]) / 2**30
+            steps[name], times[name] = work, []
+        except Exception as error:
+            print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    for _ in range(rounds):
+        for name, work in steps.items():
+            if name in ("eager", "captured"):
+                tr.backend.use("cupy", precision)
+            times[name].append(milliseconds(work))
+    return {name: statistics.median(values) for name, values in times.items()}, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
+    precisions = tr.backend.PRECISIONS
+    parser.add_argument("--precisions", nargs="+", default=precisions, choices=precisions)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    print(f"{name}, CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, "
+          f"PyTorch {torch.__version__ if torch else 'not installed'}")
+    rates = limits()
+    columns = "eager", "captured", "torch", "torch.compile"
+    print(f"{'step of the paper network':<28}{'bound':>8}" + "".join(f"{column:>15}" for column in columns)
+          + f"{'best ratio':>12}{'images/s':>10}   ms")
+    for precision in args.precisions:
+        for batch_size in args.batch_sizes:
+            times, memory = measure(batch_size, precision, args.rounds)
+            bound = STEP_FLOP_PER_IMAGE * batch_size / rates[precision] / 1e9
+            ours = min((times[name] for name in columns[:2] if name in times), default=float("nan"))
+            theirs = min((times[name] for name in columns[2:3] if name in times), default=float("nan"))
+            print(f"{f'batch {batch_size}, {precision}':<28}{bound:>8.1f}"
+                  + "".join(f"{times.get(column, float('nan')):>15.2f}" for column in columns)
+                  + f"{ours / theirs:>12.2f}{1000 * batch_size / ours:>10.0f}", flush=True)
+            print(f"{'   memory, GiB':<36}"
+                  + "".join(f"{memory.get(column, float('nan')):>15.2f}" for column in columns), flush=True)
+            cupy.get_default_memory_pool().free_all_blocks()
+            if torch:
+                torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

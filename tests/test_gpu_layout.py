@@ -1,0 +1,175 @@
+"""What can be known of the GPU's convolution without a GPU: that its kernels compile, what they copy, and
+that its products on strided windows are the convolution and its gradients.
+
+The kernels are compiled for the CPU through a header that gives them their indices (cuda_on_cpu.h), and
+cuBLAS is stood in for by its definition, applied to memory: column by column, with leading dimensions.
+"""
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+
+from tinyres import gpu
+from tinyres.conv import gpu as conv_gpu
+from tinyres.conv import im2col
+
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+
+
+def gemm(transposes, sizes, leading, strides, batch, a, b, out, accumulate=False):
+    """cublasGemmStridedBatchedEx by its definition, on flat memory: out_i = op(b_i) @ op(a_i) by columns."""
+    n, m, k = sizes
+
+    def element(memory, transposed, ld, stride, i, row, column):
+        return memory[i * stride + (row * ld + column if transposed else column * ld + row)]
+
+    for i in range(batch):
+        for row in range(n):
+            for column in range(m):
+                total = sum(element(b, transposes[1], leading[1], strides[1], i, row, inner)
+                            * element(a, transposes[0], leading[0], strides[0], i, inner, column)
+                            for inner in range(k))
+                place = i * strides[2] + column * leading[2] + row
+                out[place] = total + (out[place] if accumulate else 0)
+
+
+def memory_of(array):
+    """The flat memory that an array is a view of, from its first element on."""
+    extent = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True))
+    return numpy.lib.stride_tricks.as_strided(array, (extent // array.itemsize + 1,), (array.itemsize,))
+
+
+def product(a, b, out, accumulate=False):
+    gemm(*gpu.gemm_arguments(a, b, out), memory_of(a), memory_of(b), memory_of(out), accumulate)
+    return out
+
+
+@pytest.mark.parametrize("turn_a", [False, True])
+@pytest.mark.parametrize("turn_b", [False, True])
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_gemm_arguments(turn_a, turn_b, batch):
+    rng, front = numpy.random.default_rng(0), () if batch is None else (batch,)
+    a = rng.standard_normal((*front, 4, 2) if turn_a else (*front, 2, 4))
+    b = rng.standard_normal((4, 5) if not turn_b else (5, 4))
+    a, b = a.swapaxes(-1, -2) if turn_a else a, b.T if turn_b else b
+    out = numpy.ones((*front, 2, 7))[..., :5]
+    product(a, b[None] if front else b, out)
+    numpy.testing.assert_allclose(out, a @ b, rtol=1e-12)
+    product(a, b[None] if front else b, out, accumulate=True)
+    numpy.testing.assert_allclose(out, 2 * (a @ b), rtol=1e-12)
+
+
+def test_gemm_arguments_that_do_not_fit():
+    a = numpy.zeros((4, 6))
+    with pytest.raises(ValueError, match="do not fit"):
+        gpu.gemm_arguments(a, a, a)
+    with pytest.raises(ValueError, match="must be contiguous"):
+        gpu.gemm_arguments(a[:, ::2], numpy.zeros((3, 2)), numpy.zeros((4, 2)))
+    with pytest.raises(ValueError, match="of out the last"):
+        gpu.gemm_arguments(a, numpy.zeros((6, 2)), numpy.zeros((2, 4)).T)
+
+
+# The kernels on a CPU
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """A function (name, total, arguments...) that runs a kernel of gpu.cu on NumPy arrays."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("kernels")
+    names = [name for name in conv_gpu.NAMES if "half" not in name]
+    parameters = {match[1]: len(match[2].split(",")) for match in re.finditer(
+        r"__global__ void (\w+)\((.*?)\)", conv_gpu.SOURCE.read_text(), re.DOTALL)}
+    calls = []
+    for i, name in enumerate(names):
+        plain, types = name[:-1].split("<")
+        first = types.split(",")[0]
+        count = parameters[plain] - 2
+        arguments = ", ".join(f"unsigned a{j}" for j in range(count))
+        calls.append(f'extern "C" void kernel_{i}(const {first}* x, {first}* out, {arguments}) '
+                     f'{{ RUN({name}(x, out, {", ".join(f"a{j}" for j in range(count))})); }}')
+    source = folder / "kernels.cpp"
+    source.write_text(f'#include "{HEADER}"\n#include "{conv_gpu.SOURCE}"\n' + "\n".join(calls))
+    library = folder / "kernels.so"
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
+    loaded = ctypes.CDLL(str(library))
+
+    def run(name, total, *arguments):
+        x, out, *numbers = arguments
+        assert x.flags.c_contiguous
+        getattr(loaded, f"kernel_{names.index(name)}")(
+            ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data),
+            *map(ctypes.c_uint, (*numbers, total)))
+
+    return run
+
+
+@pytest.fixture
+def on_numpy(kernels, monkeypatch):
+    """conv/gpu.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
+    monkeypatch.setattr(gpu, "cupy", numpy)
+    monkeypatch.setattr(conv_gpu, "_launch", kernels)
+    monkeypatch.setattr(gpu, "matmul", product)
+    monkeypatch.setattr(conv_gpu, "LEAST_ROWS", 4)
+
+
+@pytest.mark.usefixtures("on_numpy")
+@pytest.mark.parametrize("C, dtype", [(1, "float32"), (2, "float32"), (4, "float32"), (3, "float64")])
+@pytest.mark.parametrize("size", [(3, 5), (1, 1), (4, 2)])
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_neighbours_on_the_gpu_against_im2col(C, dtype, size, wanted):
+    check((2, *size, C), (3, 3, C, 2), (1, 1), (1, 1), dtype, wanted)
+
+
+@pytest.mark.usefixtures("on_numpy")
+@pytest.mark.parametrize("kernel, stride, padding", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (0, 2)),
+                                                     ((1, 1), (1, 1), (0, 0)), ((5, 5), (3, 1), (2, 1))])
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("budget", [1, 2**29])
+def test_columns_on_the_gpu_against_im2col(monkeypatch, kernel, stride, padding, wanted, budget):
+    monkeypatch.setattr(conv_gpu, "COLUMN_BYTES", budget)
+    check((3, 5, 6, 3), (*kernel, 3, 2), stride, padding, "float64", wanted)
+
+
+def check(x_shape, w_shape, stride, padding, dtype, wanted):
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(w_shape).astype(dtype)
+    expected = im2col.forward(x, w, stride, padding)
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    numpy.testing.assert_allclose(conv_gpu.forward(x, w, stride, padding), expected, rtol=0, atol=tolerance)
+    g = rng.standard_normal(expected.shape).astype(dtype)
+    ours, reference = (method.gradients(g, x, w, stride, padding, wanted) for method in (conv_gpu, im2col))
+    for gradient, other in zip(ours, reference, strict=True):
+        assert (gradient is None) == (other is None)
+        if other is not None:
+            assert gradient.dtype == dtype
+            numpy.testing.assert_allclose(gradient, other, rtol=0, atol=tolerance)
+
+
+# The kernels for a GPU that is not here
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_the_kernels_compile(architecture):
+    pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
+    from cupy.cuda import compiler
+    options = ("--std=c++14", *(f"-I{path}" for path in cuda_headers()))
+    cubin, mapping = compiler.compile_using_nvrtc(conv_gpu.SOURCE.read_text(), options, str(architecture),
+                                                  name_expressions=tuple(conv_gpu.NAMES))
+    assert cubin and set(mapping) == set(conv_gpu.NAMES)
+
+
+def cuda_headers():
+    import cupy
+    try:
+        import nvidia
+        return [path for root in nvidia.__path__ for path in Path(root).glob("*/include")]
+    except ImportError:
+        return [Path(cupy.cuda.get_cuda_path() or "/usr/local/cuda") / "include"]

@@ -1,0 +1,209 @@
+"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own (gpu.cu)
+and products by cuBLAS on the windows as they lie in memory.
+
+3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
+windows are then three matrices of overlapping rows (neighbours.py explains it). They are one batch of three
+products, from window i, i + 3, i + 6, ... to output pixel i, i + 3, i + 6, ...: no window is ever written to
+memory. Everything else: the matrix of columns, for as many images at a time as COLUMN_BYTES hold.
+
+Why it is faster: what counts on a GPU is bytes moved. A convolution moves three copies of its image where the
+matrix of columns has nine. The gradient of the kernel is a product of two long and narrow matrices, too few
+results to keep a GPU busy, so it is cut into CHUNKS partial sums, added up in a fixed order. The results are
+views of memory whose rows are one pixel longer.
+"""
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from .. import gpu
+from ..backend import Array
+from . import im2col
+
+Pair = tuple[int, int]
+
+COLUMN_BYTES = 2**29  # most that the matrix of columns takes, unless one image takes more
+THREADS = 256  # of a block
+LEAST_ROWS = 512  # windows in one partial sum of the kernel's gradient
+CHUNKS = 32  # most partial sums
+
+UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
+SUMS = {"float16": "half, float", "float32": "float, float", "float64": "double, double"}
+COPIES = "stack_neighbours", "add_edge", "cut_columns"
+NAMES = [f"{copy}<{unit}>" for copy in COPIES for unit in UNITS.values()] + [
+    f"gather_columns<{numbers}>" for numbers in SUMS.values()]
+SOURCE = Path(__file__).with_suffix(".cu")
+
+
+def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
+    """Whether this file can compute a convolution: CuPy arrays."""
+    return not isinstance(x, numpy.ndarray)
+
+
+def forward(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
+    """x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O) of x's dtype."""
+    x, w = gpu.cupy.ascontiguousarray(x), w.astype(x.dtype, copy=False)
+    if _has_neighbours(w, stride, padding):
+        return _convolve(_stack(x), w, x.shape)
+    OH, OW = im2col.output_size(x.shape, w.shape, stride, padding)
+    out = gpu.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
+    kernel = gpu.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
+    for part in _slices(out, w):
+        columns = _cut(x[part], w.shape, stride, padding)
+        gpu.matmul(columns, kernel, out[part].reshape(-1, w.shape[3]))
+    return out
+
+
+def gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
+              wanted: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not wanted."""
+    xp = gpu.cupy
+    g, x = xp.ascontiguousarray(g), xp.ascontiguousarray(x)
+    kernel = w.astype(x.dtype, copy=False)
+    if _has_neighbours(w, stride, padding):
+        if not wanted[0]:
+            return None, _correlate(_stack(x), g, w.dtype)
+        # each pixel of x with the window of g around it: the windows of g are needed for both gradients
+        stacked = _stack(g)
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        grad_w = _correlate(stacked, x, w.dtype)[::-1, ::-1].swapaxes(2, 3) if wanted[1] else None
+        return (_convolve(stacked, turned, g.shape),
+                xp.ascontiguousarray(grad_w) if wanted[1] else None)
+    grad_x = xp.empty(x.shape, x.dtype) if wanted[0] else None
+    grad_w = xp.zeros(w.shape, w.dtype) if wanted[1] else None
+    kernel = xp.ascontiguousarray(kernel).reshape(-1, w.shape[3])
+    for part in _slices(g, w):
+        rows = g[part].reshape(-1, w.shape[3])
+        if wanted[1]:
+            columns = _cut(x[part], w.shape, stride, padding)
+            grad_w += _in_chunks(columns[None], rows[None]).reshape(w.shape)
+        if wanted[0]:
+            columns = gpu.matmul(rows, kernel.T, xp.empty((len(rows), len(kernel)), x.dtype))
+            _gather(columns, grad_x[part], w.shape, g.shape, stride, padding)
+    return grad_x, grad_w
+
+
+def _has_neighbours(w: Array, stride: Pair, padding: Pair) -> bool:
+    return w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+
+
+def chunks(windows: int) -> int:
+    """Into how many partial sums the kernel's gradient over so many windows is cut."""
+    return max(1, min(CHUNKS, windows // LEAST_ROWS))
+
+
+def thirds(image_pixels: int) -> int:
+    """How many windows start at pixels 0, 3, 6, ...: enough for all, and a whole number of chunks."""
+    third = -(-image_pixels // 3)
+    return -(-third // chunks(third)) * chunks(third)
+
+
+def _stack(x: Array) -> Array:
+    """Pixels with their neighbours: (N, H, W, C) -> (pixels, 3, C), with two more pixels than windows start."""
+    N, H, W, C = x.shape
+    image_pixels = N * H * (W + 1)
+    out = gpu.cupy.empty((3 * thirds(image_pixels) + 2, 3, C), x.dtype)
+    units = _units(x)
+    _launch(f"stack_neighbours<{units[1]}>", out.nbytes // units[0], x, out, H, W,
+            C * x.itemsize // units[0], image_pixels)
+    return out
+
+
+def windows(stacked: Array) -> Array:
+    """Every 3 x 3 window of `_stack`'s result as a view (3, pixels // 3, 9C): window p is [p % 3, p // 3].
+
+    A window lists its pixels column by column.
+    """
+    third, step = len(stacked) // 3, stacked.strides[0]
+    as_strided = gpu.cupy.lib.stride_tricks.as_strided if not isinstance(stacked, numpy.ndarray) else (
+        numpy.lib.stride_tricks.as_strided)
+    return as_strided(stacked, (3, third, 9 * stacked.shape[2]), (step, 3 * step, stacked.itemsize))
+
+
+def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
+    """The convolution of the image of `shape` (N, H, W, C), stacked, with w (3, 3, C, O): (N, H, W, O)."""
+    N, H, W, C = shape
+    O = w.shape[3]  # noqa: E741
+    views = windows(stacked)
+    rows = gpu.cupy.empty((views.shape[1], 3, O), stacked.dtype)
+    kernel = gpu.cupy.ascontiguousarray(w.swapaxes(0, 1)).reshape(1, 9 * C, O)
+    gpu.matmul(views, kernel, rows.swapaxes(0, 1))
+    return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
+
+
+def _correlate(stacked: Array, g: Array, dtype: numpy.dtype) -> Array:
+    """The sum over all windows of each one's products with its pixel in g (N, H, W, O): (3, 3, C, O)."""
+    N, H, W, O = g.shape  # noqa: E741
+    views = windows(stacked)
+    rows = gpu.cupy.empty((views.shape[1], 3, O), g.dtype)
+    units = _units(g)
+    _launch(f"add_edge<{units[1]}>", rows.nbytes // units[0], g, rows, W, O * g.itemsize // units[0],
+            N * H * (W + 1))
+    total = _in_chunks(views, rows.swapaxes(0, 1)).astype(dtype, copy=False)
+    return total.reshape(3, 3, stacked.shape[2], O).swapaxes(0, 1)
+
+
+def _in_chunks(left: Array, right: Array) -> Array:
+    """The sum over i of left[i]^T @ right[i], for (m, rows, k) and (m, rows, n): (k, n), in float32 at least.
+    """
+    dtype = numpy.float32 if left.dtype == numpy.float16 else left.dtype
+    rows = left.shape[1]
+    pieces = chunks(rows)
+    while rows % pieces:  # thirds() makes it a whole number; columns may have any
+        pieces -= 1
+    sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), dtype)
+    for i in range(len(left)):
+        a, b = (_split(array[i], pieces) for array in (left, right))
+        gpu.matmul(a.swapaxes(1, 2), b, sums, accumulate=i > 0)
+    return sums.sum(axis=0)
+
+
+def _split(rows: Array, pieces: int) -> Array:
+    """(rows, n) -> (pieces, rows / pieces, n), a view whatever the stride between rows."""
+    step = len(rows) // pieces
+    return gpu.cupy.lib.stride_tricks.as_strided(
+        rows, (pieces, step, rows.shape[1]), (step * rows.strides[0], *rows.strides))
+
+
+def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
+    """The matrix of columns of im2col.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
+    KH, KW, C, _ = w_shape
+    OH, OW = im2col.output_size(x.shape, w_shape, stride, padding)
+    out = gpu.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
+    units = _units(x)
+    _launch(f"cut_columns<{units[1]}>", out.nbytes // units[0], x, out, *x.shape[1:3],
+            C * x.itemsize // units[0], KH, KW, OH, OW, *stride, *padding)
+    return out
+
+
+def _gather(columns: Array, x: Array, w_shape: tuple[int, ...], g_shape: tuple[int, ...], stride: Pair,
+            padding: Pair) -> None:
+    """The transpose of `_cut`, written into x (N, H, W, C)."""
+    _launch(f"gather_columns<{SUMS[x.dtype.name]}>", x.size, columns, x, *x.shape[1:], *w_shape[:2],
+            *g_shape[1:3], *stride, *padding)
+
+
+def _slices(out: Array, w: Array) -> list[slice]:
+    N, OH, OW, _ = out.shape
+    images = max(1, COLUMN_BYTES // max(1, OH * OW * w[..., 0].size * out.itemsize))
+    return [slice(n, n + images) for n in range(0, N, images)]
+
+
+def _units(x: Array) -> tuple[int, str]:
+    """(bytes, type) of the longest word that a pixel of x is a whole number of."""
+    return next((size, unit) for size, unit in UNITS.items() if x.shape[3] * x.itemsize % size == 0)
+
+
+def _launch(name: str, total: int, *arguments: Array | int) -> None:
+    """Run a kernel with one thread for each of `total` results, the last argument of all kernels."""
+    if total:
+        values = tuple(numpy.uint32(a) if isinstance(a, int) else a for a in (*arguments, total))
+        _module().get_function(name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)
+
+
+@functools.cache
+def _module() -> Any:
+    return gpu.cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",), name_expressions=NAMES)
