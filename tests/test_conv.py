@@ -91,6 +91,18 @@ def test_float32_stays_float32(xp):
     assert out.dtype == x.grad.dtype == w.grad.dtype == "float32"
 
 
+def test_float16_images_with_a_float32_kernel(xp):
+    x, w = random(xp, 2, 6, 6, 4), random(xp, 3, 3, 4, 4, seed=1)
+    half, master = tr.Tensor(x.data.astype("float16"), True), tr.Tensor(w.data.astype("float32"), True)
+    out, expected = tr.conv2d(half, master, 1, 1), tr.conv2d(x, w, 1, 1)
+    g = random(xp, *out.shape, seed=2).data
+    out.backward(g.astype("float16"))
+    expected.backward(g)
+    assert (out.dtype, half.grad.dtype, master.grad.dtype) == ("float16", "float16", "float32")
+    for ours, exact in ((out.data, expected.data), (half.grad, x.grad), (master.grad, w.grad)):
+        assert abs(ours - exact).max() < 0.01 * abs(exact).max()
+
+
 def test_an_empty_batch(xp):
     x, w = tr.Tensor(xp.zeros((0, 4, 4, 2)), True), random(xp, 3, 3, 2, 2)
     out = tr.conv2d(x, w)

@@ -25,6 +25,6 @@ from .tensor import Tensor, matmul, no_grad
 
 __all__ = [
     "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d",
-    "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape",
-    "softmax_cross_entropy", "sum", "theory", "train", "transpose",
+    "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu",
+    "reshape", "softmax_cross_entropy", "sum", "theory", "train", "transpose",
 ]

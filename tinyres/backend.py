@@ -48,9 +48,9 @@ def use(name: str, precision: str = "float32") -> ModuleType:
     """Choose the library in which new arrays are made, and return its module.
 
     name: "numpy", "cupy", or "auto" (CuPy where a GPU works, else NumPy).
-    precision: how a GPU multiplies float32 matrices: "float32" exactly; "tf32" with factors rounded to 10 bits
-        after the point, sums in float32. "float16" asks `tr.train` to keep activations in float16 and says
-        nothing about float32 matrices; weights stay float32, sums too. NumPy knows "float32" only.
+    precision: how a GPU multiplies matrices. "float32": as it is; "tf32": factors rounded to 10 bits after
+        the point, sums in float32; "float16": `tr.train` keeps images and activations in float16, with
+        weights and sums in float32. NumPy knows "float32" only.
     Raises ValueError for another name or precision, RuntimeError if CuPy is asked for and cannot work here.
     """
     global _current, _precision

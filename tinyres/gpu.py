@@ -155,18 +155,20 @@ def relu_gradient(g: Array, y: Array) -> Array:
 class FlatSGD:
     """Weights, velocities and gradients of many parameters as three flat arrays, for one kernel a step.
 
-    The parameters' data and the list of velocities become views of the flat arrays, with the same values.
+    The parameters' data and the list of velocities become views of the flat arrays, with the same values, and
+    `backward` writes the parameters' gradients there.
     """
 
     def __init__(self, parameters: list[Tensor], velocities: list[Array]) -> None:
         self.weights = cupy.concatenate([parameter.data.ravel() for parameter in parameters])
-        self.velocities, self.gradients = cupy.zeros_like(self.weights), cupy.empty_like(self.weights)
+        self.velocities, self.gradients = cupy.zeros_like(self.weights), cupy.zeros_like(self.weights)
         self.settings, self.known = cupy.zeros(4, cupy.float32), None
         start = 0
         for i, parameter in enumerate(parameters):
             size, shape = parameter.data.size, parameter.shape
-            parameter.data = self.weights[start:start + size].reshape(shape)
-            velocities[i] = self.velocities[start:start + size].reshape(shape)
+            parameter.data, velocities[i], parameter.grad_memory = (
+                flat[start:start + size].reshape(shape)
+                for flat in (self.weights, self.velocities, self.gradients))
             start += size
 
     def set(self, *settings: float) -> None:
@@ -175,9 +177,8 @@ class FlatSGD:
             self.settings.set(numpy.array(settings, numpy.float32))
             self.known = settings
 
-    def step(self, gradients: list[Array]) -> None:
+    def step(self) -> None:
         """v = momentum v + factor gradient + weight_decay w, then w -= lr v, for all parameters."""
-        cupy.concatenate([gradient.ravel() for gradient in gradients], out=self.gradients)
         _kernel("sgd")(self.gradients, self.settings, self.weights, self.velocities)
 
 

@@ -55,8 +55,8 @@ class SGD:
 
     def step(self) -> None:
         """Move every parameter by the gradient that the last `backward` left in it."""
-        if self._flat and all(p.grad is not None for p in self.parameters):
-            self._flat.step([p.grad for p in self.parameters])
+        if self._flat and all(p.grad is p.grad_memory for p in self.parameters):
+            self._flat.step()
             return
         lr = self.lr
 

@@ -60,13 +60,14 @@ class Tensor:
     Raises TypeError if data are not real numbers.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
+    __slots__ = ("data", "grad", "grad_memory", "requires_grad", "node", "__weakref__")
     __array_ufunc__ = None  # so that NumPy leaves `array + tensor` to Tensor.__radd__
 
     def __init__(self, data: object, requires_grad: bool = False, *,
                  parents: tuple[Tensor, ...] = (), vjp: VJP | None = None) -> None:
         self.data: Array = _as_float_array(data)
         self.grad: Array | None = None
+        self.grad_memory: Array | None = None  # where `backward` should put .grad; None: in a new array
         if vjp is not None and _recording.get() and any(parent.requires_grad for parent in parents):
             self.requires_grad, self.node = True, Node(self.data, parents, vjp)
         else:
@@ -132,7 +133,11 @@ class Tensor:
         for node in _topological_order(root):
             gradient = gradients.pop(id(node))
             if isinstance(node, Tensor):
-                node.grad = xp.array(gradient)  # a copy: other leaves may hold the same array
+                if node.grad_memory is None:
+                    node.grad = xp.array(gradient)  # a copy: other leaves may hold the same array
+                else:
+                    node.grad_memory[...] = gradient
+                    node.grad = node.grad_memory
                 continue
             for parent, parent_gradient in zip(node.parents, node.vjp(gradient), strict=True):
                 if not parent.requires_grad:

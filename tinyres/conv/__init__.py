@@ -34,10 +34,15 @@ def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
 
     method = next((fast for fast in FAST_PATHS if fast.applies(x.data, w.data, stride, padding)), im2col)
 
-    def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        return method.gradients(g, x.data, w.data, stride, padding, (x.requires_grad, w.requires_grad))
+    # on a GPU the gradient of w is added up and left in float32 where x is float16: gpu.py looks at w's dtype
+    kernel = w.data if method is gpu else w.data.astype(x.dtype, copy=False)
 
-    return Tensor(method.forward(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
+    def vjp(g: Array) -> tuple[Array | None, Array | None]:
+        wanted = x.requires_grad, w.requires_grad
+        grad_x, grad_w = method.gradients(g, x.data, kernel, stride, padding, wanted)
+        return grad_x, grad_w if grad_w is None else grad_w.astype(w.dtype, copy=False)
+
+    return Tensor(method.forward(x.data, kernel, stride, padding), parents=(x, w), vjp=vjp)
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:

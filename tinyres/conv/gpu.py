@@ -102,7 +102,7 @@ def thirds(image_pixels: int) -> int:
 
 
 def _stack(x: Array) -> Array:
-    """Pixels with their neighbours: (N, H, W, C) -> (pixels, 3, C), with two more pixels than windows start."""
+    """Pixels with their neighbours: (N, H, W, C) -> (pixels, 3, C), two more pixels than windows start."""
     N, H, W, C = x.shape
     image_pixels = N * H * (W + 1)
     out = gpu.cupy.empty((3 * thirds(image_pixels) + 2, 3, C), x.dtype)
