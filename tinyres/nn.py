@@ -169,8 +169,12 @@ class ResidualBlock(Module):
         self.stride, self.residual = stride, residual
 
     def __call__(self, x: Tensor) -> Tensor:
-        h = self.conv2(relu(self.conv1(x)))
+        h = self.h(x)
         return self.shortcut(x) + h if self.residual else relu(h)
+
+    def h(self, x: Tensor) -> Tensor:
+        """conv2(relu(conv1(x))): what the block adds to the identity."""
+        return self.conv2(relu(self.conv1(x)))
 
     def shortcut(self, x: Tensor) -> Tensor:
         """The identity, or its nearest parameter-free likeness where the shape changes."""

@@ -1,0 +1,83 @@
+"""What only a GPU can show: that a step there is the step here, that it repeats, and what precision costs."""
+from __future__ import annotations
+
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres import gpu
+from tinyres.train import LOSS_SCALE, training_step
+
+pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
+                                reason=f"no GPU here: {tr.backend.why_no_gpu()}")
+
+
+@pytest.fixture(autouse=True)
+def numpy_afterwards():
+    yield
+    tr.backend.use("numpy")
+
+
+def weights_after(backend: str, precision: str = "float32", steps: int = 3, captured: bool = False):
+    """Losses and flat weights of a small network after some steps on noise."""
+    xp = tr.backend.use(backend, precision)
+    network = tr.models.cifar_net(blocks=2, widths=(16, 32, 64))
+    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4,
+                             loss_scale=LOSS_SCALE if precision == "float16" else 1.0)
+    rng = numpy.random.default_rng(0)
+    images = xp.asarray(rng.standard_normal((32, 32, 32, 3), dtype="float32"))
+    labels = xp.asarray(rng.integers(0, 10, 32))
+
+    def step():
+        return training_step(network, optimizer, images, labels)
+
+    step = gpu.Captured(step) if captured else step
+    losses = []
+    for i in range(steps):
+        optimizer.lr = 0.05 / (1 + i)
+        losses.append(float(tr.backend.to_numpy(step()[0])))
+    return losses, numpy.concatenate([p.numpy().ravel() for p in network.parameters()])
+
+
+def difference(a, b):
+    return numpy.linalg.norm(a - b) / numpy.linalg.norm(b)
+
+
+def test_a_training_step_agrees_with_numpy():
+    (losses, weights), (expected_losses, expected) = weights_after("cupy"), weights_after("numpy")
+    numpy.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    assert difference(weights, expected) < 1e-5
+
+
+@pytest.mark.parametrize("precision", tr.backend.PRECISIONS)
+def test_the_same_seed_gives_the_same_bytes(precision):
+    assert weights_after("cupy", precision)[1].tobytes() == weights_after("cupy", precision)[1].tobytes()
+
+
+@pytest.mark.parametrize("precision", tr.backend.PRECISIONS)
+def test_a_captured_step_gives_the_bytes_of_the_step(precision):
+    steps = gpu.WARM_UP_STEPS + 4
+    losses, weights = weights_after("cupy", precision, steps, captured=True)
+    expected_losses, expected = weights_after("cupy", precision, steps)
+    assert losses == expected_losses and weights.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("precision, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])
+def test_what_less_precision_costs(precision, tolerance):
+    losses, weights = weights_after("cupy", precision)
+    expected_losses, expected = weights_after("cupy")
+    numpy.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
+    assert difference(weights, expected) < tolerance
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float16", 2e-3), ("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_matmul(dtype, tolerance, turned):
+    cupy, rng = tr.backend.use("cupy"), numpy.random.default_rng(0)
+    a, b = rng.standard_normal((3, 70, 40)).astype(dtype), rng.standard_normal((40, 50)).astype(dtype)
+    b_there = cupy.asarray(b.T.copy()).T if turned else cupy.asarray(b)
+    out = gpu.matmul(cupy.asarray(a), b_there[None], cupy.empty((3, 70, 50), dtype))
+    expected = a.astype("float64") @ b.astype("float64")
+    assert abs(out.get() - expected).max() < tolerance * abs(expected).max()
+    with pytest.raises(ValueError, match="do not fit"):
+        gpu.matmul(out, out, out)
