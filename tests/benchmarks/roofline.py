@@ -44,18 +44,19 @@ def copy_rate() -> float:
 
 
 def product_rate(rows: int, inner: int, columns: int) -> float:
-    """Operations a second of (rows, inner) @ (inner, columns), all cores, repeated on data in the cache."""
-    left = numpy.ones((cpu.THREADS, rows, inner), "float32")
+    """Operations a second of many (rows, inner) @ (inner, columns), all cores, from and to their caches."""
+    stack = max(1, 2**18 // (rows * inner))  # a mebibyte: out of the cache of a core
+    left = numpy.ones((cpu.THREADS, stack, rows, inner), "float32")
     right = numpy.ones((inner, columns), "float32")
-    out = numpy.empty((cpu.THREADS, rows, columns), "float32")
-    repeats = max(1, int(5e7) // (rows * inner * columns))
+    out = numpy.empty((cpu.THREADS, stack, rows, columns), "float32")
+    work = 2 * rows * inner * columns * stack
+    repeats = max(1, int(1e8) // work)
 
-    def work(core: int) -> None:
+    def multiply(core: int) -> None:
         for _ in range(repeats):
             numpy.matmul(left[core], right, out=out[core])
 
-    return 2 * rows * inner * columns * repeats * cpu.THREADS / seconds(
-        lambda: cpu.over(range(cpu.THREADS), work))
+    return work * repeats * cpu.THREADS / seconds(lambda: cpu.over(range(cpu.THREADS), multiply))
 
 
 def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741

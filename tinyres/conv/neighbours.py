@@ -8,7 +8,8 @@ same memory that BLAS takes as they are.
 
 Why it is faster: a copy of small pieces costs more than the product itself where channels are few, and this
 makes a third of them. The gradient of the input is a convolution again, with the kernel turned round, where
-im2col adds nine overlapping pieces. It is exact: the same products, added in another order.
+im2col adds nine overlapping pieces; the windows made for it serve the kernel's gradient too. Products come in
+pieces small enough for OpenBLAS to skip its own copies. It is exact: the same products, in another order.
 """
 from __future__ import annotations
 
