@@ -68,8 +68,8 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     assert metrics[0]["lr"] == 0.05 and metrics[2]["lr"] == pytest.approx(0.005)
     assert set(metrics[0]) == {"step", "lr", "train_loss", "train_error", "images_per_second"}
     assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 0.05}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.npz", "config.json", "curve.png",
-                                                                 "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint.npz", "config.json",
+                                                                 "curve.png", "metrics.jsonl"]
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):

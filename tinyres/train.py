@@ -9,6 +9,7 @@ A run lives in one folder:
                      streams are functions of seed and step (see datasets/loader.py), so these two are their
                      state.
     curve.png        loss and error against step
+    .lock            empty; held while a run writes here, so that a second one is refused
 """
 from __future__ import annotations
 
@@ -31,12 +32,13 @@ from .backend import Array, to_numpy
 from .datasets.augment import standardize
 from .datasets.dataset import Dataset, Split
 from .datasets.loader import training_batches
-from .files import write_atomically
+from .files import locked, write_atomically
 from .nn import Module
 from .ops import softmax_cross_entropy
 from .optim import SGD
 from .tensor import Tensor, no_grad
 
+RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png"
 CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
 DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
 
@@ -58,13 +60,12 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     out.mkdir(parents=True, exist_ok=True)
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     checkpoint = out / "checkpoint.npz"
-    write_atomically(out / "config.json",
-                     lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
-    metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
-    write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
-
-    progress = _Progress(first_step, steps, batch_size, checkpoint)
-    with _stop_on_signal() as stop:
+    with locked(out, RUN_FILES), _stop_on_signal() as stop:
+        write_atomically(out / "config.json",
+                         lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
+        metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
+        write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
+        progress = _Progress(first_step, steps, batch_size, checkpoint)
         for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps):
             optimizer.lr = schedule(progress.step)
             logits = model(Tensor(images))
