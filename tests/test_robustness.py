@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from harness import finish, kill_at_random, outcome, start
 
 from tinyres.files import locked, write_atomically
+from tinyres.train import load_checkpoint
 
 STEPS = 40
 
@@ -54,6 +57,30 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(tmp_path):
     first.communicate()
     steps = outcome(tmp_path)[1][-1]["step"] + 4
     assert f"step {steps}/{steps}" in finish(start(tmp_path, steps))
+
+
+def mount(*arguments: object) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_run_on_a_full_disk_ends_with_a_whole_checkpoint_and_can_be_resumed(undisturbed, tmp_path):
+    checkpoint, out = (undisturbed / "checkpoint.npz").stat().st_size, tmp_path / "disk"
+    out.mkdir()
+    size = 2 * checkpoint // 4096 * 4096  # room for one checkpoint, but not for the next one beside it
+    if sys.platform != "linux" or not mount(f"size={size}", "tmpfs", out):
+        pytest.skip("needs Linux and the right to mount a small disk")
+    try:
+        process = start(out, STEPS)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode != 0 and "No space left" in errors
+        assert f"could not write {out}/checkpoint.npz" in errors and "Training goes on" in errors
+        assert 0 < load_checkpoint(out / "checkpoint.npz").step < STEPS and not list(out.glob(".*.tmp"))
+        assert mount("remount,size=10m", "tmpfs", out)
+        finish(start(out, STEPS))
+        assert outcome(out) == outcome(undisturbed)
+    finally:
+        subprocess.run(["umount", "-l", str(out)], check=True)
 
 
 def test_a_lock_is_given_back_and_removes_only_what_it_should(tmp_path):

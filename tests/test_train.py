@@ -1,14 +1,17 @@
 import json
 import os
 import signal
+from contextlib import ExitStack, contextmanager
 
 import numpy
 import pytest
+from PIL import Image
 
 import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.datasets.augment import standardize
 from tinyres.train import (
+    RUN_FILES,
     draw_curves,
     evaluate,
     load_checkpoint,
@@ -122,6 +125,70 @@ def test_weights_that_are_not_finite_are_not_saved(xp, tmp_path):
     assert load_checkpoint(tmp_path / "c.npz").step == 1
     with pytest.raises(FloatingPointError, match="diverged"):
         evaluate(net, small_dataset(xp).test)
+
+
+@contextmanager
+def largest_file(size):
+    """No file can grow beyond so many bytes meanwhile, as if the disk were full."""
+    resource = pytest.importorskip("resource", reason="needs Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def full_disk(first, last):
+    """A schedule that fills the disk from a step until another."""
+    stack = ExitStack()
+
+    def schedule(step):
+        if step == first:
+            stack.enter_context(largest_file(700))
+        elif step == last:
+            stack.close()
+        return 0.05
+
+    return stack, schedule
+
+
+def test_a_full_disk_leaves_the_last_good_files_and_is_named(xp, tmp_path, capsys):
+    stack, schedule = full_disk(12, None)
+    with stack, pytest.raises(OSError, match="could not write .*checkpoint.npz .*File too large.*; the last "
+                                             "good checkpoint is .*checkpoint.npz"):
+        small_run(xp, tmp_path, 30, schedule=schedule, evaluate_every=5)
+    printed = capsys.readouterr().err
+    assert all(f"could not write {tmp_path / name}" in printed for name in RUN_FILES[1:]), printed
+    assert load_checkpoint(tmp_path / "checkpoint.npz").step == 10
+    Image.open(tmp_path / "curve.png").load()
+    assert (tmp_path / "metrics.jsonl").read_text().endswith("}\n")
+    assert sorted(os.listdir(tmp_path)) == sorted([".lock", *RUN_FILES])
+
+
+def test_a_run_outlives_a_full_disk(xp, tmp_path, capsys):
+    # capsys: what is printed goes to memory, and not to a file under the same limit
+    stack, schedule = full_disk(12, 24)
+    with stack:
+        net, optimizer, metrics = small_run(xp, tmp_path / "a", 30, schedule=schedule, evaluate_every=5)
+    straight, straight_optimizer, _ = small_run(xp, tmp_path / "b", 30, schedule=lambda step: 0.05)
+    assert all((value == states(straight, straight_optimizer)[name]).all()
+               for name, value in states(net, optimizer).items())
+    assert load_checkpoint(tmp_path / "a" / "checkpoint.npz").step == 30
+    assert read_metrics(tmp_path / "a" / "metrics.jsonl") == metrics and metrics[-1]["step"] == 30
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_file_that_may_not_be_written_is_named(xp, tmp_path, capsys, name):
+    """A folder in its place, since no permission would stop root."""
+    (tmp_path / name).mkdir()
+    if name == "curve.png":
+        small_run(xp, tmp_path, 10)
+        assert "could not write" in capsys.readouterr().err
+        assert load_checkpoint(tmp_path / "checkpoint.npz").step == 10
+    else:
+        with pytest.raises(OSError, match=f"{name}"):
+            small_run(xp, tmp_path, 10)
 
 
 def test_evaluate_against_one_batch(xp):

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,10 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     JSON. first_step: steps already done, when model and optimizer come from a checkpoint of the same folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
     After Ctrl-C or SIGTERM the step is finished and a checkpoint saved; the last line then has step < steps.
+    A file that cannot be written is reported on stderr and tried again when it is due next.
     Raises FloatingPointError, without touching the last good checkpoint, if the loss or a weight is not
-    finite.
+    finite; OSError if a file cannot be made at the start, or the checkpoint not written at the end;
+    RuntimeError if another process trains in the same folder.
     """
     out.mkdir(parents=True, exist_ok=True)
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
@@ -65,6 +68,7 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
                          lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
         metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
         write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
+        written = len(metrics)
         progress = _Progress(first_step, steps, batch_size, checkpoint)
         for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps):
             optimizer.lr = schedule(progress.step)
@@ -82,15 +86,18 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
                 line = {"step": step, "lr": optimizer.lr, **progress.summary()}
                 if evaluating:
                     line["test_loss"], line["test_error"] = evaluate(model, dataset.test)
-                with open(out / "metrics.jsonl", "ab") as file:
-                    file.write(_json_line(line))
                 metrics.append(line)
+                with _going_on(out / "metrics.jsonl", checkpoint):
+                    _append_metrics(out / "metrics.jsonl", metrics[written:])
+                    written = len(metrics)
                 progress.restart(line)
             if evaluating or last or progress.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
                 progress.fetch()  # raises before a diverged network is saved
                 with progress.clock_stopped():
-                    save_checkpoint(checkpoint, model, optimizer, step, config)
-                    draw_curves(out / "curve.png", {"": metrics})
+                    with _going_on(checkpoint, checkpoint, but_not=last):
+                        save_checkpoint(checkpoint, model, optimizer, step, config)
+                    with _going_on(out / "curve.png", checkpoint):
+                        draw_curves(out / "curve.png", {"": metrics})
             progress.show(evaluating or last)
             if last:
                 break
@@ -191,6 +198,16 @@ def read_metrics(path: Path) -> Metrics:
     return metrics
 
 
+def _append_metrics(path: Path, lines: Metrics) -> None:
+    size = path.stat().st_size
+    try:
+        with open(path, "ab") as file:
+            file.writelines(map(_json_line, lines))
+    except OSError:
+        os.truncate(path, size)  # or the next line would join a torn one
+        raise
+
+
 def _json_line(line: Mapping[str, float]) -> bytes:
     return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
 
@@ -199,6 +216,23 @@ def _last_good(checkpoint: Path) -> str:
     if checkpoint.exists():
         return f"the last good checkpoint is {checkpoint}"
     return "no checkpoint had been saved yet"
+
+
+@contextmanager
+def _going_on(path: Path, checkpoint: Path, but_not: bool = False) -> Iterator[None]:
+    """Say that a file could not be written, and go on: the disk may have room the next time."""
+    try:
+        yield
+    except OSError as error:
+        trouble = f"could not write {path} ({error}); {_last_good(checkpoint)}"
+        if but_not:
+            raise OSError(f"{trouble}. Make room, and resume") from error
+        _say(f"\n{trouble}. Training goes on", file=sys.stderr)
+
+
+def _say(text: str, **options: Any) -> None:
+    with suppress(OSError):  # a log on a full disk must not end the run
+        print(text, flush=True, **options)
 
 
 @contextmanager
@@ -286,6 +320,6 @@ class _Progress:
                 f"error {100 * figures['train_error']:.1f} %{self.test}  {figures['images_per_second']:.0f} "
                 f"images/s  {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
         if self.terminal:
-            print(f"\r{text:<100}", end="\n" if self.step == self.steps else "", flush=True)
+            _say(f"\r{text:<100}", end="\n" if self.step == self.steps else "")
         else:
-            print(text, flush=True)
+            _say(text)

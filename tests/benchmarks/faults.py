@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness import finish, kill_at_random, outcome, start  # noqa: E402
 
-KILLS, STEPS = 50, 1000
+KILLS, STEPS = 50, 1200
 
 
 def kills(folder: Path) -> None:
