@@ -32,17 +32,18 @@ def small_dataset(xp):
     return Dataset(split, Split(split.images[:7], split.labels[:7]), ("down", "up"))
 
 
-def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, **options):
+def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, **options):
     """Train a small network, from the checkpoint in `out` if first_step > 0: (net, optimizer, metrics)."""
-    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
+    net = small_run.net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
     optimizer = tr.optim.SGD(net.parameters(), lr, 0.9, 1e-4)
     if first_step:
         checkpoint = load_checkpoint(out / "checkpoint.npz")
         assert checkpoint.step == first_step
         net.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), small_dataset(xp), steps=steps,
-                    batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step, **options)
+    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp),
+                    steps=steps, batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step,
+                    **options)
     return net, optimizer, metrics
 
 
@@ -125,6 +126,67 @@ def test_weights_that_are_not_finite_are_not_saved(xp, tmp_path):
     assert load_checkpoint(tmp_path / "c.npz").step == 1
     with pytest.raises(FloatingPointError, match="diverged"):
         evaluate(net, small_dataset(xp).test)
+
+
+def test_images_that_are_not_finite_are_named(tmp_path):
+    data = small_dataset(numpy)
+    images = data.train.images.astype("float32")
+    images[:, 3, 3, 0] = numpy.nan
+    data = data._replace(train=data.train._replace(images=images))
+    with pytest.raises(FloatingPointError, match="the batch of images is not finite at step 1: .*data set"):
+        small_run(numpy, tmp_path, 5, data=data)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf])
+def test_a_weight_or_gradient_that_is_not_finite_is_named_with_its_step(tmp_path, monkeypatch, value):
+    """An optimizer, and then a convolution, that go wrong at step 12, in one number."""
+    def spoil_weight(step):
+        if step == 11:
+            small_run.net.blocks[1].conv2.weight.data[1, 1, 0, 0] = value
+        return 0.05
+
+    with pytest.raises(FloatingPointError, match=r"^blocks.1.conv2.weight is not finite at step 12: "):
+        small_run(numpy, tmp_path / "weight", 30, schedule=spoil_weight, evaluate_every=10)
+
+    def spoil_gradient(step):
+        if step == 11:
+            monkeypatch.setattr(tr.nn, "conv2d", spoiled)
+        return 0.05
+
+    def spoiled(x, w, stride, padding):
+        out = conv2d(x, w, stride, padding)
+
+        def vjp(g):
+            grads = original(g)
+            if w is small_run.net.blocks[0].conv1.weight:
+                grads[1][0, 0, 0, 0] = value
+            return grads
+
+        original, out.node.vjp = out.node.vjp, vjp
+        return out
+
+    conv2d = tr.nn.conv2d
+    with pytest.raises(FloatingPointError, match=r"^the gradient of blocks.0.conv1.weight is not finite at st"
+                                                 r"ep 12: .*the last good checkpoint is .*checkpoint.npz"):
+        small_run(numpy, tmp_path / "gradient", 30, schedule=spoil_gradient, evaluate_every=10)
+    assert numpy.isfinite(small_run.net.stem.weight.data).all()
+    assert load_checkpoint(tmp_path / "gradient" / "checkpoint.npz").step == 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("label", [-1, 2, None])
+def test_labels_out_of_range_and_empty_splits_are_refused_at_once(xp, tmp_path, split, label):
+    data = small_dataset(xp)
+    good = getattr(data, split)
+    if label is None:
+        bad, message = Split(good.images[:0], good.labels[:0]), "holds no (training|test) images"
+    else:
+        bad, message = good._replace(labels=good.labels.copy()), "labels go from .*expected 0 to 1 for 2"
+        bad.labels[3] = label
+    with pytest.raises(ValueError, match=message):
+        small_run(xp, tmp_path / "out", 5, data=data._replace(**{split: bad}))
+    assert not (tmp_path / "out").exists()
 
 
 @contextmanager

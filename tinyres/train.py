@@ -56,10 +56,13 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
     After Ctrl-C or SIGTERM the step is finished and a checkpoint saved; the last line then has step < steps.
     A file that cannot be written is reported on stderr and tried again when it is due next.
-    Raises FloatingPointError, without touching the last good checkpoint, if the loss or a weight is not
-    finite; OSError if a file cannot be made at the start, or the checkpoint not written at the end;
-    RuntimeError if another process trains in the same folder.
+    Raises ValueError for labels that are no class's number; FloatingPointError, without touching the last
+    good checkpoint, if images, weights, the loss or a gradient are not finite, naming the first that is not
+    (on a GPU the loss, when it is fetched: a look at every step would stall it); OSError if a file cannot be
+    made at the start, or the checkpoint not written at the end; RuntimeError if another process trains in
+    the same folder.
     """
+    _check_labels(dataset)
     out.mkdir(parents=True, exist_ok=True)
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     checkpoint = out / "checkpoint.npz"
@@ -75,6 +78,7 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
             logits = model(Tensor(images))
             loss = softmax_cross_entropy(logits, labels)
             loss.backward()
+            _check_finite(progress.step + 1, model, images, loss, checkpoint)
             optimizer.step()
             progress.add(loss.data, (logits.data.argmax(axis=1) != labels).mean())
             del logits, loss  # frees the graph before the next one is built
@@ -196,6 +200,31 @@ def read_metrics(path: Path) -> Metrics:
         except json.JSONDecodeError:
             break
     return metrics
+
+
+def _check_labels(dataset: Dataset) -> None:
+    for name, labels in ("training", dataset.train.labels), ("test", dataset.test.labels):
+        if not len(labels):
+            raise ValueError(f"the data set holds no {name} images")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes):
+            raise ValueError(f"the {name} labels go from {labels.min()} to {labels.max()}, expected 0 to "
+                             f"{len(dataset.classes) - 1} for {len(dataset.classes)} classes")
+
+
+def _check_finite(step: int, model: Module, images: Array, loss: Tensor, checkpoint: Path) -> None:
+    """On NumPy, raises FloatingPointError that names the first array of a step that is not finite."""
+    if not isinstance(images, numpy.ndarray):
+        return
+    parameters = list(model.named_parameters())
+    gradients = [(f"the gradient of {name}", p.grad) for name, p in parameters if p.grad is not None]
+    if all(numpy.isfinite(array).all() for _, array in [("the loss", loss.data), *gradients]):
+        return
+    for name, array in [("the batch of images", images), *((name, p.data) for name, p in parameters),
+                        ("the loss", loss.data), *gradients]:
+        if not numpy.isfinite(array).all():
+            remedy = "Check the data set" if array is images else "Lower the learning rate"
+            raise FloatingPointError(f"{name} is not finite at step {step}: the run cannot go on; "
+                                     f"{_last_good(checkpoint)}. {remedy}")
 
 
 def _append_metrics(path: Path, lines: Metrics) -> None:
