@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,7 +32,7 @@ from .backend import Array, to_numpy
 from .datasets.augment import standardize
 from .datasets.dataset import Dataset, Split
 from .datasets.loader import training_batches
-from .files import locked, write_atomically
+from .files import locked, read_npz, write_atomically
 from .nn import Module
 from .ops import softmax_cross_entropy
 from .optim import SGD
@@ -154,23 +153,29 @@ def save_checkpoint(path: Path, model: Module, optimizer: SGD, step: int, config
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint. Nothing in the file is executed.
+    """Read a checkpoint, which may come from anywhere: nothing in it is executed, no more memory taken than
+    it is long.
 
     Raises FileNotFoundError if there is none, ValueError if the file is not a whole checkpoint.
     """
     parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                part, _, key = name.partition("/")
-                if key:
-                    parts[part][key] = file[name]
-            config = json.loads(str(file["config"]))
-            return Checkpoint(parts["model"], parts["optimizer"], int(file["step"]), config)
+        arrays = read_npz(path)
+        step, config = arrays.pop("step"), arrays.pop("config")
+        for name, value in arrays.items():
+            part, _, key = name.partition("/")
+            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
+                raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
+            parts[part][key] = value
+        settings = json.loads(config.item())
+        if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
+            raise ValueError("its step is no number >= 0, or its config no object")
+        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({error})") from error
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]})") from error
 
 
 def draw_curves(path: Path, runs: Mapping[str, Metrics]) -> None:

@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness import finish, kill_at_random, outcome, start  # noqa: E402
+from mutations import READERS  # noqa: E402
 
-KILLS, STEPS = 50, 1200
+KILLS, STEPS, MUTATIONS = 50, 1200, 2000
 
 
 def kills(folder: Path) -> None:
@@ -23,6 +25,16 @@ def kills(folder: Path) -> None:
           flush=True)
 
 
+def mutations() -> None:
+    script = Path(__file__).resolve().parent.parent / "mutations.py"
+    for kind in READERS:
+        done = subprocess.run([sys.executable, script, kind, str(MUTATIONS), "0"],
+                              capture_output=True, text=True)
+        outcome = done.stdout.strip() if done.returncode == 0 else f"FAILED: {done.stderr[-500:]}"
+        print(f"{MUTATIONS} mutations of a {kind}: {outcome}", flush=True)
+
+
 if __name__ == "__main__":
+    mutations()
     with tempfile.TemporaryDirectory() as work:
         kills(Path(work))
