@@ -240,6 +240,16 @@ def test_a_run_outlives_a_full_disk(xp, tmp_path, capsys):
     assert read_metrics(tmp_path / "a" / "metrics.jsonl") == metrics and metrics[-1]["step"] == 30
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    full = open("/dev/full", "w")
+    monkeypatch.setattr("sys.stdout", full)
+    _, _, metrics = small_run(numpy, tmp_path, 10)
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+    assert metrics[-1]["step"] == 10
+
+
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_file_that_may_not_be_written_is_named(xp, tmp_path, capsys, name):
     """A folder in its place, since no permission would stop root."""

@@ -76,7 +76,8 @@ def pad(x: Tensor, pad_width: Sequence[tuple[int, int]]) -> Tensor:
         raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, got "
                          f"{pad_width}")
     inside = tuple(slice(before, before + size) for (before, _), size in zip(pad_width, x.shape, strict=True))
-    return Tensor(backend.xp_of(x.data).pad(x.data, pad_width), parents=(x,), vjp=lambda g: (g[inside],))
+    out = backend.xp_of(x.data).pad(x.data, pad_width) if pad_width else x.data  # numpy.pad refuses no axes
+    return Tensor(out, parents=(x,), vjp=lambda g: (g[inside],))
 
 
 def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
