@@ -50,7 +50,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(tmp_path):
     first = start(tmp_path, 100_000)
     while not (tmp_path / "checkpoint.npz").exists():
         assert first.stdout.readline(), first.communicate()
-    second = start(tmp_path, 100_000)
+    second = start(tmp_path, 1_000)
     _, errors = second.communicate(timeout=600)
     assert second.returncode != 0 and f"another run is writing to {tmp_path}" in errors
     first.kill()
