@@ -30,7 +30,7 @@ def test_a_run_killed_at_random_ends_with_the_bytes_of_an_undisturbed_one(undist
     assert outcome(tmp_path / "killed") == outcome(undisturbed)
 
 
-@pytest.mark.parametrize("die_at", [2, 6])
+@pytest.mark.parametrize("die_at", [2, 5])  # the first metrics.jsonl, the second checkpoint
 def test_a_run_killed_while_it_writes_leaves_the_old_file_and_no_litter(undisturbed, tmp_path, die_at):
     process = start(tmp_path, STEPS, die_at)
     process.communicate(timeout=600)

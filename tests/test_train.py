@@ -207,7 +207,7 @@ def full_disk(first, last):
 
     def schedule(step):
         if step == first:
-            stack.enter_context(largest_file(700))
+            stack.enter_context(largest_file(100))
         elif step == last:
             stack.close()
         return 0.05
