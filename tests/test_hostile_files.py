@@ -169,9 +169,11 @@ def test_a_name_twice_and_what_is_no_file_are_refused(whole, tmp_path, monkeypat
         file.writestr(STEM, members(whole)[STEM])
     assert_refused(path)
     os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # or who opens the pipe would wait for one
     for other in tmp_path / "pipe", tmp_path:
         with pytest.raises(ValueError, match="is no file"):
             load_checkpoint(other)
+    os.close(writer)
 
 
 def config_of(**changes: object) -> dict[str, bytes]:
