@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import tinyres as tr
@@ -25,6 +26,7 @@ DATASETS = {
 # Section 4.1 of the paper, and its Table 1 for blocks and widths.
 PAPER = dict(dataset="cifar10", blocks=9, widths=[64, 128, 256], plain=False, steps=50_000, batch_size=128,
              lr=0.05, lr_drops=[30_000, 50_000], momentum=0.9, weight_decay=1e-4)
+MOST_STAGES = 6  # of images of 32 x 32 pixels, which every stage but the first halves
 PAPER_TEST_ERROR = {"cifar10": 0.0638, "cifar100": 0.2464}
 
 # Deep enough that the identity decides, narrow enough for a minute on a laptop. Weights that start as small
@@ -133,11 +135,11 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     length.add_argument("--epochs", type=whole, metavar="N", help="instead of --steps")
     parser.add_argument("--batch-size", type=whole, metavar="N")
     parser.add_argument("--lr", type=positive, help="learning rate")
-    parser.add_argument("--lr-drops", type=int, nargs="*", metavar="STEP", help="divide lr by 10 at these")
-    parser.add_argument("--momentum", type=float)
-    parser.add_argument("--weight-decay", type=float)
+    parser.add_argument("--lr-drops", type=whole, nargs="*", metavar="STEP", help="divide lr by 10 at these")
+    parser.add_argument("--momentum", type=share)
+    parser.add_argument("--weight-decay", type=share)
     parser.add_argument("--evaluate-every", type=whole, metavar="N", help="steps; default: one epoch")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole_or_zero, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
@@ -160,12 +162,19 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
             checkpoint = load_checkpoint(args.evaluate or args.out / "checkpoint.npz")
         except (OSError, ValueError) as error:
             parser.error(str(error))
-        parser.set_defaults(**checkpoint.config)
+        saved = saved_settings(parser, checkpoint, settings(args).keys())
+        parser.set_defaults(**saved)
         args = parser.parse_args()
-        for name in checkpoint.config.keys() - {"steps", "epochs", "evaluate_every"}:
-            if getattr(args, name) != checkpoint.config[name]:
-                parser.error(f"the run was started with {name} {checkpoint.config[name]}, not "
+        for name in saved.keys() - {"steps", "epochs", "evaluate_every"}:
+            if getattr(args, name) != saved[name]:
+                parser.error(f"the run was started with {name} {saved[name]}, not "
                              f"{getattr(args, name)}: leave the option out, or start another run")
+        if not fits(checkpoint, args):
+            parser.error(f"the weights in {args.evaluate or args.out / 'checkpoint.npz'} are not those of "
+                         "the network that its settings describe")
+    if args.widths != sorted(args.widths) or len(args.widths) > MOST_STAGES:
+        parser.error(f"argument --widths: expected up to {MOST_STAGES} numbers that do not fall, got "
+                     f"{' '.join(map(str, args.widths))}")
     if not args.out:
         kind = "plain" if args.plain else "residual"
         widths = "-".join(map(str, args.widths))
@@ -175,17 +184,54 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     return args, checkpoint
 
 
+def saved_settings(parser: argparse.ArgumentParser, checkpoint: Checkpoint,
+                   names: Iterable[str]) -> dict[str, object]:
+    """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
+    options = []
+    for name, value in checkpoint.config.items():
+        option = "--" + name.replace("_", "-")
+        if name not in names:
+            parser.error(f"the checkpoint's settings hold {name!r:.60}, which run_cifar.py does not know")
+        if value is True or isinstance(value, list):
+            options += [option, *map(str, value or [])] if isinstance(value, list) else [option]
+        elif value is not None and value is not False:
+            options.append(f"{option}={value}")
+    try:
+        saved = parser.parse_args(options)
+    except SystemExit:
+        print("That is among the settings in the checkpoint: it was not written by run_cifar.py.",
+              file=sys.stderr)
+        raise
+    return {name: getattr(saved, name) for name in checkpoint.config}
+
+
+def fits(checkpoint: Checkpoint, args: argparse.Namespace) -> bool:
+    """Whether a checkpoint holds the weights of the network that the settings describe, judged before that
+    network, of whatever size, is made."""
+    if len(checkpoint.model) != 2 * args.blocks * len(args.widths) + 2:
+        return False
+    widths = [width for width in args.widths for _ in range(args.blocks)]
+    kernels = [checkpoint.model.get(f"blocks.{i}.conv2.weight") for i in range(len(widths))]
+    return all(kernel is not None and kernel.shape == (3, 3, width, width)
+               for width, kernel in zip(widths, kernels, strict=True))
+
+
 def settings(args: argparse.Namespace) -> dict[str, object]:
     """What decides the course of a run, for config.json and the checkpoint: not where its files are."""
     elsewhere = ("data", "backend", "out", "resume", "evaluate", "demo")
     return {name: value for name, value in vars(args).items() if name not in elsewhere}
 
 
-def whole(text: str) -> int:
+def whole(text: str, least: int = 1) -> int:
     """An option's whole number >= 1; argparse turns the ValueError into a message that names the option."""
-    if int(text) < 1:
+    if not least <= int(text) < 2**31:
         raise ValueError
     return int(text)
+
+
+def whole_or_zero(text: str) -> int:
+    """An option's whole number >= 0."""
+    return whole(text, least=0)
 
 
 def positive(text: str) -> float:
@@ -195,8 +241,18 @@ def positive(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    """An option's number from 0 to less than 1."""
+    if not 0 <= float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
 if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"run_cifar.py: {error}")
+    except MemoryError as error:
+        sys.exit(f"run_cifar.py: not enough memory ({error}): choose fewer --blocks, smaller --widths or a "
+                 "smaller --batch-size")

@@ -399,6 +399,14 @@ def server():
             if behaviour == "missing":
                 self.send_error(404)
                 return
+            if behaviour == "loop":
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.end_headers()
+                return
+            if behaviour == "silent":
+                done.wait(timeout=10)
+                return
             if behaviour == "together":  # answer when four have asked
                 meeting.wait(timeout=10)
             body = {"other": ARCHIVE[:-9] + bytes([ARCHIVE[-9] ^ 1]) + ARCHIVE[-8:],
@@ -449,6 +457,8 @@ def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
 
 @pytest.mark.parametrize("behaviour, reason", [
     ("missing", "HTTP Error 404"),
+    ("loop", "infinite loop"),
+    ("silent", "timed out"),
     ("cut", f"ends after {len(ARCHIVE) // 2} of {len(ARCHIVE)} bytes|IncompleteRead"),
     ("stalled", "timed out"),
     ("other", "has the MD5 checksum"),
@@ -519,6 +529,8 @@ HOSTILE_ARCHIVES = {
                "train is not a regular file"),
     "pipe": (members(train=member(f"{FOLDER}/train", type=tarfile.FIFOTYPE)), "train is not a regular file"),
     "too large": (members(zeros=member("zeros", size=UNPACKED_LIMIT + 1)), "more than 200000000 bytes"),
+    "sparse": (members(train=member(f"{FOLDER}/train", type=tarfile.GNUTYPE_SPARSE)),
+               "train is not a regular file"),
     "empty": ([], f"it lacks {FOLDER}/meta, {FOLDER}/test, {FOLDER}/train"),
 }
 
@@ -534,6 +546,15 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(tmp_path, content, reas
     assert reason in str(caught.value)
     assert (root / "small.tar.gz").read_bytes() == archive
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "root", "small.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("tinyres.datasets.cifar.UNPACKED_LIMIT", 2**20)
+    content = packed([member("x", bytes(2**21), type=kind), *members()])
+    (tmp_path / "small.tar.gz").write_bytes(content)
+    with pytest.raises(RuntimeError, match="unpacks to more than 1048576 bytes"):
+        _fetch(archive_of(content), tmp_path)
 
 
 def test_files_that_are_not_needed_are_left_out(tmp_path):

@@ -64,6 +64,11 @@ def test_pad(xp):
     check(lambda x: tr.pad(x, [(1, 0), (2, 3)]), numpy.pad(x.numpy(), [(1, 0), (2, 3)]), x)
 
 
+def test_pad_of_one_number(xp):
+    x = random(xp)
+    check(lambda x: tr.pad(x, []), x.numpy(), x)
+
+
 @pytest.mark.parametrize("pad_width", [[(1, 1)], [(1, 1), (-1, 0)], [(1,), (1,)]])
 def test_pad_by_what_does_not_fit_is_refused(xp, pad_width):
     with pytest.raises(ValueError, match="pad: expected a"):

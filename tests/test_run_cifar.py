@@ -78,9 +78,10 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
     (["--batch-size", "0"], "argument --batch-size"),
     (["--blocks", "0"], "argument --blocks"),
     (["--widths"], "argument --widths"),
-    (["--widths", "8", "4"], "widths"),
+    (["--widths", "8", "4"], "argument --widths"),
+    (["--widths", "2000000000"], "not enough memory"),
     (["--steps", "5", "--epochs", "1"], "not allowed with"),
-    (["--momentum", "2"], "momentum"),
+    (["--momentum", "2"], "argument --momentum"),
     (["--batch-size", "10001"], "batch_size 10001"),
     (["--resume"], "--resume needs --out"),
     (["--resume", "--out", "absent"], "there is no checkpoint"),
@@ -90,6 +91,20 @@ def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]
     out = [] if "--resume" in arguments else ["--out", str(tmp_path / "out")]
     assert message in run("--dataset", "shapes", "--backend", "numpy", *out, *arguments, ok=False)
+
+
+@pytest.mark.parametrize("option, value", [
+    ("--blocks", "9999999999"), ("--blocks", "1.5"), ("--widths", "0"), ("--widths", "1 2 3 4 5 6 7"),
+    ("--lr", "1e999"), ("--lr", "-1"), ("--lr-drops", "-1"), ("--momentum", "nan"), ("--momentum", "-0.1"),
+    ("--weight-decay", "-1"), ("--weight-decay", "inf"), ("--steps", "0"), ("--epochs", "-3"),
+    ("--batch-size", "-8"), ("--evaluate-every", "0"), ("--seed", "-1"), ("--seed", "1e5")])
+def test_values_out_of_range_name_their_option(monkeypatch, capsys, option, value):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    monkeypatch.setattr(sys, "argv", ["run_cifar.py", option, *value.split()])
+    with pytest.raises(SystemExit) as caught:
+        run_cifar.main()
+    assert caught.value.code == 2 and f"error: argument {option}" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):

@@ -1,14 +1,17 @@
 import json
 import os
 import signal
+from contextlib import ExitStack, contextmanager
 
 import numpy
 import pytest
+from PIL import Image
 
 import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.datasets.augment import standardize
 from tinyres.train import (
+    RUN_FILES,
     draw_curves,
     evaluate,
     load_checkpoint,
@@ -29,17 +32,18 @@ def small_dataset(xp):
     return Dataset(split, Split(split.images[:7], split.labels[:7]), ("down", "up"))
 
 
-def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, **options):
+def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, **options):
     """Train a small network, from the checkpoint in `out` if first_step > 0: (net, optimizer, metrics)."""
-    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
+    net = small_run.net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
     optimizer = tr.optim.SGD(net.parameters(), lr, 0.9, 1e-4)
     if first_step:
         checkpoint = load_checkpoint(out / "checkpoint.npz")
         assert checkpoint.step == first_step
         net.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), small_dataset(xp), steps=steps,
-                    batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step, **options)
+    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp),
+                    steps=steps, batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step,
+                    **options)
     return net, optimizer, metrics
 
 
@@ -68,8 +72,8 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     assert metrics[0]["lr"] == 0.05 and metrics[2]["lr"] == pytest.approx(0.005)
     assert set(metrics[0]) == {"step", "lr", "train_loss", "train_error", "images_per_second"}
     assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 0.05}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.npz", "config.json", "curve.png",
-                                                                 "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint.npz", "config.json",
+                                                                 "curve.png", "metrics.jsonl"]
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
@@ -122,6 +126,141 @@ def test_weights_that_are_not_finite_are_not_saved(xp, tmp_path):
     assert load_checkpoint(tmp_path / "c.npz").step == 1
     with pytest.raises(FloatingPointError, match="diverged"):
         evaluate(net, small_dataset(xp).test)
+
+
+def test_images_that_are_not_finite_are_named(tmp_path):
+    data = small_dataset(numpy)
+    images = data.train.images.astype("float32")
+    images[:, 3, 3, 0] = numpy.nan
+    data = data._replace(train=data.train._replace(images=images))
+    with pytest.raises(FloatingPointError, match="the batch of images is not finite at step 1: .*data set"):
+        small_run(numpy, tmp_path, 5, data=data)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf])
+def test_a_weight_or_gradient_that_is_not_finite_is_named_with_its_step(tmp_path, monkeypatch, value):
+    """An optimizer, and then a convolution, that go wrong at step 12, in one number."""
+    def spoil_weight(step):
+        if step == 11:
+            small_run.net.blocks[1].conv2.weight.data[1, 1, 0, 0] = value
+        return 0.05
+
+    with pytest.raises(FloatingPointError, match=r"^blocks.1.conv2.weight is not finite at step 12: "):
+        small_run(numpy, tmp_path / "weight", 30, schedule=spoil_weight, evaluate_every=10)
+
+    def spoil_gradient(step):
+        if step == 11:
+            monkeypatch.setattr(tr.nn, "conv2d", spoiled)
+        return 0.05
+
+    def spoiled(x, w, stride, padding):
+        out = conv2d(x, w, stride, padding)
+
+        def vjp(g):
+            grads = original(g)
+            if w is small_run.net.blocks[0].conv1.weight:
+                grads[1][0, 0, 0, 0] = value
+            return grads
+
+        original, out.node.vjp = out.node.vjp, vjp
+        return out
+
+    conv2d = tr.nn.conv2d
+    with pytest.raises(FloatingPointError, match=r"^the gradient of blocks.0.conv1.weight is not finite at st"
+                                                 r"ep 12: .*the last good checkpoint is .*checkpoint.npz"):
+        small_run(numpy, tmp_path / "gradient", 30, schedule=spoil_gradient, evaluate_every=10)
+    assert numpy.isfinite(small_run.net.stem.weight.data).all()
+    assert load_checkpoint(tmp_path / "gradient" / "checkpoint.npz").step == 10
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("label", [-1, 2, None])
+def test_labels_out_of_range_and_empty_splits_are_refused_at_once(xp, tmp_path, split, label):
+    data = small_dataset(xp)
+    good = getattr(data, split)
+    if label is None:
+        bad, message = Split(good.images[:0], good.labels[:0]), "holds no (training|test) images"
+    else:
+        bad, message = good._replace(labels=good.labels.copy()), "labels go from .*expected 0 to 1 for 2"
+        bad.labels[3] = label
+    with pytest.raises(ValueError, match=message):
+        small_run(xp, tmp_path / "out", 5, data=data._replace(**{split: bad}))
+    assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def largest_file(size):
+    """No file can grow beyond so many bytes meanwhile, as if the disk were full."""
+    resource = pytest.importorskip("resource", reason="needs Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def full_disk(first, last):
+    """A schedule that fills the disk from a step until another."""
+    stack = ExitStack()
+
+    def schedule(step):
+        if step == first:
+            stack.enter_context(largest_file(100))
+        elif step == last:
+            stack.close()
+        return 0.05
+
+    return stack, schedule
+
+
+def test_a_full_disk_leaves_the_last_good_files_and_is_named(xp, tmp_path, capsys):
+    stack, schedule = full_disk(12, None)
+    with stack, pytest.raises(OSError, match="could not write .*checkpoint.npz .*File too large.*; the last "
+                                             "good checkpoint is .*checkpoint.npz"):
+        small_run(xp, tmp_path, 30, schedule=schedule, evaluate_every=5)
+    printed = capsys.readouterr().err
+    assert all(f"could not write {tmp_path / name}" in printed for name in RUN_FILES[1:]), printed
+    assert load_checkpoint(tmp_path / "checkpoint.npz").step == 10
+    Image.open(tmp_path / "curve.png").load()
+    assert (tmp_path / "metrics.jsonl").read_text().endswith("}\n")
+    assert sorted(os.listdir(tmp_path)) == sorted([".lock", *RUN_FILES])
+
+
+def test_a_run_outlives_a_full_disk(xp, tmp_path, capsys):
+    # capsys: what is printed goes to memory, and not to a file under the same limit
+    stack, schedule = full_disk(12, 24)
+    with stack:
+        net, optimizer, metrics = small_run(xp, tmp_path / "a", 30, schedule=schedule, evaluate_every=5)
+    straight, straight_optimizer, _ = small_run(xp, tmp_path / "b", 30, schedule=lambda step: 0.05)
+    assert all((value == states(straight, straight_optimizer)[name]).all()
+               for name, value in states(net, optimizer).items())
+    assert load_checkpoint(tmp_path / "a" / "checkpoint.npz").step == 30
+    assert read_metrics(tmp_path / "a" / "metrics.jsonl") == metrics and metrics[-1]["step"] == 30
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    full = open("/dev/full", "w")
+    monkeypatch.setattr("sys.stdout", full)
+    _, _, metrics = small_run(numpy, tmp_path, 10)
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
+    assert metrics[-1]["step"] == 10
+
+
+@pytest.mark.parametrize("name", RUN_FILES)
+def test_a_file_that_may_not_be_written_is_named(xp, tmp_path, capsys, name):
+    """A folder in its place, since no permission would stop root."""
+    (tmp_path / name).mkdir()
+    if name == "curve.png":
+        small_run(xp, tmp_path, 10)
+        assert "could not write" in capsys.readouterr().err
+        assert load_checkpoint(tmp_path / "checkpoint.npz").step == 10
+    else:
+        with pytest.raises(OSError, match=f"{name}"):
+            small_run(xp, tmp_path, 10)
 
 
 def test_evaluate_against_one_batch(xp):

@@ -9,18 +9,19 @@ A run lives in one folder:
                      streams are functions of seed and step (see datasets/loader.py), so these two are their
                      state.
     curve.png        loss and error against step
+    .lock            empty; held while a run writes here, so that a second one is refused
 """
 from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,13 @@ from .backend import Array, to_numpy
 from .datasets.augment import standardize
 from .datasets.dataset import Dataset, Split
 from .datasets.loader import training_batches
-from .files import write_atomically
+from .files import locked, read_npz, write_atomically
 from .nn import Module
 from .ops import softmax_cross_entropy
 from .optim import SGD
 from .tensor import Tensor, no_grad
 
+RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png"
 CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
 DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
 
@@ -52,24 +54,30 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     JSON. first_step: steps already done, when model and optimizer come from a checkpoint of the same folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
     After Ctrl-C or SIGTERM the step is finished and a checkpoint saved; the last line then has step < steps.
-    Raises FloatingPointError, without touching the last good checkpoint, if the loss or a weight is not
-    finite.
+    A file that cannot be written is reported on stderr and tried again when it is due next.
+    Raises ValueError for labels that are no class's number; FloatingPointError, without touching the last
+    good checkpoint, if images, weights, the loss or a gradient are not finite, naming the first that is not
+    (on a GPU the loss, when it is fetched: a look at every step would stall it); OSError if a file cannot be
+    made at the start, or the checkpoint not written at the end; RuntimeError if another process trains in
+    the same folder.
     """
+    _check_labels(dataset)
     out.mkdir(parents=True, exist_ok=True)
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     checkpoint = out / "checkpoint.npz"
-    write_atomically(out / "config.json",
-                     lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
-    metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
-    write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
-
-    progress = _Progress(first_step, steps, batch_size, checkpoint)
-    with _stop_on_signal() as stop:
+    with locked(out, RUN_FILES), _stop_on_signal() as stop:
+        write_atomically(out / "config.json",
+                         lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
+        metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
+        write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
+        written = len(metrics)
+        progress = _Progress(first_step, steps, batch_size, checkpoint)
         for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps):
             optimizer.lr = schedule(progress.step)
             logits = model(Tensor(images))
             loss = softmax_cross_entropy(logits, labels)
             loss.backward()
+            _check_finite(progress.step + 1, model, images, loss, checkpoint)
             optimizer.step()
             progress.add(loss.data, (logits.data.argmax(axis=1) != labels).mean())
             del logits, loss  # frees the graph before the next one is built
@@ -81,15 +89,18 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
                 line = {"step": step, "lr": optimizer.lr, **progress.summary()}
                 if evaluating:
                     line["test_loss"], line["test_error"] = evaluate(model, dataset.test)
-                with open(out / "metrics.jsonl", "ab") as file:
-                    file.write(_json_line(line))
                 metrics.append(line)
+                with _going_on(out / "metrics.jsonl", checkpoint):
+                    _append_metrics(out / "metrics.jsonl", metrics[written:])
+                    written = len(metrics)
                 progress.restart(line)
             if evaluating or last or progress.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
                 progress.fetch()  # raises before a diverged network is saved
                 with progress.clock_stopped():
-                    save_checkpoint(checkpoint, model, optimizer, step, config)
-                    draw_curves(out / "curve.png", {"": metrics})
+                    with _going_on(checkpoint, checkpoint, but_not=last):
+                        save_checkpoint(checkpoint, model, optimizer, step, config)
+                    with _going_on(out / "curve.png", checkpoint):
+                        draw_curves(out / "curve.png", {"": metrics})
             progress.show(evaluating or last)
             if last:
                 break
@@ -142,23 +153,29 @@ def save_checkpoint(path: Path, model: Module, optimizer: SGD, step: int, config
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint. Nothing in the file is executed.
+    """Read a checkpoint, which may come from anywhere: nothing in it is executed, no more memory taken than
+    it is long.
 
     Raises FileNotFoundError if there is none, ValueError if the file is not a whole checkpoint.
     """
     parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
     try:
-        with numpy.load(path, allow_pickle=False) as file:
-            for name in file.files:
-                part, _, key = name.partition("/")
-                if key:
-                    parts[part][key] = file[name]
-            config = json.loads(str(file["config"]))
-            return Checkpoint(parts["model"], parts["optimizer"], int(file["step"]), config)
+        arrays = read_npz(path)
+        step, config = arrays.pop("step"), arrays.pop("config")
+        for name, value in arrays.items():
+            part, _, key = name.partition("/")
+            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
+                raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
+            parts[part][key] = value
+        settings = json.loads(config.item())
+        if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
+            raise ValueError("its step is no number >= 0, or its config no object")
+        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({error})") from error
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]})") from error
 
 
 def draw_curves(path: Path, runs: Mapping[str, Metrics]) -> None:
@@ -190,6 +207,41 @@ def read_metrics(path: Path) -> Metrics:
     return metrics
 
 
+def _check_labels(dataset: Dataset) -> None:
+    for name, labels in ("training", dataset.train.labels), ("test", dataset.test.labels):
+        if not len(labels):
+            raise ValueError(f"the data set holds no {name} images")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes):
+            raise ValueError(f"the {name} labels go from {labels.min()} to {labels.max()}, expected 0 to "
+                             f"{len(dataset.classes) - 1} for {len(dataset.classes)} classes")
+
+
+def _check_finite(step: int, model: Module, images: Array, loss: Tensor, checkpoint: Path) -> None:
+    """On NumPy, raises FloatingPointError that names the first array of a step that is not finite."""
+    if not isinstance(images, numpy.ndarray):
+        return
+    parameters = list(model.named_parameters())
+    gradients = [(f"the gradient of {name}", p.grad) for name, p in parameters if p.grad is not None]
+    if all(numpy.isfinite(array).all() for _, array in [("the loss", loss.data), *gradients]):
+        return
+    for name, array in [("the batch of images", images), *((name, p.data) for name, p in parameters),
+                        ("the loss", loss.data), *gradients]:
+        if not numpy.isfinite(array).all():
+            remedy = "Check the data set" if array is images else "Lower the learning rate"
+            raise FloatingPointError(f"{name} is not finite at step {step}: the run cannot go on; "
+                                     f"{_last_good(checkpoint)}. {remedy}")
+
+
+def _append_metrics(path: Path, lines: Metrics) -> None:
+    size = path.stat().st_size
+    try:
+        with open(path, "ab") as file:
+            file.writelines(map(_json_line, lines))
+    except OSError:
+        os.truncate(path, size)  # or the next line would join a torn one
+        raise
+
+
 def _json_line(line: Mapping[str, float]) -> bytes:
     return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
 
@@ -198,6 +250,23 @@ def _last_good(checkpoint: Path) -> str:
     if checkpoint.exists():
         return f"the last good checkpoint is {checkpoint}"
     return "no checkpoint had been saved yet"
+
+
+@contextmanager
+def _going_on(path: Path, checkpoint: Path, but_not: bool = False) -> Iterator[None]:
+    """Say that a file could not be written, and go on: the disk may have room the next time."""
+    try:
+        yield
+    except OSError as error:
+        trouble = f"could not write {path} ({error}); {_last_good(checkpoint)}"
+        if but_not:
+            raise OSError(f"{trouble}. Make room, and resume") from error
+        _say(f"\n{trouble}. Training goes on", file=sys.stderr)
+
+
+def _say(text: str, **options: Any) -> None:
+    with suppress(OSError):  # a log on a full disk must not end the run
+        print(text, flush=True, **options)
 
 
 @contextmanager
@@ -285,6 +354,6 @@ class _Progress:
                 f"error {100 * figures['train_error']:.1f} %{self.test}  {figures['images_per_second']:.0f} "
                 f"images/s  {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
         if self.terminal:
-            print(f"\r{text:<100}", end="\n" if self.step == self.steps else "", flush=True)
+            _say(f"\r{text:<100}", end="\n" if self.step == self.steps else "")
         else:
-            print(text, flush=True)
+            _say(text)

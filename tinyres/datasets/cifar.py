@@ -7,6 +7,7 @@ This file does two things. `_fetch` downloads and unpacks the official archive w
 in such a way that a folder in place is a whole one. `_read_batch` reads a batch. A batch is a Python pickle,
 and a pickle is a program that may call any function: `_Unpickler` lets it call none but the stand-ins here.
 """
+import gzip
 import hashlib
 import io
 import os
@@ -20,6 +21,7 @@ import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -166,13 +168,12 @@ def _unpack(archive: _Archive, packed: Path, target: Path) -> None:
     missing = {f"{archive.folder}/{name}" for name in archive.files}
     total = 0
     try:
-        with tarfile.open(packed, "r:gz") as tar:
+        with gzip.open(packed) as stream, tarfile.open(fileobj=_Limited(stream), mode="r:") as tar:
             for member in tar:
                 total += member.size
-                if total > UNPACKED_LIMIT:
-                    raise RuntimeError(f"it unpacks to more than {UNPACKED_LIMIT} bytes")
+                _check_unpacked(total)
                 if member.name in missing:
-                    if not member.isreg():
+                    if not member.isreg() or member.issparse():
                         raise RuntimeError(f"{member.name} is not a regular file")
                     tar.extract(member, target, filter="data")
                     missing.remove(member.name)
@@ -181,6 +182,26 @@ def _unpack(archive: _Archive, packed: Path, target: Path) -> None:
     except (RuntimeError, tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise RuntimeError(f"could not unpack {packed}: {error}. "
                            f"The official archive is at {archive.url}.") from error
+
+
+def _check_unpacked(size: int) -> None:
+    if size > UNPACKED_LIMIT:
+        raise RuntimeError(f"it unpacks to more than {UNPACKED_LIMIT} bytes")
+
+
+class _Limited:
+    """A stream for tarfile that ends with an error where the archive should: it reads headers of any size."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.tell = stream, stream.tell
+
+    def read(self, size: int) -> bytes:
+        _check_unpacked(self.tell() + size)
+        return self.stream.read(size)
+
+    def seek(self, position: int) -> int:
+        _check_unpacked(position)
+        return self.stream.seek(position)
 
 
 # Reading the files
@@ -275,7 +296,7 @@ def _read_pickle(path: Path, rows: int) -> dict[object, object]:
         stream.seek(0)
         batch = _Unpickler(stream, encoding="bytes").load()
     except Exception as error:  # a damaged pickle can raise nearly any exception
-        raise _malformed(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+        raise _malformed(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(batch, dict):
         raise _malformed(path, f"it holds a {type(batch).__name__}, expected a dict")
     return {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in batch.items()}

@@ -1,0 +1,86 @@
+"""Runs that are killed, for test_robustness.py and benchmarks/faults.py."""
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+
+from tinyres.train import load_checkpoint, read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# run_cifar.py with a data set of 60 images. The argument before its own says at which fsync, the moment
+# before a file gets its name, the process kills itself; 0 for never.
+WORKER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import tinyres as tr
+import run_cifar
+countdown, fsync = int(sys.argv[2]), os.fsync
+def fsync_or_die(number):
+    global countdown
+    countdown -= 1
+    if countdown == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(number)
+os.fsync = fsync_or_die
+run_cifar.DATASETS["shapes"] = lambda root: tr.datasets.shapes(60, 20)
+sys.argv = ["run_cifar.py", *sys.argv[3:]]
+run_cifar.main()
+"""
+SETTINGS = ["--dataset", "shapes", "--blocks", "1", "--widths", "8", "16", "--batch-size", "16",
+            "--lr", "0.002", "--evaluate-every", "4"]
+
+
+def start(out: Path, steps: int, die_at: int = 0, **environment: str) -> subprocess.Popen[str]:
+    """A run in `out`, resumed if it has a checkpoint."""
+    options = ["--resume"] if (out / "checkpoint.npz").exists() else SETTINGS
+    return subprocess.Popen([sys.executable, "-u", "-c", WORKER, str(ROOT), str(die_at), *options,
+                             "--steps", str(steps), "--out", str(out), "--backend", "numpy"], text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a run printed until its end, which must be a good one."""
+    printed, errors = process.communicate(timeout=600)
+    assert process.returncode == 0 and not errors, printed[-1000:] + errors
+    return printed
+
+
+def outcome(out: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
+    """Every array of the checkpoint, and the metrics but for the speed."""
+    with numpy.load(out / "checkpoint.npz") as file:
+        arrays = {name: file[name].tobytes() for name in file.files if name != "config"}
+    return arrays, [{key: value for key, value in line.items() if key != "images_per_second"}
+                    for line in read_metrics(out / "metrics.jsonl")]
+
+
+def kill_at_random(out: Path, steps: int, kills: int, seed: int = 0, longest: float = 0.7) -> int:
+    """Kill a run of so many steps at random moments, resume it each time, let it end: how often it was.
+
+    After each kill the checkpoint, if there is one, must be whole. A run that ends early starts over.
+    longest: seconds from the first sign of life to the kill, at most.
+    """
+    rng, killed = random.Random(seed), 0
+    while killed < kills:
+        process = start(out, steps)
+        assert process.stdout.readline().startswith("shapes: "), process.communicate()
+        time.sleep(rng.uniform(0, longest))
+        process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+        if (out / "checkpoint.npz").exists() and load_checkpoint(out / "checkpoint.npz").step == steps:
+            shutil.rmtree(out)
+    finish(start(out, steps))
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    return killed
