@@ -3,8 +3,9 @@
 A run lives in one folder:
     config.json      the settings it was started with
     metrics.jsonl    one JSON object a line: step, lr, train_loss, train_error, images_per_second; at
-                     evaluations also test_loss, test_error. Errors are shares from 0 to 1; training figures
-                     are means over the steps since the line before, on augmented images.
+                     evaluations also test_loss, test_error (and test_top5_error). Errors are shares from 0
+                     to 1; training figures are means over the steps since the line before, on augmented
+                     images.
     checkpoint.npz   weights, momentum, step and settings: all that is needed to go on bit for bit. The random
                      streams are functions of seed and step (see datasets/loader.py), so these two are their
                      state.
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +28,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import plot
-from .backend import Array, to_numpy
-from .datasets.augment import standardize
+from .backend import Array, to_numpy, xp_of
 from .datasets.dataset import Dataset, Split
-from .datasets.loader import training_batches
+from .datasets.loader import evaluation_batches, training_batches
+from .distributed import ALONE, Group
 from .files import write_atomically
 from .nn import Module
 from .ops import softmax_cross_entropy
@@ -45,76 +46,108 @@ Metrics = list[dict[str, float]]
 
 def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], dataset: Dataset, *, steps: int,
           batch_size: int, seed: int, out: Path, config: Mapping[str, Any], first_step: int = 0,
-          evaluate_every: int | None = None, metrics_every: int = 10) -> Metrics:
+          evaluate_every: int | None = None, metrics_every: int = 10, evaluation_batch_size: int = 250,
+          top: Sequence[int] = (1,), group: Group = ALONE) -> Metrics:
     """Train until `steps` steps are done or a signal asks to stop, and return the lines of metrics.jsonl.
 
     schedule: step -> learning rate. out: the run's folder, made if absent. config: settings to save, for
     JSON. first_step: steps already done, when model and optimizer come from a checkpoint of the same folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
+    evaluation_batch_size, top: as for `evaluate`.
+    group: the processes that share the work. batch_size is that of all together, each takes its share; only
+        process 0 writes.
     After Ctrl-C or SIGTERM the step is finished and a checkpoint saved; the last line then has step < steps.
     Raises FloatingPointError, without touching the last good checkpoint, if the loss or a weight is not
-    finite.
+    finite; ValueError if batch_size is no multiple of the number of processes.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if batch_size % group.size:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of {group.size}, the number of "
+                         "processes")
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     checkpoint = out / "checkpoint.npz"
-    write_atomically(out / "config.json",
-                     lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
     metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
-    write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
+    group.broadcast([tensor.data for _, tensor in model.named_tensors()] + optimizer.velocities)
+    if group.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "config.json",
+                         lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
+        write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
 
     progress = _Progress(first_step, steps, batch_size, checkpoint)
     with _stop_on_signal() as stop:
-        for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps):
+        for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps,
+                                               group.share):
             optimizer.lr = schedule(progress.step)
             logits = model(Tensor(images))
             loss = softmax_cross_entropy(logits, labels)
             loss.backward()
+            group.average([parameter.grad for parameter in optimizer.parameters])
             optimizer.step()
             progress.add(loss.data, (logits.data.argmax(axis=1) != labels).mean())
             del logits, loss  # frees the graph before the next one is built
 
             step = progress.step
-            last = step == steps or stop.is_set()
+            last = step == steps or any(group.sum(stop.is_set()))
             evaluating = step % evaluate_every == 0 or step == steps
             if step % metrics_every == 0 or evaluating or last:
-                line = {"step": step, "lr": optimizer.lr, **progress.summary()}
+                line = {"step": step, "lr": optimizer.lr, **_average(group, progress.summary())}
                 if evaluating:
-                    line["test_loss"], line["test_error"] = evaluate(model, dataset.test)
-                with open(out / "metrics.jsonl", "ab") as file:
-                    file.write(_json_line(line))
+                    line["test_loss"], *errors = evaluate(model, dataset.test, evaluation_batch_size, top,
+                                                          group)
+                    line |= {_error_name(k): error for k, error in zip(top, errors, strict=True)}
+                if group.rank == 0:
+                    with open(out / "metrics.jsonl", "ab") as file:
+                        file.write(_json_line(line))
                 metrics.append(line)
                 progress.restart(line)
             if evaluating or last or progress.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
                 progress.fetch()  # raises before a diverged network is saved
                 with progress.clock_stopped():
-                    save_checkpoint(checkpoint, model, optimizer, step, config)
-                    draw_curves(out / "curve.png", {"": metrics})
+                    if group.rank == 0:
+                        save_checkpoint(checkpoint, model, optimizer, step, config)
+                        draw_curves(out / "curve.png", {"": metrics})
             progress.show(evaluating or last)
             if last:
                 break
     return metrics
 
 
-def evaluate(model: Module, split: Split, batch_size: int = 250) -> tuple[float, float]:
-    """(mean loss, share of wrong predictions) over a split, each image standardized and not augmented.
+def evaluate(model: Module, split: Split, batch_size: int = 250, top: Sequence[int] = (1,),
+             group: Group = ALONE) -> tuple[float, ...]:
+    """(mean loss, error, ...) over a split, each image standardized and not augmented.
 
+    top: for each k, the share of images whose class is not among the k that the network thinks likeliest.
+    group: the processes that share the work; batch_size is that of each.
     Raises ValueError for an empty split, FloatingPointError if the loss is not finite.
     """
     if not len(split.labels):
         raise ValueError("evaluate: the split holds no images")
-    loss, wrong = 0.0, 0.0
+    loss, wrong, count = 0.0, [0.0] * len(top), 0
     with no_grad():
-        for start in range(0, len(split.labels), batch_size):
-            labels = split.labels[start:start + batch_size]
-            logits = model(Tensor(standardize(split.images[start:start + batch_size])))
+        for images, labels in evaluation_batches(split, batch_size, group.share):
+            if not len(labels):
+                continue  # none of their files could be read
+            logits = model(Tensor(images))
             loss = loss + softmax_cross_entropy(logits, labels).data * len(labels)
-            wrong = wrong + (logits.data.argmax(axis=1) != labels).sum()
-    loss, error = float(loss) / len(split.labels), float(wrong) / len(split.labels)
+            # stable, so that among equals the first class comes first, as with argmax
+            ranked = xp_of(logits.data).argsort(-logits.data, axis=1, kind="stable")
+            missed = ranked != labels[:, None]
+            wrong = [total + missed[:, :k].all(axis=1).sum() for total, k in zip(wrong, top, strict=True)]
+            count += len(labels)
+    loss, *wrong, count = group.sum(float(loss), *map(float, wrong), count)
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss over {len(split.labels)} images is {loss}: the network has "
-                                 f"diverged; train with a lower learning rate")
-    return loss, error
+        raise FloatingPointError(f"the loss over {count:.0f} images is {loss}: the network has diverged; "
+                                 "train with a lower learning rate")
+    return tuple(total / count for total in (loss, *wrong))
+
+
+def _error_name(k: int) -> str:
+    return "test_error" if k == 1 else f"test_top{k}_error"
+
+
+def _average(group: Group, figures: Mapping[str, float]) -> dict[str, float]:
+    """Each figure's average over the processes."""
+    return dict(zip(figures, (total / group.size for total in group.sum(*figures.values())), strict=True))
 
 
 class Checkpoint(NamedTuple):
