@@ -183,8 +183,13 @@ def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False) ->
         across, down = picture.width / width, picture.height / height
         box = (left * across, top * down,
                min(right * across, picture.width), min(bottom * down, picture.height))
-        image = picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
+        if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+            colours = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+        else:
+            colours = picture.convert("RGB")
+        image = colours.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
         if "exif" in picture.info:
+            image.info["exif"] = picture.info["exif"]
             with contextlib.suppress(Exception):  # a damaged note about the picture is no damaged picture
                 ImageOps.exif_transpose(image, in_place=True)
     pixels = np.asarray(image)
