@@ -183,7 +183,8 @@ def test_broken_files_are_named_counted_and_replaced(root, tmp_path, capsys):
     sound, _ = data.train.augmented(numpy.repeat(chosen[3], 4), rng(0))
     assert (images == again).all() and (images == sound).all(), "the next readable file, in order of names"
     warnings = capsys.readouterr().err
-    assert all(warnings.count(f"{name} cannot be read") == 1 for name in broken) and "3 of 40 so far" in warnings
+    assert all(warnings.count(f"{name} cannot be read") == 1 for name in broken)
+    assert "3 of 40 so far" in warnings
     images, labels = data.train.plain(numpy.arange(40))
     assert len(images) == len(labels) == 37 and (labels == heart).sum() == 1, "evaluation leaves them out"
     assert len(list(training_batches(data.train, 8, 0, 0, 10))) == 10
