@@ -50,7 +50,8 @@ def rounds_of(contender: str, root: Path) -> Callable[[], int]:
     batch_size = min(BATCH, len(split.names))
     if contender == "tinyres":
         seeds = iter(range(10**6))
-        return lambda: sum(len(labels) for _, labels in training_batches(split, batch_size, next(seeds), 0, ROUND))
+        return lambda: sum(len(labels) for _, labels in
+                           training_batches(split, batch_size, next(seeds), 0, ROUND))
 
     import torch
     read = plain if contender.endswith("plain") else decode
@@ -108,8 +109,8 @@ def main() -> None:
     speed = {contender: statistics.median(images / seconds for images, seconds, _ in answers[1:])
              for contender, (_, answers) in processes.items()}
     print(f"{CORES} cores\n{'':20}{'images/s per core':>18}{'tinyres / it':>14}")
-    for contender, images_per_second in speed.items():
-        print(f"{contender:20}{images_per_second / CORES:>18.0f}{speed['tinyres'] / images_per_second:>14.2f}")
+    for contender, rate in speed.items():
+        print(f"{contender:20}{rate / CORES:>18.0f}{speed['tinyres'] / rate:>14.2f}")
     answers = processes["tinyres"][1]
     total = [sum(images for images, _, _ in answers[:i + 1]) for i in range(len(answers))]
     print("memory of tinyres: " + ", ".join(f"{answers[i][2]:.0f} MiB after {total[i]:,} images"
