@@ -94,7 +94,7 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
                 if evaluating:
                     line["test_loss"], *errors = evaluate(model, dataset.test, evaluation_batch_size, top,
                                                           group)
-                    line |= {_error_name(k): error for k, error in zip(top, errors, strict=True)}
+                    line |= {error_name(k): error for k, error in zip(top, errors, strict=True)}
                 if group.rank == 0:
                     with open(out / "metrics.jsonl", "ab") as file:
                         file.write(_json_line(line))
@@ -141,7 +141,8 @@ def evaluate(model: Module, split: Split, batch_size: int = 250, top: Sequence[i
     return tuple(total / count for total in (loss, *wrong))
 
 
-def _error_name(k: int) -> str:
+def error_name(k: int) -> str:
+    """The name of a top-k error in the metrics."""
     return "test_error" if k == 1 else f"test_top{k}_error"
 
 
