@@ -20,14 +20,16 @@ from tinyres.train import Checkpoint, Metrics, error_name, evaluate, train
 # Section 4.2 of the paper, and section 4.1 for weight decay. The paper's steps were taken by 6 machines at a
 # time, none waiting for the others, with the batch below each.
 PAPER = dict(blocks=[3, 4, 6, 3], widths=[80, 168, 328, 672], steps=700_000, batch_size=256, lr=0.1,
-             lr_decay=0.94, momentum=0.9, weight_decay=1e-4)
+             lr_decay=0.94, momentum=0.9, weight_decay=1e-4, least_area=0.08)
 PAPER_TEST_ERROR = {1: 0.3529, 5: 0.1417}  # by k of top-k
 EPOCHS_A_DECAY = 2
 EVALUATION_BATCH = 64  # few enough for the memory of a laptop
 
-DEMO = dict(data=Path("data/shapes224"), blocks=[1, 1, 1, 1], widths=[8, 16, 32, 64], steps=300,
-            batch_size=32, lr=0.1, evaluate_every=100, out=Path("runs/imagenet-demo"))
-DEMO_IMAGES = dict(train=3000, test=300, size=224)
+# As in run_cifar.py, the rate starts high and drops before the weights have grown: two epochs are 100 steps.
+DEMO = dict(data=Path("data/shapes224"), blocks=[2, 3, 3, 3], widths=[8, 16, 32, 64], steps=300,
+            batch_size=32, lr=0.1, lr_decay=0.1, least_area=0.5, evaluate_every=50,
+            out=Path("runs/imagenet-demo"))
+DEMO_IMAGES = dict(train=1600, test=300, size=224)
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
     if args.demo and not args.data.exists():
         print(f"Drawing pictures into {args.data}")
         tr.datasets.save_as_folder(tr.datasets.shapes(**DEMO_IMAGES), args.data)
-    dataset = tr.datasets.image_folder(args.data, args.workers)
+    dataset = tr.datasets.image_folder(args.data, args.workers, args.least_area)
     if args.evaluate:
         figures = evaluate(build_network(args, dataset, checkpoint), dataset.test,
                            EVALUATION_BATCH, top_of(dataset), group)
@@ -110,6 +112,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     parser.add_argument("--blocks", type=options.whole, nargs="+", metavar="N",
                         help="residual blocks of each stage")
     parser.add_argument("--lr-decay", type=options.positive, help="times lr every two epochs")
+    parser.add_argument("--least-area", type=options.positive, help="share of a picture in a training window")
     return options.parse(parser, PAPER, DEMO, lambda args: "-".join(
         ["imagenet", "x".join(map(str, args.blocks)), "x".join(map(str, args.widths)), f"seed{args.seed}"]))
 

@@ -73,7 +73,7 @@ def test_training_windows_lie_inside_and_have_the_areas_and_shapes_asked_for():
     rng = numpy.random.default_rng(0)
     seen = []
     for width, height in [(500, 375)] * 300 + [(31, 17)] * 50:
-        left, top, right, bottom = _window(width, height, rng.random((10, 4)).tolist())
+        left, top, right, bottom = _window(width, height, rng.random((10, 4)).tolist(), 0.08)
         assert 0 <= left < right <= width and 0 <= top < bottom <= height
         w, h = right - left, bottom - top
         seen.append((width, w * h / (width * height), w / h))
@@ -81,7 +81,7 @@ def test_training_windows_lie_inside_and_have_the_areas_and_shapes_asked_for():
     assert 0.078 < area.min() < 0.12 and 0.9 < area.max() <= 1
     assert 0.74 < shape.min() < 0.8 and 1.25 < shape.max() < 1.345
     for size in (1, 1), (1, 3000), (3000, 1):
-        left, top, right, bottom = _window(*size, rng.random((10, 4)).tolist())
+        left, top, right, bottom = _window(*size, rng.random((10, 4)).tolist(), 0.08)
         assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
 
 
@@ -90,7 +90,7 @@ def test_a_window_is_that_part_of_the_picture_also_when_decoded_smaller(tmp_path
     for width, height in (500, 375), (1999, 1501), (4001, 3001):
         scene(width, height).save(tmp_path / "a.jpg", quality=95)
         windows = rng.random((10, 4))
-        box = _window(width, height, windows.tolist())
+        box = _window(width, height, windows.tolist(), 0.08)
         expected = scene(width, height).resize((224, 224), Image.Resampling.BILINEAR, box)
         for flip in False, True:
             got = decode(tmp_path / "a.jpg", windows, flip)[:, ::-1 if flip else 1]
@@ -243,6 +243,8 @@ def test_folders_that_are_not_there_are_named(root, tmp_path):
     with pytest.raises(FileNotFoundError, match="two or more classes, found 1"):
         image_folder(tmp_path / "b")
     (tmp_path / "b" / "train" / "y").mkdir()
+    with pytest.raises(ValueError, match="least_area 0 must be above 0"):
+        image_folder(root, least_area=0)
     with pytest.raises(FileNotFoundError, match="holds no files .jpeg or .jpg or .png"):
         image_folder(tmp_path / "b")
 

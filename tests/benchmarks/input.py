@@ -27,7 +27,7 @@ import numpy
 from PIL import Image
 
 import tinyres as tr
-from tinyres.datasets.image_folder import SIZE, _window, decode
+from tinyres.datasets.image_folder import LEAST_AREA, SIZE, _window, decode
 from tinyres.datasets.loader import training_batches
 
 CONTENDERS = "tinyres", "DataLoader, plain", "DataLoader, decode"
@@ -39,7 +39,7 @@ def plain(path: Path, windows: numpy.ndarray, flip: bool) -> numpy.ndarray:
     """The same as `decode`, with the steps of torchvision's RandomResizedCrop and RandomHorizontalFlip."""
     with Image.open(path) as picture:
         image = picture.convert("RGB")
-    image = image.crop(_window(*image.size, windows.tolist())).resize((SIZE, SIZE),
+    image = image.crop(_window(*image.size, windows.tolist(), LEAST_AREA)).resize((SIZE, SIZE),
                                                                       Image.Resampling.BILINEAR)
     return numpy.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 
@@ -68,14 +68,19 @@ def rounds_of(contender: str, root: Path) -> Callable[[], int]:
             image -= image.mean()
             return image / image.std(correction=0).clamp(min=image.numel()**-0.5), int(split.labels[number])
 
-    loader = torch.utils.data.DataLoader(Pictures(), batch_size, num_workers=CORES, persistent_workers=True)
+    loader = torch.utils.data.DataLoader(Pictures(), batch_size, num_workers=CORES, persistent_workers=True,
+                                         multiprocessing_context="fork")
     return lambda: sum(len(labels) for _, labels in loader)
 
 
 def serve(connection: Connection, contender: str, root: Path) -> None:
     """(images, seconds, MiB in use) of one round whenever asked."""
     read = rounds_of(contender, root)
-    while connection.recv():
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
         start = time.perf_counter()
         images = read()
         seconds = time.perf_counter() - start
@@ -100,12 +105,15 @@ def main() -> None:
             ours, theirs = context.Pipe()
             context.Process(target=serve, args=(theirs, contender, Path(root))).start()
             processes[contender] = ours, []
-        for _ in range(args.rounds + 1):
-            for connection, answers in processes.values():
-                connection.send(True)
-                answers.append(connection.recv())
-        for connection, _ in processes.values():
-            connection.send(False)
+            theirs.close()  # so that this end notices when the process has died
+        try:
+            for _ in range(args.rounds + 1):
+                for connection, answers in processes.values():
+                    connection.send(True)
+                    answers.append(connection.recv())
+        finally:
+            for connection, _ in processes.values():
+                connection.close()
     speed = {contender: statistics.median(images / seconds for images, seconds, _ in answers[1:])
              for contender, (_, answers) in processes.items()}
     print(f"{CORES} cores\n{'':20}{'images/s per core':>18}{'tinyres / it':>14}")

@@ -33,17 +33,19 @@ from .dataset import Dataset
 SIZE = 224  # pixels: width and height of the images that a network gets
 SHORTER_SIDE = 256  # evaluation: the picture is scaled to this, and its middle cut out
 SUFFIXES = (".jpeg", ".jpg", ".png")
-AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of random windows: share of the picture, width / height
+LEAST_AREA = 0.08  # of random windows: share of the picture
+ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
 TRIES = 10  # windows drawn until one fits into the picture
 BROKEN_FILES, BROKEN_SHARE = 10, 0.001  # so many unreadable files are passed over, whichever is more
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def image_folder(root: str | Path, workers: int | None = None) -> Dataset:
+def image_folder(root: str | Path, workers: int | None = None, least_area: float = LEAST_AREA) -> Dataset:
     """The pictures below a folder as a data set: (n, 224, 224, 3) images, the sorted folder names as classes.
 
     workers: threads that decode; default: as many as cores.
+    least_area: the share of a picture that a training window has at least, above 0 and up to 1.
     Any JPEG or PNG file is read, whatever its name before the suffix .JPEG, .jpg or .png, upper or lower
     case; other files are left alone. Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in
     shape, mirrored half of the time, as Inception networks are trained. Evaluation: the middle 224 x 224
@@ -51,6 +53,8 @@ def image_folder(root: str | Path, workers: int | None = None) -> Dataset:
     Raises FileNotFoundError, saying what should lie where, if there are no such folders or no pictures in
     them; ValueError if val/ has a class that train/ has not, or labels.txt does not name every file.
     """
+    if not 0 < least_area <= 1:
+        raise ValueError(f"least_area {least_area} must be above 0 and up to 1")
     train, val = Path(root) / "train", Path(root) / "val"
     if not (train.is_dir() and val.is_dir()):
         raise FileNotFoundError(f"{train} and {val} must be folders of pictures, train/CLASS/NAME.JPEG: see "
@@ -62,8 +66,8 @@ def image_folder(root: str | Path, workers: int | None = None) -> Dataset:
     val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pool = ThreadPoolExecutor(workers or cores, "decode")
-    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool),
-                   FolderSplit(val, *val_files(val, classes), pool), classes)
+    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, least_area),
+                   FolderSplit(val, *val_files(val, classes), pool, least_area), classes)
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -108,12 +112,13 @@ class FolderSplit:
     """
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[int],
-                 pool: ThreadPoolExecutor) -> None:
+                 pool: ThreadPoolExecutor, least_area: float) -> None:
         if not names:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
         self.folder, self.names, self.labels = folder, names, np.asarray(labels, np.int64)
         self.broken: set[str] = set()
+        self.least_area = least_area
         self._pool, self._lock = pool, threading.Lock()
 
     def augmented(self, chosen: np.ndarray, rng: np.random.Generator,
@@ -147,7 +152,7 @@ class FolderSplit:
         name = self.names[number]
         if name not in self.broken:
             try:
-                return decode(self.folder / name, windows, flip), self.labels[number]
+                return decode(self.folder / name, windows, flip, self.least_area), self.labels[number]
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
                 self._pass_over(name, error)
         count, most = len(self.broken), max(BROKEN_FILES, BROKEN_SHARE * len(self.names))
@@ -164,7 +169,8 @@ class FolderSplit:
                       f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
-def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False) -> np.ndarray:
+def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
+           least_area: float = LEAST_AREA) -> np.ndarray:
     """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
 
     windows: (tries, 4) numbers from 0 to 1 that say each window's area, shape and place. Grey and palette
@@ -176,7 +182,7 @@ def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False) ->
     with Image.open(path) as picture:
         width, height = picture.size
         left, top, right, bottom = (_middle(width, height) if windows is None
-                                    else _window(width, height, windows.tolist()))
+                                    else _window(width, height, windows.tolist(), least_area))
         # a JPEG file of a much larger picture is decoded at 1/2, 1/4 or 1/8 of its size, for less work
         picture.draft("RGB", (math.ceil(width * SIZE / (right - left)),
                               math.ceil(height * SIZE / (bottom - top))))
@@ -202,9 +208,9 @@ def _middle(width: int, height: int) -> Box:
     return left, top, left + side, top + side
 
 
-def _window(width: int, height: int, windows: Sequence[Sequence[float]]) -> Box:
+def _window(width: int, height: int, windows: Sequence[Sequence[float]], least_area: float) -> Box:
     for size, shape, across, down in windows:
-        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * size)
+        area = width * height * (least_area + (1 - least_area) * size)
         aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** shape
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= w <= width and 1 <= h <= height:
