@@ -49,3 +49,29 @@ def test_gradients_of_a_whole_network(xp):
 def test_impossible_networks_are_refused(options):
     with pytest.raises(ValueError, match="cifar_net: expected"):
         tr.models.cifar_net(**options)
+
+
+def test_the_papers_imagenet_network_has_34_layers_and_35708208_trainable_weights():
+    net = tr.models.imagenet_net()
+    assert net.num_parameters() == 35_708_208
+    assert len(net.parameters()) + 1 == 34 and net.projection.matrix.shape == (672, 1000)
+    assert [net.parameters()[i].shape for i in (0, 1, -1)] == [(7, 7, 3, 80), (3, 3, 80, 80),
+                                                               (3, 3, 672, 672)]
+
+
+def test_imagenet_stages_run_at_56_28_14_and_7_pixels(xp):
+    net = tr.models.imagenet_net(7, blocks=(2, 1, 1, 1), widths=(2, 3, 4, 6))
+    x, sizes = net.stem(tr.Tensor(xp.zeros((1, 224, 224, 3), "float32"))), []
+    assert x.shape == (1, 112, 112, 2)
+    for block in net.blocks:
+        x = block(x)
+        sizes.append(x.shape[1:])
+    assert sizes == [(56, 56, 2)] * 2 + [(28, 28, 3), (14, 14, 4), (7, 7, 6)]
+    assert net(tr.Tensor(xp.zeros((2, 224, 224, 3), "float32"))).shape == (2, 7)
+
+
+@pytest.mark.parametrize("options", [dict(blocks=(1, 1, 1)), dict(blocks=(1, 1, 1, 0)), dict(num_classes=1),
+                                     dict(widths=(8, 8, 8, 4)), dict(blocks=(), widths=())])
+def test_impossible_imagenet_networks_are_refused(options):
+    with pytest.raises(ValueError, match="imagenet_net: expected"):
+        tr.models.imagenet_net(**options)

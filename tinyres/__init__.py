@@ -2,9 +2,10 @@
 
     import tinyres as tr
 
-Read backend, tensor, ops, conv/im2col, gradcheck, nn, models, optim, datasets, train, in this order.
+Read backend, tensor, ops, conv/im2col, gradcheck, nn, models, optim, datasets, distributed, train, in this
+order.
 """
-from . import backend, datasets, models, nn, optim, plot, theory, train
+from . import backend, datasets, distributed, models, nn, optim, plot, theory, train
 from .conv import conv2d
 from .gradcheck import gradcheck
 from .ops import (
@@ -24,7 +25,8 @@ from .ops import (
 from .tensor import Tensor, matmul, no_grad
 
 __all__ = [
-    "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "exp", "global_avg_pool2d",
+    "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "distributed", "exp",
+    "global_avg_pool2d",
     "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu",
     "reshape", "softmax_cross_entropy", "sum", "theory", "train", "transpose",
 ]

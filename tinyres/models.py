@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import numpy
 
 from .nn import Conv2d, Module, RandomProjection, ResidualBlock
-from .ops import global_avg_pool2d
-from .tensor import Tensor
+from .ops import astype, global_avg_pool2d
+from .tensor import Tensor, no_grad
 
 
 class ResidualNetwork(Module):
     """A convolution, stages of residual blocks, the mean over all pixels, a fixed random projection.
 
-    (N, H, W, 3) images -> (N, num_classes) logits. Made by `cifar_net`.
+    (N, H, W, 3) images -> (N, num_classes) logits. Made by `cifar_net` and `imagenet_net`.
     """
 
     def __init__(self, stem: Conv2d, blocks: list[ResidualBlock], projection: RandomProjection) -> None:
@@ -23,7 +23,20 @@ class ResidualNetwork(Module):
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        return self.projection(global_avg_pool2d(x))
+        dtype = self.projection.matrix.dtype
+        return self.projection(global_avg_pool2d(x if x.dtype == dtype else astype(x, dtype)))
+
+    def h_over_x(self, images: Tensor) -> list[float]:
+        """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity."""
+        ratios = []
+        with no_grad():
+            x = self.stem(images)
+            for block in self.blocks:
+                kept, h = block.shortcut(x), block.h(x)
+                squares = [float((y.data.astype("float32") ** 2).sum()) for y in (h, kept)]
+                ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
+                x = kept + h
+        return ratios
 
 
 def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (64, 128, 256),
@@ -46,17 +59,55 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
     Raises ValueError for blocks < 1, no widths, widths that are < 1 or fall from one stage to the next,
     num_classes < 2.
     """
-    widths = tuple(widths)
-    if blocks < 1 or not widths or min(widths) < 1 or list(widths) != sorted(widths) or num_classes < 2:
-        raise ValueError(f"cifar_net: expected blocks >= 1, widths >= 1 that do not fall, num_classes >= 2, "
-                         f"got blocks {blocks}, widths {widths}, num_classes {num_classes}")
     rng = numpy.random.default_rng(seed)
-    channels = min(16, widths[0])
-    stem = Conv2d(3, channels, 3, padding=1, rng=rng)
-    layers = []
+    _check("cifar_net", num_classes, [blocks] * len(widths), widths)
+    stem = Conv2d(3, min(16, widths[0]), 3, padding=1, rng=rng)
+    return _on_stem(stem, num_classes, [blocks] * len(widths), widths, 1, residual, rng)
+
+
+def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
+                 widths: Sequence[int] = (80, 168, 328, 672), seed: int = 0) -> ResidualNetwork:
+    """The paper's network for ImageNet (section 4.2), 35,708,208 trainable weights at the defaults.
+
+    blocks, widths: residual blocks and channels of each stage, whose first block halves the resolution.
+    seed: of the initial weights. The paper prints no table, but says: all-convolutional, 34 layers, 35.7
+    million weights. The 34-layer network of He et al. (2015) without its max pooling, in the widths below,
+    is both.
+
+    | layers              | kernel              | stride   | pixels out |
+    |---------------------|---------------------|----------|------------|
+    | 1 convolution       | 7 x 7 x 3 x 80      | 2        | 112 x 112  |
+    | 3 residual blocks   | 3 x 3 x 80 x 80     | 2 at top | 56 x 56    |
+    | 4 residual blocks   | 3 x 3 x 80 x 168    | 2 at top | 28 x 28    |
+    | 6 residual blocks   | 3 x 3 x 168 x 328   | 2 at top | 14 x 14    |
+    | 3 residual blocks   | 3 x 3 x 328 x 672   | 2 at top | 7 x 7      |
+    | global average pool | 7 x 7               |          | 1          |
+    | random projection   | 672 x classes       |          |            |
+
+    Raises ValueError for blocks < 1, no widths, widths that are < 1 or fall from one stage to the next, not
+    as many blocks as widths, num_classes < 2.
+    """
+    rng = numpy.random.default_rng(seed)
+    _check("imagenet_net", num_classes, blocks, widths)
+    stem = Conv2d(3, widths[0], 7, stride=2, padding=3, rng=rng)
+    return _on_stem(stem, num_classes, blocks, widths, 2, True, rng)
+
+
+def _check(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence[int]) -> None:
+    if (not widths or len(blocks) != len(widths) or min(blocks) < 1 or min(widths) < 1
+            or list(widths) != sorted(widths) or num_classes < 2):
+        raise ValueError(f"{name}: expected blocks >= 1 for each stage, widths >= 1 that do not fall, "
+                         f"num_classes >= 2, got blocks {list(blocks)}, widths {list(widths)}, num_classes "
+                         f"{num_classes}")
+
+
+def _on_stem(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int], first_stride: int,
+             residual: bool, rng: numpy.random.Generator) -> ResidualNetwork:
+    """Stages of residual blocks and a projection; first_stride: of the first stage, the others have 2."""
+    channels, layers = stem.weight.shape[3], []
     for stage, width in enumerate(widths):
-        for i in range(blocks):
-            stride = 2 if stage > 0 and i == 0 else 1
+        for i in range(blocks[stage]):
+            stride = 1 if i > 0 else first_stride if stage == 0 else 2
             layers.append(ResidualBlock(channels, width, stride, residual=residual, rng=rng))
             channels = width
     return ResidualNetwork(stem, layers, RandomProjection(channels, num_classes, rng=rng))

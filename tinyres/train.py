@@ -3,12 +3,14 @@
 A run lives in one folder:
     config.json      the settings it was started with
     metrics.jsonl    one JSON object a line: step, lr, train_loss, train_error, images_per_second; at
-                     evaluations also test_loss, test_error. Errors are shares from 0 to 1; training figures
-                     are means over the steps since the line before, on augmented images.
+                     evaluations also test_loss, test_error (and test_top5_error). Errors are shares from 0
+                     to 1; training figures are means over the steps since the line before, on augmented
+                     images.
     checkpoint.npz   weights, momentum, step and settings: all that is needed to go on bit for bit. The random
                      streams are functions of seed and step (see datasets/loader.py), so these two are their
                      state.
     curve.png        loss and error against step
+    identity.png     ||h(x)|| / ||x|| of each residual block against depth
     .lock            empty; held while a run writes here, so that a second one is refused
 """
 from __future__ import annotations
@@ -20,112 +22,194 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 
-from . import plot
-from .backend import Array, to_numpy
-from .datasets.augment import standardize
+from . import backend, gpu, plot
+from .backend import Array, to_numpy, xp_of
 from .datasets.dataset import Dataset, Split
-from .datasets.loader import training_batches
+from .datasets.loader import evaluation_batches, training_batches
+from .distributed import ALONE, Group
 from .files import locked, read_npz, write_atomically
+from .models import ResidualNetwork
 from .nn import Module
 from .ops import softmax_cross_entropy
 from .optim import SGD
 from .tensor import Tensor, no_grad
 
-RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png"
+RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
+LOSS_SCALE = 4096.0  # in float16: gradients of pixels are some 1e-6, and 6e-8 is the least that it holds
+IDENTITY_IMAGES = numpy.arange(10)  # test images on which blocks are compared with the identity
 CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
 DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
 
-Metrics = list[dict[str, float]]
+Metrics = list[dict[str, Any]]
 
 
 def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], dataset: Dataset, *, steps: int,
           batch_size: int, seed: int, out: Path, config: Mapping[str, Any], first_step: int = 0,
-          evaluate_every: int | None = None, metrics_every: int = 10) -> Metrics:
+          evaluate_every: int | None = None, metrics_every: int | None = None,
+          evaluation_batch_size: int = 250, top: Sequence[int] = (1,), group: Group = ALONE,
+          capture: bool = False) -> Metrics:
     """Train until `steps` steps are done or a signal asks to stop, and return the lines of metrics.jsonl.
 
     schedule: step -> learning rate. out: the run's folder, made if absent. config: settings to save, for
     JSON. first_step: steps already done, when model and optimizer come from a checkpoint of the same folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
+    metrics_every: steps between lines; default: 10, on a GPU 100, which waits for each line's figures.
+    evaluation_batch_size, top: as for `evaluate`.
+    group: the processes that share the work. batch_size is that of all together, each takes its share; only
+        process 0 writes.
+    capture: on a GPU, in one process: launch the steps whole (gpu.Captured) instead of kernel by kernel.
     After Ctrl-C or SIGTERM the step is finished and a checkpoint saved; the last line then has step < steps.
     A file that cannot be written is reported on stderr and tried again when it is due next.
-    Raises ValueError for labels that are no class's number; FloatingPointError, without touching the last
-    good checkpoint, if images, weights, the loss or a gradient are not finite, naming the first that is not
-    (on a GPU the loss, when it is fetched: a look at every step would stall it); OSError if a file cannot be
-    made at the start, or the checkpoint not written at the end; RuntimeError if another process trains in
-    the same folder.
+    Raises ValueError for labels that are no class's number, or a batch_size that is no multiple of the number
+    of processes; FloatingPointError, without touching the last good checkpoint, if images, weights, the loss
+    or a gradient are not finite, naming the first that is not (on a GPU the loss, when it is fetched: a look
+    at every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not
+    written at the end; RuntimeError if another process trains in the same folder.
     """
+    if batch_size % group.size:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of {group.size}, the number of "
+                         "processes")
+    if capture and (group.size > 1 or backend.current() is numpy):
+        raise ValueError("capture is for a single process on a GPU: leave it out")
     _check_labels(dataset)
-    out.mkdir(parents=True, exist_ok=True)
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
-    checkpoint = out / "checkpoint.npz"
-    with locked(out, RUN_FILES), _stop_on_signal() as stop:
-        write_atomically(out / "config.json",
-                         lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
+    metrics_every = metrics_every or (10 if backend.current() is numpy else 100)
+    checkpoint, first = out / "checkpoint.npz", group.rank == 0
+    if first:
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out, RUN_FILES) if first else nullcontext(), _stop_on_signal() as stop:
         metrics = [line for line in read_metrics(out / "metrics.jsonl") if line["step"] <= first_step]
-        write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
+        group.broadcast([tensor.data for _, tensor in model.named_tensors()] + optimizer.velocities)
+        if first:
+            write_atomically(out / "config.json",
+                             lambda file: file.write(json.dumps(dict(config), indent=2).encode()))
+            write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
         written = len(metrics)
         progress = _Progress(first_step, steps, batch_size, checkpoint)
-        for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps):
+        take_step = _captured_step(model, optimizer) if capture else training_step
+        for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps,
+                                               group.share):
             optimizer.lr = schedule(progress.step)
-            logits = model(Tensor(images))
-            loss = softmax_cross_entropy(logits, labels)
-            loss.backward()
-            _check_finite(progress.step + 1, model, images, loss, checkpoint)
-            optimizer.step()
-            progress.add(loss.data, (logits.data.argmax(axis=1) != labels).mean())
-            del logits, loss  # frees the graph before the next one is built
+            try:
+                progress.add(*take_step(model, optimizer, images, labels, group))
+            except _NotFinite as error:
+                raise FloatingPointError(f"{error.name} is not finite at step {progress.step + 1}: the run "
+                                         f"cannot go on; {_last_good(checkpoint)}. {error.remedy}") from None
 
             step = progress.step
-            last = step == steps or stop.is_set()
+            last = step == steps or any(group.sum(stop.is_set()))
             evaluating = step % evaluate_every == 0 or step == steps
             if step % metrics_every == 0 or evaluating or last:
-                line = {"step": step, "lr": optimizer.lr, **progress.summary()}
+                line = {"step": step, "lr": optimizer.lr, **_average(group, progress.summary())}
                 if evaluating:
-                    line["test_loss"], line["test_error"] = evaluate(model, dataset.test)
+                    line["test_loss"], *errors = evaluate(model, dataset.test, evaluation_batch_size, top,
+                                                          group)
+                    line |= {error_name(k): error for k, error in zip(top, errors, strict=True)}
+                    if isinstance(model, ResidualNetwork) and model.blocks[0].residual:
+                        line["h_over_x"] = model.h_over_x(_input(dataset.test.plain(IDENTITY_IMAGES)[0]))
                 metrics.append(line)
-                with _going_on(out / "metrics.jsonl", checkpoint):
-                    _append_metrics(out / "metrics.jsonl", metrics[written:])
-                    written = len(metrics)
+                if first:
+                    with _going_on(out / "metrics.jsonl", checkpoint):
+                        _append_metrics(out / "metrics.jsonl", metrics[written:])
+                        written = len(metrics)
                 progress.restart(line)
             if evaluating or last or progress.seconds_since_checkpoint() > CHECKPOINT_SECONDS:
                 progress.fetch()  # raises before a diverged network is saved
                 with progress.clock_stopped():
-                    with _going_on(checkpoint, checkpoint, but_not=last):
-                        save_checkpoint(checkpoint, model, optimizer, step, config)
-                    with _going_on(out / "curve.png", checkpoint):
-                        draw_curves(out / "curve.png", {"": metrics})
+                    if first:
+                        with _going_on(checkpoint, checkpoint, but_not=last):
+                            save_checkpoint(checkpoint, model, optimizer, step, config)
+                        with _going_on(out / "curve.png", checkpoint):
+                            draw_curves(out / "curve.png", {"": metrics})
+                        with _going_on(out / "identity.png", checkpoint):
+                            draw_identity(out / "identity.png", metrics)
             progress.show(evaluating or last)
             if last:
                 break
     return metrics
 
 
-def evaluate(model: Module, split: Split, batch_size: int = 250) -> tuple[float, float]:
-    """(mean loss, share of wrong predictions) over a split, each image standardized and not augmented.
+def training_step(model: Module, optimizer: SGD, images: Array, labels: Array,
+                  group: Group = ALONE) -> tuple[Array, Array]:
+    """One step of SGD on a batch: (loss, share of wrong predictions), arrays of no axes where the batch is.
 
+    images: standardized, (N, H, W, C) float32. labels: (N,). group: as for `train`.
+    Raises FloatingPointError, on NumPy, if an array is not finite, before the weights are moved.
+    """
+    logits = model(_input(images))
+    loss = softmax_cross_entropy(logits, labels)
+    loss.backward(xp_of(images).full_like(loss.data, optimizer.loss_scale))
+    group.average([parameter.grad for parameter in optimizer.parameters])
+    _check_finite(model, images, loss)
+    optimizer.step()
+    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
+
+
+def _captured_step(model: Module, optimizer: SGD) -> Callable[..., tuple[Array, Array]]:
+    """`training_step` on a GPU, launched whole: batches are copied to where the first one was."""
+    memory: list[Array] = []
+    captured = gpu.Captured(lambda: training_step(model, optimizer, *memory))
+
+    def step(model: Module, optimizer: SGD, images: Array, labels: Array,
+             group: Group) -> tuple[Array, Array]:
+        if not memory:
+            memory.extend((images.copy(), labels.copy()))
+        for kept, new in zip(memory, (images, labels), strict=True):
+            kept[...] = new
+        loss, error = captured()
+        return loss.copy(), error.copy()  # the next step writes its own to the same place
+
+    return step
+
+
+def _input(images: Array) -> Tensor:
+    return Tensor(images.astype("float16") if backend.precision() == "float16" else images)
+
+
+def evaluate(model: Module, split: Split, batch_size: int = 250, top: Sequence[int] = (1,),
+             group: Group = ALONE) -> tuple[float, ...]:
+    """(mean loss, error, ...) over a split, each image standardized and not augmented.
+
+    top: for each k, the share of images whose class is not among the k that the network thinks likeliest.
+    group: the processes that share the work; batch_size is that of each.
     Raises ValueError for an empty split, FloatingPointError if the loss is not finite.
     """
     if not len(split.labels):
         raise ValueError("evaluate: the split holds no images")
-    loss, wrong = 0.0, 0.0
+    loss, wrong, count = 0.0, [0.0] * len(top), 0
     with no_grad():
-        for start in range(0, len(split.labels), batch_size):
-            labels = split.labels[start:start + batch_size]
-            logits = model(Tensor(standardize(split.images[start:start + batch_size])))
+        for images, labels in evaluation_batches(split, batch_size, group.share):
+            if not len(labels):
+                continue  # none of their files could be read
+            logits = model(_input(images))
             loss = loss + softmax_cross_entropy(logits, labels).data * len(labels)
-            wrong = wrong + (logits.data.argmax(axis=1) != labels).sum()
-    loss, error = float(loss) / len(split.labels), float(wrong) / len(split.labels)
+            # stable, so that among equals the first class comes first, as with argmax
+            ranked = xp_of(logits.data).argsort(-logits.data, axis=1, kind="stable")
+            missed = ranked != labels[:, None]
+            wrong = [total + missed[:, :k].all(axis=1).sum() for total, k in zip(wrong, top, strict=True)]
+            count += len(labels)
+    loss, *wrong, count = group.sum(float(loss), *map(float, wrong), count)
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss over {len(split.labels)} images is {loss}: the network has "
-                                 f"diverged; train with a lower learning rate")
-    return loss, error
+        raise FloatingPointError(f"the loss over {count:.0f} images is {loss}: the network has diverged; "
+                                 "train with a lower learning rate")
+    return tuple(total / count for total in (loss, *wrong))
+
+
+def error_name(k: int) -> str:
+    """The name of a top-k error in the metrics."""
+    return "test_error" if k == 1 else f"test_top{k}_error"
+
+
+def _average(group: Group, figures: Mapping[str, float]) -> dict[str, float]:
+    """Each figure's average over the processes."""
+    return dict(zip(figures, (total / group.size for total in group.sum(*figures.values())), strict=True))
 
 
 class Checkpoint(NamedTuple):
@@ -194,6 +278,19 @@ def draw_curves(path: Path, runs: Mapping[str, Metrics]) -> None:
     plot.save(path, panels)
 
 
+def draw_identity(path: Path, metrics: Metrics) -> None:
+    """Draw ||h(x)|| / ||x|| of every residual block against its depth, at the first, a middle and the last
+    evaluation. Theorem 2.1 has linear networks of l layers within about 1 / l of the identity."""
+    lines = [line for line in metrics if "h_over_x" in line]
+    if not lines:
+        return
+    shown = sorted({0, len(lines) // 2, len(lines) - 1})
+    plot.save(path, plot.Panel(
+        [plot.Line(range(1, len(lines[i]["h_over_x"]) + 1), lines[i]["h_over_x"], f"step {lines[i]['step']}")
+         for i in shown], "How far each block is from the identity", "residual block", "||h(x)|| / ||x||",
+        log_y=True))
+
+
 def read_metrics(path: Path) -> Metrics:
     """The lines of a metrics.jsonl, none if the file is absent; a last line that was cut off is left out."""
     if not path.exists():
@@ -216,7 +313,13 @@ def _check_labels(dataset: Dataset) -> None:
                              f"{len(dataset.classes) - 1} for {len(dataset.classes)} classes")
 
 
-def _check_finite(step: int, model: Module, images: Array, loss: Tensor, checkpoint: Path) -> None:
+class _NotFinite(FloatingPointError):
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"{name} is not finite. {remedy}")
+        self.name, self.remedy = name, remedy
+
+
+def _check_finite(model: Module, images: Array, loss: Tensor) -> None:
     """On NumPy, raises FloatingPointError that names the first array of a step that is not finite."""
     if not isinstance(images, numpy.ndarray):
         return
@@ -227,9 +330,7 @@ def _check_finite(step: int, model: Module, images: Array, loss: Tensor, checkpo
     for name, array in [("the batch of images", images), *((name, p.data) for name, p in parameters),
                         ("the loss", loss.data), *gradients]:
         if not numpy.isfinite(array).all():
-            remedy = "Check the data set" if array is images else "Lower the learning rate"
-            raise FloatingPointError(f"{name} is not finite at step {step}: the run cannot go on; "
-                                     f"{_last_good(checkpoint)}. {remedy}")
+            raise _NotFinite(name, "Check the data set" if array is images else "Lower the learning rate")
 
 
 def _append_metrics(path: Path, lines: Metrics) -> None:

@@ -1,6 +1,7 @@
-"""Data sets: CIFAR-10, CIFAR-100 and generated shapes."""
+"""Data sets: CIFAR-10, CIFAR-100, generated shapes, and pictures in folders such as ImageNet."""
 from .cifar import cifar10, cifar100
 from .dataset import Dataset, Split
+from .image_folder import image_folder, save_as_folder
 from .shapes import shapes
 
-__all__ = ["Dataset", "Split", "cifar10", "cifar100", "shapes"]
+__all__ = ["Dataset", "Split", "cifar10", "cifar100", "image_folder", "save_as_folder", "shapes"]

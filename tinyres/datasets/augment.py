@@ -6,6 +6,8 @@ each one.
 """
 from __future__ import annotations
 
+import math
+
 import numpy
 
 from ..backend import Array, xp_of
@@ -19,7 +21,7 @@ def standardize(images: Array) -> Array:
     values = images.astype(numpy.float32)
     values -= values.mean(axis=(1, 2, 3), keepdims=True)
     std = xp_of(images).sqrt((values * values).mean(axis=(1, 2, 3), keepdims=True))
-    values /= xp_of(images).maximum(std, values[0].size ** -0.5)
+    values /= xp_of(images).maximum(std, math.prod(values.shape[1:]) ** -0.5)
     return values
 
 

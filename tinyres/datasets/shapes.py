@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from .dataset import Dataset, Split
 
-SIZE = 32  # pixels: width and height of an image
+SIZE = 32  # pixels: width and height of an image, unless another is asked for
 FINE = 4  # shapes are drawn this many times larger and then reduced, which makes smooth edges
 CHUNK = 500  # images made at a time: few enough for the processor's cache
 
@@ -48,11 +48,12 @@ OUTLINES: dict[str, list[np.ndarray]] = {
 }
 
 
-def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0) -> Dataset:
-    """Drawn shapes in ten classes, each image 32x32 RGB: (N, 32, 32, 3) uint8.
+def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0, size: int = SIZE) -> Dataset:
+    """Drawn shapes in ten classes, each image 32x32 RGB, or as large as asked: (N, size, size, 3) uint8.
 
     train, test: the number of images in the two splits. Each holds every class equally often (within one) in
         a random order.
+    size: pixels, 1 or more; width and height of an image, and what is in it grows along.
     seed: the same seed gives the same bytes, with the same versions of NumPy and Pillow. The two splits are
         drawn from separate random streams, so that the size of one does not change the other.
 
@@ -63,31 +64,34 @@ def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0) -> Dataset:
     if min(sizes) < len(OUTLINES):
         raise ValueError(f"train={train} and test={test} must be {len(OUTLINES)} or more: "
                          "one image for each class")
+    if operator.index(size) < 1:
+        raise ValueError(f"size={size} must be 1 or more pixels")
     if operator.index(seed) < 0:
         raise ValueError(f"seed={seed} must not be negative")
     streams = np.random.default_rng(seed).spawn(2)
-    splits = [_split(size, rng) for size, rng in zip(sizes, streams, strict=True)]
+    splits = [_split(n, rng, size) for n, rng in zip(sizes, streams, strict=True)]
     return Dataset(*splits, classes=tuple(OUTLINES))
 
 
-def _split(size: int, rng: np.random.Generator) -> Split:
-    labels = rng.permutation(np.arange(size, dtype=np.int64) % len(OUTLINES))
-    images = np.concatenate([_paint(_masks(labels[start:start + CHUNK], rng), rng)
-                             for start in range(0, size, CHUNK)])
+def _split(n: int, rng: np.random.Generator, size: int) -> Split:
+    labels = rng.permutation(np.arange(n, dtype=np.int64) % len(OUTLINES))
+    chunk = max(1, CHUNK * SIZE**2 // size**2)
+    images = np.concatenate([_paint(_masks(labels[start:start + chunk], rng, size), rng)
+                             for start in range(0, n, chunk)])
     return Split(images, labels)
 
 
-def _masks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How much of each pixel the shape covers, 0 to 1: (n,) -> (n, 32, 32) float32.
+def _masks(labels: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """How much of each pixel the shape covers, 0 to 1: (n,) -> (n, size, size) float32.
 
-    A shape reaches 9 to 12 pixels from its middle, is turned by up to 20 degrees, stretched by up to 1.2 in
-    any direction, and lies anywhere in the image where all of it is seen.
+    A shape reaches 9 to 12 pixels of 32 from its middle, is turned by up to 20 degrees, stretched by up to
+    1.2 in any direction, and lies anywhere in the image where all of it is seen.
     """
     n = len(labels)
-    canvas = Image.new("L", (SIZE * FINE, n * SIZE * FINE))  # all masks, one below the other
+    canvas = Image.new("L", (size * FINE, n * size * FINE))  # all masks, one below the other
     pencil = ImageDraw.Draw(canvas)
     direction, turn = rng.uniform(0, 2 * np.pi, n), rng.uniform(-0.35, 0.35, n)
-    stretch, reach = rng.uniform(1.0, 1.2, n)**0.5, rng.uniform(9, 12, n)
+    stretch, reach = rng.uniform(1.0, 1.2, n)**0.5, rng.uniform(9, 12, n) * (size / SIZE)
     place = rng.uniform(size=(n, 2))
     outlines_of = list(OUTLINES.values())
     for i, label in enumerate(labels):
@@ -95,11 +99,11 @@ def _masks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         stretched = _rotation(direction[i]) * [stretch[i], 1 / stretch[i]] @ _rotation(turn[i] - direction[i])
         drawn = [outline @ stretched * (reach[i] / abs(outlines[0]).max()) for outline in outlines]
         low, high = drawn[0].min(axis=0), drawn[0].max(axis=0)
-        corner = place[i] * (SIZE - (high - low))
+        corner = place[i] * (size - (high - low))
         for outline, fill in zip(drawn, (255, 0), strict=False):
-            points = (outline - low + corner + [0, i * SIZE]) * FINE
+            points = (outline - low + corner + [0, i * size]) * FINE
             pencil.polygon(points.ravel().tolist(), fill=fill)
-    masks = np.asarray(canvas.reduce(FINE), dtype=np.float32).reshape(n, SIZE, SIZE)
+    masks = np.asarray(canvas.reduce(FINE), dtype=np.float32).reshape(n, size, size)
     return masks / np.float32(255)
 
 
@@ -108,15 +112,15 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def _paint(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colours, textures and noise: (n, 32, 32) -> (n, 32, 32, 3) uint8."""
+    """Colours, textures and noise: (n, size, size) -> (n, size, size, 3) uint8."""
     n = len(masks)
     behind, front = _colours(n, rng)
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
         return rng.uniform(low, high, shape).astype(np.float32)
 
-    background = behind + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng)
-    foreground = front + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng)
+    background = behind + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
+    foreground = front + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
     images = background + (foreground - background) * masks[..., None]
     images += uniform(0.02, 0.05, n, 1, 1, 1) * rng.standard_normal(images.shape, dtype=np.float32)
     return (images.clip(0, 1) * 255).round().astype(np.uint8)
@@ -132,12 +136,12 @@ def _colours(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return tuple((brightness[..., None] + hue)[:, :, None, None].clip(0, 1).astype(np.float32))
 
 
-def _textures(n: int, rng: np.random.Generator) -> np.ndarray:
-    """A gradient, stripes, checks or blobs, at random for each image: (n, 32, 32, 1) float32, -1 to 1."""
+def _textures(n: int, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A gradient, stripes, checks or blobs, at random for each image: (n, size, size, 1) float32, -1 to 1."""
     angle = rng.uniform(0, 2 * np.pi, (n, 1, 1))
     across, down = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
     waves, phase = rng.uniform([[[2]], [[0]]], [[[5]], [[1]]], (n, 2, 1, 1)).astype(np.float32).swapaxes(0, 1)
-    x = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
     along, beside = across * x + down * x[:, None], across * x[:, None] - down * x
     stripes = _zigzag(along * waves + phase)
     checks = stripes * _zigzag(beside * waves + phase)

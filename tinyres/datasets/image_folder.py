@@ -1,0 +1,240 @@
+"""Pictures in folders, as ImageNet comes: files that are decoded when a batch asks for them.
+
+    ROOT/train/CLASS/NAME.JPEG
+    ROOT/val/CLASS/NAME.JPEG        or flat: ROOT/val/NAME.JPEG and ROOT/val/labels.txt, lines of NAME CLASS
+
+Decoding runs in threads, since Pillow releases Python's lock while it decodes and resizes: on two cores they
+are as fast as processes, and a thread cannot die alone or leave the others waiting. What is drawn at random
+is drawn for a whole batch before any file is opened, so that batches do not depend on the threads.
+
+Images are standardized one by one, as on CIFAR: one way for all, and no table of means to make for a new data
+set.
+"""
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .. import backend
+from ..backend import Array
+from .augment import standardize
+from .dataset import Dataset
+
+SIZE = 224  # pixels: width and height of the images that a network gets
+SHORTER_SIDE = 256  # evaluation: the picture is scaled to this, and its middle cut out
+SUFFIXES = (".jpeg", ".jpg", ".png")
+LEAST_AREA = 0.08  # of random windows: share of the picture
+ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
+TRIES = 10  # windows drawn until one fits into the picture
+BROKEN_FILES, BROKEN_SHARE = 10, 0.001  # so many unreadable files are passed over, whichever is more
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def image_folder(root: str | Path, workers: int | None = None, least_area: float = LEAST_AREA) -> Dataset:
+    """The pictures below a folder as a data set: (n, 224, 224, 3) images, the sorted folder names as classes.
+
+    workers: threads that decode; default: as many as cores.
+    least_area: the share of a picture that a training window has at least, above 0 and up to 1.
+    Any JPEG or PNG file is read, whatever its name before the suffix .JPEG, .jpg or .png, upper or lower
+    case; other files are left alone. Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in
+    shape, mirrored half of the time, as Inception networks are trained. Evaluation: the middle 224 x 224
+    pixels of the picture scaled to 256 on its shorter side.
+    Raises FileNotFoundError, saying what should lie where, if there are no such folders or no pictures in
+    them; ValueError if val/ has a class that train/ has not, or labels.txt does not name every file.
+    """
+    if not 0 < least_area <= 1:
+        raise ValueError(f"least_area {least_area} must be above 0 and up to 1")
+    train, val = Path(root) / "train", Path(root) / "val"
+    if not (train.is_dir() and val.is_dir()):
+        raise FileNotFoundError(f"{train} and {val} must be folders of pictures, train/CLASS/NAME.JPEG: see "
+                                "data/README.md")
+    classes = tuple(sorted(entry.name for entry in os.scandir(train) if entry.is_dir()))
+    if len(classes) < 2:
+        raise FileNotFoundError(f"{train} must hold a folder of pictures for each of two or more classes, "
+                                f"found {len(classes)}: see data/README.md")
+    val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(workers or cores, "decode")
+    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, least_area),
+                   FolderSplit(val, *val_files(val, classes), pool, least_area), classes)
+
+
+def _pictures(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+
+
+def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Names relative to the folder, and the numbers of their classes, from FOLDER/CLASS/NAME."""
+    unknown = sorted({entry.name for entry in os.scandir(folder) if entry.is_dir()} - set(classes))
+    if unknown:
+        raise ValueError(f"{folder} has {len(unknown)} classes that train/ has not, such as {unknown[0]!r}")
+    files = [(f"{name}/{picture}", label) for label, name in enumerate(classes)
+             if (folder / name).is_dir() for picture in _pictures(folder / name)]
+    return [name for name, _ in files], [label for _, label in files]
+
+
+def _files_by_list(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The same from FOLDER/NAME and FOLDER/labels.txt."""
+    number = {name: label for label, name in enumerate(classes)}
+    label_of = {}
+    for row, line in enumerate((folder / "labels.txt").read_text().splitlines(), 1):
+        name, _, label = line.strip().partition(" ")
+        if line.strip() and label.strip() not in number:
+            raise ValueError(f"{folder / 'labels.txt'}, line {row}: expected a file's name and one of the "
+                             f"folder names in train/, got {line!r:.80}")
+        label_of[name] = number.get(label.strip())
+    names = _pictures(folder)
+    missing = [name for name in names if name not in label_of]
+    if missing:
+        raise ValueError(f"{folder / 'labels.txt'} does not say the class of {len(missing)} of the "
+                         f"{len(names)} pictures beside it, such as {missing[0]}")
+    return names, [label_of[name] for name in names]
+
+
+class FolderSplit:
+    """Pictures in files with their labels; a `Split` that reads them when asked.
+
+    A file that cannot be read is named on standard error, once, and its name is kept in `broken`. In training
+    the next readable file in order of names takes its place, label and all; evaluation leaves it out. More
+    than 10 such files, if that is also more than 0.1 % of all, or nothing else, raise ValueError: then it is
+    not the odd file. Several processes count each for itself.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[int],
+                 pool: ThreadPoolExecutor, least_area: float) -> None:
+        if not names:
+            raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
+                                    "classes: see data/README.md")
+        self.folder, self.names, self.labels = folder, names, np.asarray(labels, np.int64)
+        self.broken: set[str] = set()
+        self.least_area = least_area
+        self._pool, self._lock = pool, threading.Lock()
+
+    def augmented(self, chosen: np.ndarray, rng: np.random.Generator,
+                  share: slice = slice(None)) -> tuple[Array, Array]:
+        """The share of the chosen images for training. The draws for the others are made, and not used."""
+        windows, flips = rng.random((len(chosen), TRIES, 4)), rng.random(len(chosen)) < 0.5
+        return self._batch(self._readable, chosen[share], windows[share], flips[share])
+
+    def plain(self, chosen: np.ndarray) -> tuple[Array, Array]:
+        """The chosen images for evaluation, fewer if some cannot be read."""
+        return self._batch(self._read, chosen)
+
+    def _batch(self, read: Callable[..., tuple[np.ndarray, int] | None],
+               *arguments: np.ndarray) -> tuple[Array, Array]:
+        found = [image for image in self._pool.map(read, *arguments) if image is not None]
+        xp = backend.current()
+        images = np.empty((len(found), SIZE, SIZE, 3), np.uint8)
+        for row, (image, _) in zip(images, found, strict=True):
+            row[...] = image
+        labels = np.array([label for _, label in found], np.int64)
+        return standardize(xp.asarray(images)), xp.asarray(labels)
+
+    def _readable(self, number: int, windows: np.ndarray, flip: bool) -> tuple[np.ndarray, int]:
+        while (image := self._read(number, windows, flip)) is None:
+            number = (number + 1) % len(self.names)
+        return image
+
+    def _read(self, number: int, windows: np.ndarray | None = None,
+              flip: bool = False) -> tuple[np.ndarray, int] | None:
+        """(the image (224, 224, 3), its label), or None if the file cannot be read."""
+        name = self.names[number]
+        if name not in self.broken:
+            try:
+                return decode(self.folder / name, windows, flip, self.least_area), self.labels[number]
+            except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+                self._pass_over(name, error)
+        count, most = len(self.broken), max(BROKEN_FILES, BROKEN_SHARE * len(self.names))
+        if count > most or count == len(self.names):
+            raise ValueError(f"{count} of the {len(self.names)} pictures in {self.folder} cannot be read, "
+                             f"{name} among them: check the copy of the data set")
+        return None
+
+    def _pass_over(self, name: str, error: Exception) -> None:
+        with self._lock:
+            if name not in self.broken:
+                self.broken.add(name)
+                print(f"\nwarning: {self.folder / name} cannot be read and is passed over ({error}); "
+                      f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
+
+
+def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
+           least_area: float = LEAST_AREA) -> np.ndarray:
+    """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
+
+    windows: (tries, 4) numbers from 0 to 1 that say each window's area, shape and place. Grey and palette
+    pictures, those for print (CMYK) and with transparency become RGB; those that a camera stored turned are
+    turned back.
+    Raises OSError, or what else Pillow raises, for a file that is no whole picture, or of so many pixels
+    (179 million) that Pillow takes it for an attack.
+    """
+    with Image.open(path) as picture:
+        width, height = picture.size
+        left, top, right, bottom = (_middle(width, height) if windows is None
+                                    else _window(width, height, windows.tolist(), least_area))
+        # a JPEG file of a much larger picture is decoded at 1/2, 1/4 or 1/8 of its size, for less work
+        picture.draft("RGB", (math.ceil(width * SIZE / (right - left)),
+                              math.ceil(height * SIZE / (bottom - top))))
+        across, down = picture.width / width, picture.height / height
+        box = (left * across, top * down,
+               min(right * across, picture.width), min(bottom * down, picture.height))
+        if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+            colours = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+        else:
+            colours = picture.convert("RGB")
+        image = colours.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
+        if "exif" in picture.info:
+            image.info["exif"] = picture.info["exif"]
+            with contextlib.suppress(Exception):  # a damaged note about the picture is no damaged picture
+                ImageOps.exif_transpose(image, in_place=True)
+    pixels = np.asarray(image)
+    return pixels[:, ::-1] if flip else pixels
+
+
+def _middle(width: int, height: int) -> Box:
+    side = min(width, height) * SIZE / SHORTER_SIDE
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _window(width: int, height: int, windows: Sequence[Sequence[float]], least_area: float) -> Box:
+    for size, shape, across, down in windows:
+        area = width * height * (least_area + (1 - least_area) * size)
+        aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** shape
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 1 <= w <= width and 1 <= h <= height:
+            left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, height * ASPECT[1]), min(height, width / ASPECT[0])  # a very long picture: its middle
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h
+
+
+def save_as_folder(dataset: Dataset, root: Path) -> None:
+    """Write a data set in memory as JPEG files in the layout that `image_folder` reads.
+
+    A folder that is there already is left as it is, and none is left half written.
+    """
+    if root.exists():
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as unfinished:
+        for part, split in ("train", dataset.train), ("val", dataset.test):
+            for name in dataset.classes:
+                (Path(unfinished) / part / name).mkdir(parents=True)
+            for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+                path = Path(unfinished) / part / dataset.classes[label] / f"{i:05}.JPEG"
+                Image.fromarray(image).save(path, quality=90)
+        Path(unfinished).chmod(0o755)
+        os.rename(unfinished, root)

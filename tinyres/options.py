@@ -1,0 +1,209 @@
+"""What the two training scripts share: their options, and how these meet the settings of a saved run."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import backend, distributed
+from .train import Checkpoint, Metrics, load_checkpoint
+
+# Where and how to run, which may change from one part of a run to the next; all others are its settings.
+ELSEWHERE = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed", "workers")
+MOST_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
+
+
+def parser(description: str, demo: str) -> argparse.ArgumentParser:
+    """A parser with the options of both scripts. demo: what --demo does."""
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto",
+                        help="auto: CuPy if a GPU works")
+    parser.add_argument("--precision", choices=backend.PRECISIONS,
+                        help="of matrix products on a GPU; default: tf32 there, float32 with NumPy")
+    parser.add_argument("--capture", action="store_true",
+                        help="on a GPU, launch steps whole instead of kernel by kernel")
+    parser.add_argument("--distributed", action="store_true",
+                        help="share the work among the processes that mpirun -n N started")
+    parser.add_argument("--widths", type=whole, nargs="+", metavar="N", help="channels of each stage")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=whole, metavar="N")
+    length.add_argument("--epochs", type=whole, metavar="N", help="instead of --steps")
+    parser.add_argument("--batch-size", type=whole, metavar="N")
+    parser.add_argument("--lr", type=positive, help="learning rate")
+    parser.add_argument("--momentum", type=share)
+    parser.add_argument("--weight-decay", type=share)
+    parser.add_argument("--evaluate-every", type=whole, metavar="N", help="steps; default: one epoch")
+    parser.add_argument("--seed", type=whole_or_zero, default=0)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
+    parser.add_argument("--demo", action="store_true", help=demo)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mapping[str, Any],
+          name: Callable[[argparse.Namespace], str]) -> tuple[argparse.Namespace, Checkpoint | None]:
+    """The settings and, with --resume or --evaluate, the checkpoint whose settings they are.
+
+    paper, demo: settings of the paper's run, the defaults, and those of --demo. name: of a run's folder.
+    """
+    parser.set_defaults(**paper)
+    args = parser.parse_args()
+    checkpoint = None
+    if args.demo:
+        if args.resume or args.evaluate or args.distributed:
+            parser.error("--demo goes without --resume, --evaluate and --distributed")
+        parser.set_defaults(**demo)
+        args = parser.parse_args()
+    elif args.resume or args.evaluate:
+        if args.resume and args.evaluate:
+            parser.error("--resume or --evaluate, not both")
+        if args.resume and not args.out:
+            parser.error("--resume needs --out, the folder of the run to go on with")
+        try:
+            checkpoint = load_checkpoint(args.evaluate or args.out / "checkpoint.npz")
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        saved = _saved_settings(parser, checkpoint, settings(args).keys())
+        parser.set_defaults(**saved)
+        args = parser.parse_args()
+        for key in saved.keys() - {"steps", "epochs", "evaluate_every"}:
+            if getattr(args, key) != saved[key]:
+                parser.error(f"the run was started with {key} {saved[key]}, not "
+                             f"{getattr(args, key)}: leave the option out, or start another run")
+        if not _fits(checkpoint, args):
+            parser.error(f"the weights in {args.evaluate or args.out / 'checkpoint.npz'} are not those of "
+                         "the network that its settings describe")
+    if args.widths != sorted(args.widths) or len(args.widths) > MOST_STAGES:
+        parser.error(f"argument --widths: expected up to {MOST_STAGES} numbers that do not fall, got "
+                     f"{' '.join(map(str, args.widths))}")
+    if isinstance(args.blocks, list) and len(args.blocks) != len(args.widths):
+        parser.error(f"argument --blocks: expected a number for each of the {len(args.widths)} widths, got "
+                     f"{len(args.blocks)}")
+    if not args.out:
+        args.out = Path("runs") / name(args)
+    if not (args.demo or args.resume or args.evaluate) and (args.out / "checkpoint.npz").exists():
+        parser.error(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
+    return args, checkpoint
+
+
+def _saved_settings(parser: argparse.ArgumentParser, checkpoint: Checkpoint,
+                    names: Iterable[str]) -> dict[str, object]:
+    """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
+    words = []
+    for name, value in checkpoint.config.items():
+        option = "--" + name.replace("_", "-")
+        if name not in names:
+            parser.error(f"the checkpoint's settings hold {name!r:.60}, which {parser.prog} does not know")
+        if value is True or isinstance(value, list):
+            words += [option, *map(str, value or [])] if isinstance(value, list) else [option]
+        elif value is not None and value is not False:
+            words.append(f"{option}={value}")
+    try:
+        saved = parser.parse_args(words)
+    except SystemExit:
+        print(f"That is among the settings in the checkpoint: it was not written by {parser.prog}.",
+              file=sys.stderr)
+        raise
+    return {name: getattr(saved, name) for name in checkpoint.config}
+
+
+def _fits(checkpoint: Checkpoint, args: argparse.Namespace) -> bool:
+    """Whether a checkpoint holds the weights of the network that the settings describe, judged before that
+    network, of whatever size, is made."""
+    blocks = args.blocks if isinstance(args.blocks, list) else [args.blocks] * len(args.widths)
+    if len(blocks) != len(args.widths) or len(checkpoint.model) != 2 * sum(blocks) + 2:
+        return False
+    widths = [width for width, count in zip(args.widths, blocks, strict=True) for _ in range(count)]
+    kernels = [checkpoint.model.get(f"blocks.{i}.conv2.weight") for i in range(len(widths))]
+    return all(kernel is not None and kernel.shape == (3, 3, width, width)
+               for width, kernel in zip(widths, kernels, strict=True))
+
+
+def use_backend(args: argparse.Namespace) -> distributed.Group:
+    """Choose the array library and the precision, say so where it was left to us, and join other processes.
+
+    Raises ValueError if the precision needs a GPU and NumPy computes, RuntimeError if a GPU is asked for and
+    none works.
+    """
+    group = distributed.start(args.backend) if args.distributed else distributed.ALONE
+    name = backend.use(args.backend).__name__
+    args.precision = args.precision or ("float32" if name == "numpy" else "tf32")
+    backend.use(name, args.precision)
+    if args.backend == "auto" and name == "numpy":
+        print(f"On the CPU, with NumPy: {backend.why_no_gpu()}.")
+    return group
+
+
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    """What decides the course of a run, for config.json and the checkpoint: not where its files are."""
+    return {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
+
+
+def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | None) -> None:
+    """Turn --epochs into steps. Raises ValueError if a checkpoint has them behind it already."""
+    if args.epochs:
+        args.steps, args.epochs = args.epochs * (images // args.batch_size), None
+    if checkpoint and checkpoint.step >= args.steps:
+        raise ValueError(f"{args.out} is at step {checkpoint.step} already: give --steps more than that to "
+                         "go on")
+
+
+def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:
+    """Every setting that is not the paper's."""
+    return "; ".join(f"{name.replace('_', ' ')} {getattr(args, name)} (paper: {value})"
+                     for name, value in paper.items() if getattr(args, name) != value) or "nothing"
+
+
+def stopped_early(args: argparse.Namespace, metrics: Metrics) -> bool:
+    """Whether a signal ended a run before its last step; says how to go on."""
+    if metrics[-1]["step"] == args.steps:
+        return False
+    print(f"Stopped and saved after step {metrics[-1]['step']}. To go on:  "
+          f"python {Path(sys.argv[0]).name} --resume --out {args.out}")
+    return True
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script; an error that its user can do something about becomes one line, not a traceback."""
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        _end(str(error))
+    except MemoryError as error:
+        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller --batch-size")
+
+
+def _end(reason: str) -> NoReturn:
+    message = f"{Path(sys.argv[0]).name}: {reason}"
+    distributed.abort(message)
+    sys.exit(message)
+
+
+def whole(text: str, least: int = 1) -> int:
+    """An option's whole number >= 1; argparse turns the ValueError into a message that names the option."""
+    if not least <= int(text) < 2**31:
+        raise ValueError
+    return int(text)
+
+
+def whole_or_zero(text: str) -> int:
+    """An option's whole number >= 0."""
+    return whole(text, least=0)
+
+
+def share(text: str) -> float:
+    """An option's number from 0 to less than 1."""
+    if not 0 <= float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
+def positive(text: str) -> float:
+    """An option's finite number > 0."""
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
