@@ -48,13 +48,15 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process_with_other_thread
 
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(tmp_path):
     first = start(tmp_path, 100_000)
-    while not (tmp_path / "checkpoint.npz").exists():
-        assert first.stdout.readline(), first.communicate()
-    second = start(tmp_path, 1_000)
-    _, errors = second.communicate(timeout=600)
-    assert second.returncode != 0 and f"another run is writing to {tmp_path}" in errors
-    first.kill()
-    first.communicate()
+    try:
+        while not (tmp_path / "checkpoint.npz").exists():
+            assert first.stdout.readline(), first.communicate()
+        second = start(tmp_path, 1_000)
+        _, errors = second.communicate(timeout=600)
+        assert second.returncode != 0 and f"another run is writing to {tmp_path}" in errors
+    finally:
+        first.kill()
+        first.communicate()
     steps = outcome(tmp_path)[1][-1]["step"] + 4
     assert f"step {steps}/{steps}" in finish(start(tmp_path, steps))
 
