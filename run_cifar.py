@@ -118,7 +118,8 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR")
     parser.add_argument("--blocks", type=options.whole, metavar="N", help="residual blocks a stage")
     parser.add_argument("--plain", action="store_true", help="without identity: h(x) instead of x + h(x)")
-    parser.add_argument("--lr-drops", type=options.whole, nargs="*", metavar="STEP", help="divide lr by 10 at these")
+    parser.add_argument("--lr-drops", type=options.whole, nargs="*", metavar="STEP",
+                        help="divide lr by 10 at these")
 
     def name(args: argparse.Namespace) -> str:
         kind, widths = "plain" if args.plain else "residual", "-".join(map(str, args.widths))

@@ -27,6 +27,14 @@ def test_unknown_backend_is_refused():
         backend.use("torch")
 
 
+def test_precision_is_checked():
+    with pytest.raises(ValueError, match="'bfloat16' is unknown: expected one of float32, tf32, float16"):
+        backend.use("numpy", "bfloat16")
+    with pytest.raises(ValueError, match="'tf32' needs a GPU"):
+        backend.use("numpy", "tf32")
+    assert backend.precision() == "float32" and backend.current() is numpy
+
+
 @pytest.mark.skipif(backend.gpu_available(), reason="a GPU works here")
 def test_cupy_without_a_gpu_says_what_is_missing_and_leaves_numpy_in_use():
     with pytest.raises(RuntimeError, match="CuPy"):

@@ -75,3 +75,15 @@ def test_imagenet_stages_run_at_56_28_14_and_7_pixels(xp):
 def test_impossible_imagenet_networks_are_refused(options):
     with pytest.raises(ValueError, match="imagenet_net: expected"):
         tr.models.imagenet_net(**options)
+
+
+def test_h_over_x_is_zero_for_an_identity_and_one_where_h_copies_x(xp):
+    network = tr.models.cifar_net(blocks=2, widths=(4,))
+    images = tr.Tensor(abs(xp.asarray(numpy.random.default_rng(0).standard_normal((3, 8, 8, 3)), "float32")))
+    network.stem.weight.data[...] = abs(network.stem.weight.data)  # so that relu changes nothing
+    first, second = network.blocks
+    for conv in first.conv1, first.conv2, second.conv1, second.conv2:
+        conv.weight.data[...] = 0
+    for conv in second.conv1, second.conv2:
+        conv.weight.data[1, 1] = xp.eye(4)
+    assert network.h_over_x(images) == [0, pytest.approx(1)]

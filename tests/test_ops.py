@@ -14,6 +14,14 @@ def check(fn, expected, *tensors):
     assert tr.gradcheck(fn, *tensors) < 1e-6
 
 
+def test_astype_rounds_and_converts_the_gradient_back(xp):
+    x = tr.Tensor(xp.asarray([1.0, 1 / 3, 65_504.0], "float64"), requires_grad=True)
+    half = tr.astype(x, "float16")
+    half.backward(xp.asarray([1, 2, 3], "float16"))
+    assert half.numpy().tolist() == [1.0, float(numpy.float16(1 / 3)), 65_504.0]
+    assert x.grad.dtype == "float64" and x.grad.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_exp_and_log(xp):
     x = random(xp, 3, 4)
     check(tr.exp, numpy.exp(x.numpy()), x)

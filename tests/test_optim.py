@@ -65,3 +65,17 @@ def test_schedules():
     numpy.testing.assert_allclose(rates, [0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4])
     decay = exponential_decay(0.1, 0.94, every=2)
     numpy.testing.assert_allclose([decay(step) for step in (0, 1, 2, 5)], [0.1, 0.1, 0.094, 0.1 * 0.94**2])
+
+
+def test_loss_scale_changes_nothing_but_the_range_of_gradients(xp):
+    weights = []
+    for scale in 1.0, 1024.0:
+        w = tr.Tensor(xp.arange(1.0, 5.0, dtype="float32"), requires_grad=True)
+        optimizer = tr.optim.SGD([w], 0.1, 0.9, 0.01, loss_scale=scale)
+        for _ in range(3):
+            tr.sum(w * w).backward(xp.full((), scale, "float32"))
+            optimizer.step()
+        weights.append(w.numpy().tolist())
+    assert weights[0] == weights[1]
+    with pytest.raises(ValueError, match="loss_scale 0"):
+        tr.optim.SGD([w], 0.1, loss_scale=0)

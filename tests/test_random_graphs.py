@@ -183,7 +183,7 @@ OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "negate": unary(lambda x: -x), "power": power, "matmul": matmul, "exp": unary(tr.exp),
     "log": unary(tr.log, lambda x: bool((x > 0.1).all())), "relu": unary(tr.relu, far_from_zero),
     "reshape": reshape, "transpose": transpose, "pad": pad, "sum": reduction(tr.sum),
-    "mean": reduction(tr.mean),
+    "mean": reduction(tr.mean), "astype": unary(lambda x: tr.astype(x, "float64")),
     "avg_pool2d": avg_pool2d, "global_avg_pool2d": unary(tr.global_avg_pool2d, lambda x: x.ndim == 4),
     "conv2d": conv2d, "softmax_cross_entropy": softmax_cross_entropy,
 }

@@ -43,7 +43,7 @@ def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, *
         optimizer.load_state_dict(checkpoint.optimizer)
     metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp),
                     steps=steps, batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step,
-                    **options)
+                    **{"metrics_every": 10, **options})
     return net, optimizer, metrics
 
 
@@ -73,7 +73,9 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     assert set(metrics[0]) == {"step", "lr", "train_loss", "train_error", "images_per_second"}
     assert json.loads((tmp_path / "config.json").read_text()) == {"lr": 0.05}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint.npz", "config.json",
-                                                                 "curve.png", "metrics.jsonl"]
+                                                                 "curve.png", "identity.png",
+                                                                 "metrics.jsonl"]
+    assert [len(line["h_over_x"]) for line in metrics if "h_over_x" in line] == [2, 2, 2]
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
@@ -254,7 +256,7 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch
 def test_a_file_that_may_not_be_written_is_named(xp, tmp_path, capsys, name):
     """A folder in its place, since no permission would stop root."""
     (tmp_path / name).mkdir()
-    if name == "curve.png":
+    if name.endswith(".png"):
         small_run(xp, tmp_path, 10)
         assert "could not write" in capsys.readouterr().err
         assert load_checkpoint(tmp_path / "checkpoint.npz").step == 10

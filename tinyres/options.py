@@ -174,7 +174,8 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         _end(str(error))
     except MemoryError as error:
-        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller --batch-size")
+        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
+             "--batch-size")
 
 
 def _end(reason: str) -> NoReturn:

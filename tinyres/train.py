@@ -43,7 +43,7 @@ from .tensor import Tensor, no_grad
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
 LOSS_SCALE = 4096.0  # in float16: gradients of pixels are some 1e-6, and 6e-8 is the least that it holds
-IDENTITY_IMAGES = numpy.arange(10)  # test images on which blocks are compared with the identity
+IDENTITY_IMAGES = 10  # first ones of the test images, on which blocks are compared with the identity
 CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
 DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
 
@@ -113,7 +113,8 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
                                                           group)
                     line |= {error_name(k): error for k, error in zip(top, errors, strict=True)}
                     if isinstance(model, ResidualNetwork) and model.blocks[0].residual:
-                        line["h_over_x"] = model.h_over_x(_input(dataset.test.plain(IDENTITY_IMAGES)[0]))
+                        some = numpy.arange(min(IDENTITY_IMAGES, len(dataset.test.labels)))
+                        line["h_over_x"] = model.h_over_x(_input(dataset.test.plain(some)[0]))
                 metrics.append(line)
                 if first:
                     with _going_on(out / "metrics.jsonl", checkpoint):
