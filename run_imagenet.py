@@ -26,7 +26,7 @@ EPOCHS_A_DECAY = 2
 EVALUATION_BATCH = 64  # few enough for the memory of a laptop
 
 # As in run_cifar.py, the rate starts high and drops before the weights have grown: two epochs are 100 steps.
-DEMO = dict(data=Path("data/shapes224"), blocks=[2, 3, 3, 3], widths=[8, 16, 32, 64], steps=300,
+DEMO = dict(data=Path("data/shapes224"), blocks=[2, 3, 3, 3], widths=[8, 16, 32, 64], steps=250,
             batch_size=32, lr=0.1, lr_decay=0.1, least_area=0.5, evaluate_every=50,
             out=Path("runs/imagenet-demo"))
 DEMO_IMAGES = dict(train=1600, test=300, size=224)
