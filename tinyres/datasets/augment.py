@@ -35,8 +35,8 @@ def random_crop_flip(images: Array, rng: numpy.random.Generator, padding: int = 
     xp = xp_of(images)
     N, H, W, _ = images.shape
     padded = xp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
-    top, left = rng.integers(0, 2 * padding + 1, (2, N, 1))
-    flip = rng.integers(0, 2, (N, 1))
-    rows = top + numpy.arange(H)
-    columns = left + numpy.where(flip, numpy.arange(W)[::-1], numpy.arange(W))
-    return padded[xp.arange(N)[:, None, None], xp.asarray(rows)[:, :, None], xp.asarray(columns)[:, None, :]]
+    shifts = rng.integers(0, 2 * padding + 1, (2, N, 1))
+    top, left, flip = xp.asarray(numpy.concatenate([shifts, rng.integers(0, 2, (1, N, 1))]))
+    rows = top + xp.arange(H)
+    columns = left + xp.where(flip == 1, xp.arange(W)[::-1], xp.arange(W))
+    return padded[xp.arange(N)[:, None, None], rows[:, :, None], columns[:, None, :]]
