@@ -18,14 +18,17 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
+from PIL import Image
 from test_cifar_files import ROWS, WRITERS, archive_of, images_of, member, packed, random_batch
 
 import tinyres as tr
 from tinyres.datasets.cifar import _read_batch, _unpack
+from tinyres.datasets.image_folder import LEAST_AREA, FolderSplit
 from tinyres.train import load_checkpoint, save_checkpoint
 
 SECONDS = 5  # of processor time that a file may take
@@ -105,7 +108,28 @@ def checkpoint() -> Reader:
     return Reader(read, [(whole, as_it_is)] * 2 + [(members[name], with_other(name)) for name in names])
 
 
-READERS = {"batch": cifar_batch, "archive": cifar_archive, "checkpoint": checkpoint}
+def picture() -> Reader:
+    Image.init()  # loads every format now: loading one later is an exec
+    pixels = Image.fromarray(tr.datasets.shapes(10, 10, size=224).train.images[0])
+    originals = []
+    for options in dict(format="JPEG"), dict(format="JPEG", progressive=True), dict(format="PNG"):
+        pixels.save(buffer := io.BytesIO(), **options)
+        originals.append((buffer.getvalue(), as_it_is))
+    pool = ThreadPoolExecutor(1)
+
+    def read(path: Path) -> None:
+        split = FolderSplit(path.parent, [path.name], [0], pool, LEAST_AREA)
+        try:
+            images, _ = split.plain(numpy.array([0]))
+        except ValueError as error:  # no other picture could take its place
+            assert split.broken == {path.name} and path.name in str(error), repr(error)
+            raise ValueError(f"{path}: {error}") from error
+        assert images.shape == (1, 224, 224, 3) and numpy.isfinite(images).all()
+
+    return Reader(read, originals)
+
+
+READERS = {"batch": cifar_batch, "archive": cifar_archive, "checkpoint": checkpoint, "picture": picture}
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {"dataset": "shapes", "blocks": 1, "widths": [4, 8], "lr": 0.05}
 
 
-@pytest.mark.parametrize("kind", ["batch", "archive", "checkpoint"])
+@pytest.mark.parametrize("kind", ["batch", "archive", "checkpoint", "picture"])
 def test_mutations_of_a_file_are_read_or_refused(kind):
     """One process for all of them: no code runs, none takes 5 s or 400 MB, none ends without a message."""
     pytest.importorskip("resource", reason="needs Unix")
