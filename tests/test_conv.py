@@ -180,6 +180,7 @@ def test_the_fast_paths_are_taken_where_they_apply():
     assert method(8, 16, 256) is method(8, 256, 16) is method(7, 256, 256) is neighbours
     assert method(8, 256, 256, stride=2) is method(8, 256, 256, padding=0) is sliced
     assert method(8, 256, 256, kernel=5) is sliced
+    assert method(8, 128, 256, dtype="float16") is neighbours
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7, 3), (3, 4, 4, 1), (1, 1, 1, 2), (2, 1, 5, 2), (2, 5, 1, 2),

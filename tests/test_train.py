@@ -316,3 +316,20 @@ def test_curves_of_two_runs_are_drawn(tmp_path):
     last = {**line, "step": 2, "test_loss": 1.0, "test_error": 0.5}
     draw_curves(tmp_path / "c.png", {"a": [line, last], "b": []})
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_captured_run_is_the_same_run(xp, tmp_path):
+    if xp is numpy:
+        pytest.skip("capture needs a GPU")
+    plain, captured = (
+        states(*small_run(xp, tmp_path / str(capture), 30, evaluate_every=10, capture=capture)[:2])
+        for capture in (False, True))
+    assert all(plain[name].tobytes() == captured[name].tobytes() for name in plain)
+
+
+def test_a_batch_that_is_too_large_leaves_no_folder_behind(xp, tmp_path):
+    data = small_dataset(xp)
+    data = data._replace(train=tr.datasets.Split(*(array[:4] for array in data.train)))
+    with pytest.raises(ValueError, match="batch_size 8 must be from 1 to"):
+        small_run(xp, tmp_path / "run", 5, data=data)
+    assert not (tmp_path / "run").exists()

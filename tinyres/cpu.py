@@ -12,11 +12,12 @@ of a step. Here it is told to keep them. A process that has imported tinyres ret
 """
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,13 +39,15 @@ def over(slices: Iterable[Slice], function: Callable[[Slice], Result]) -> list[R
         for i in remaining:
             results[i] = function(slices[i])
 
-    others = [_pool.submit(work) for _ in range(min(THREADS, len(slices)) - 1)]
+    others = [_pool.submit(contextvars.copy_context().run, work)  # NumPy's errstate goes with the context
+              for _ in range(min(THREADS, len(slices)) - 1)]
     try:
         work()
-    finally:
-        for other in others:
-            if not other.cancel():  # one that has not begun by now finds nothing left to do
-                other.result()
+    finally:  # also after an error no other thread goes on writing
+        begun = [other for other in others if not other.cancel()]  # the others find nothing left to do
+        wait(begun)
+    for other in begun:
+        other.result()
     return results
 
 

@@ -108,9 +108,13 @@ def start(backend_name: str) -> Group:
                            "library, then pip install -e '.[mpi]'") from error
     comm = MPI.COMM_WORLD
     local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()  # among those on this machine
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else None
-    os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank % len(devices)] if devices else str(local_rank)
+    if devices and local_rank >= len(devices):
+        raise RuntimeError(f"there is no GPU for process {local_rank} of this machine: CUDA_VISIBLE_DEVICES "
+                           f"is {visible}; start {len(devices)} processes")
+    if visible != "":  # which hides all of them on purpose
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank] if devices else str(local_rank)
     library = backend.use(backend_name).__name__
     if len(set(libraries := comm.allgather(library))) > 1:
         raise RuntimeError(f"the processes use {libraries}: give --backend numpy, or one GPU to each process")

@@ -18,7 +18,7 @@ import ctypes
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -47,13 +47,14 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
     float32; float32 is multiplied as `backend.precision()` says.
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
-    transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
-    if 0 in (*sizes, batch):
+    if 0 in (*a.shape, *b.shape, *out.shape):
         if not accumulate:
             out.fill(0)
         return out
+    transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
     double = out.dtype == "float64"
-    precision = "float64" if double else "tf32" if backend.precision() == "tf32" else "float32"
+    tf32 = a.dtype == "float32" and backend.precision() == "tf32"
+    precision = "float64" if double else "tf32" if tf32 else "float32"
     scalar = ctypes.c_double if double else ctypes.c_float
     one, beta = scalar(1), scalar(1 if accumulate else 0)
     library, handle = _cublas(cupy.cuda.Device().id)
@@ -170,6 +171,7 @@ class FlatSGD:
                 flat[start:start + size].reshape(shape)
                 for flat in (self.weights, self.velocities, self.gradients))
             start += size
+        self.views = [(parameter, parameter.data, parameter.grad_memory) for parameter in parameters]
 
     def set(self, *settings: float) -> None:
         """(learning rate, momentum, weight decay, factor of the gradients) for the next steps."""
@@ -178,7 +180,14 @@ class FlatSGD:
             self.known = settings
 
     def step(self) -> None:
-        """v = momentum v + factor gradient + weight_decay w, then w -= lr v, for all parameters."""
+        """v = momentum v + factor gradient + weight_decay w, then w -= lr v, for all parameters.
+
+        Raises RuntimeError if a parameter's arrays are no longer those made here.
+        """
+        if any(parameter.data is not data or parameter.grad_memory is not memory
+               for parameter, data, memory in self.views):
+            raise RuntimeError("SGD: a parameter's array was replaced, or another SGD took it: make a new "
+                               "one")
         _kernel("sgd")(self.gradients, self.settings, self.weights, self.velocities)
 
 
@@ -207,8 +216,11 @@ class Captured:
                 self.stream.begin_capture()
                 try:
                     self.result = self.function()
-                finally:
-                    self.graph = self.stream.end_capture()
+                except BaseException:
+                    with suppress(Exception):  # the first error says why
+                        self.stream.end_capture()
+                    raise
+                self.graph = self.stream.end_capture()
                 self.graph.launch(self.stream)
         return self.result
 

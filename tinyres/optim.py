@@ -68,7 +68,11 @@ class SGD:
                 velocity += self.weight_decay * weight
             weight -= lr * velocity
 
-        cpu.over(self._parts(), update)
+        if isinstance(self.velocities[0], numpy.ndarray):
+            cpu.over(self._parts(), update)
+        else:  # in this thread: CuPy's current stream is a thread's own
+            for part in self._parts():
+                update(part)
 
     def _parts(self) -> Iterator[tuple[Array, Array, Array]]:
         """(weight, gradient, velocity) of every parameter, on NumPy in parts that stay in the cache."""

@@ -70,7 +70,7 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         saved = _saved_settings(parser, checkpoint, settings(args).keys())
         parser.set_defaults(**saved)
         args = parser.parse_args()
-        for key in saved.keys() - {"steps", "epochs", "evaluate_every"}:
+        for key in saved.keys() - {"steps", "epochs", "evaluate_every", "precision"}:
             if getattr(args, key) != saved[key]:
                 parser.error(f"the run was started with {key} {saved[key]}, not "
                              f"{getattr(args, key)}: leave the option out, or start another run")
@@ -85,7 +85,8 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
                      f"{len(args.blocks)}")
     if not args.out:
         args.out = Path("runs") / name(args)
-    if not (args.demo or args.resume or args.evaluate) and (args.out / "checkpoint.npz").exists():
+    new = not (args.resume or args.evaluate or args.demo and args.out == demo["out"])
+    if new and (args.out / "checkpoint.npz").exists():
         parser.error(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
     return args, checkpoint
 
@@ -132,6 +133,9 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
     group = distributed.start(args.backend) if args.distributed else distributed.ALONE
     name = backend.use(args.backend).__name__
     args.precision = args.precision or ("float32" if name == "numpy" else "tf32")
+    if name == "numpy" and args.precision != "float32" and (args.resume or args.evaluate):
+        print(f"The run was started with precision {args.precision}, which needs a GPU: float32 here.")
+        args.precision = "float32"
     backend.use(name, args.precision)
     if args.backend == "auto" and name == "numpy":
         print(f"On the CPU, with NumPy: {backend.why_no_gpu()}.")

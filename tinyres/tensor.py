@@ -109,7 +109,8 @@ class Tensor:
             element, and is then 1.
 
         `.grad` is replaced, not added to: calling backward twice gives the same answer, and there is nothing
-        to set to zero between steps. To accumulate over several losses, add the losses.
+        to set to zero between steps. To accumulate over several losses, add the losses. Where SGD gave a
+        parameter memory for its gradient, on a GPU, that is written over: copy a gradient that you keep.
         Raises RuntimeError without a graph, ValueError for a grad of the wrong shape, dtype or library.
         """
         if not self.requires_grad:

@@ -82,6 +82,7 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     evaluate_every = evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     metrics_every = metrics_every or (10 if backend.current() is numpy else 100)
     checkpoint, first = out / "checkpoint.npz", group.rank == 0
+    batches = training_batches(dataset.train, batch_size, seed, first_step, steps, group.share)
     if first:
         out.mkdir(parents=True, exist_ok=True)
     with locked(out, RUN_FILES) if first else nullcontext(), _stop_on_signal() as stop:
@@ -94,8 +95,7 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
         written = len(metrics)
         progress = _Progress(first_step, steps, batch_size, checkpoint)
         take_step = _captured_step(model, optimizer) if capture else training_step
-        for images, labels in training_batches(dataset.train, batch_size, seed, first_step, steps,
-                                               group.share):
+        for images, labels in batches:
             optimizer.lr = schedule(progress.step)
             try:
                 progress.add(*take_step(model, optimizer, images, labels, group))

@@ -96,6 +96,7 @@ def limits() -> dict[str, float]:
         rates[precision] = 2 * 8192**3 / median(lambda: gpu.matmul(a, a, out), 5) / 1e9  # noqa: B023
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
+    cupy.get_default_memory_pool().free_all_blocks()  # or what comes next would be served from it, unseen
     return rates
 
 

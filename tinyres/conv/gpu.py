@@ -201,7 +201,12 @@ def _launch(name: str, total: int, *arguments: Array | int) -> None:
     """Run a kernel with one thread for each of `total` results, the last argument of all kernels."""
     if total:
         values = tuple(numpy.uint32(a) if isinstance(a, int) else a for a in (*arguments, total))
-        _module().get_function(name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)
+        _function(name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    return _module().get_function(name)
 
 
 @functools.cache

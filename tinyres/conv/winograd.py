@@ -46,8 +46,10 @@ FROM_POINTS = numpy.kron(A, A).T
 
 
 def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """Whether this file should compute a convolution: also needs whole tiles and many channels."""
-    return (isinstance(x, numpy.ndarray) and w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+    """Whether this file should compute a convolution: also needs whole tiles, many channels, and more than
+    float16's 11 bits for the entries of the matrices."""
+    return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
+            and w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
             and x.shape[1] % 4 == x.shape[2] % 4 == 0 and min(w.shape[2:]) >= LEAST_CHANNELS)
 
 
