@@ -5,8 +5,9 @@
 All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel and
 launching the captured step whole, PyTorch (channels_last, fused SGD) as it is and compiled. Figures are
 medians over the rounds after a warm-up, of several steps each, with the GPU waited for at the end; ratios are
-tinyres / PyTorch. Before them, what this GPU reaches: a large copy, a large matrix product at each precision,
-and the time that the products of a step would take at that rate.
+tinyres / PyTorch. Before them, what this GPU reaches: a large copy, a large matrix product at each precision.
+"products" and "memory" are the milliseconds that a step's products and tinyres's memory traffic would take at
+those rates.
 """
 from __future__ import annotations
 
@@ -31,8 +32,18 @@ except ImportError:
     torch = None
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
+# Bytes that a residual block moves, counted in images of its output (conv/gpu.py): each of two convolutions
+# reads 1 and writes 3, multiplies 3 into 1, and back does so with its gradient, adds an edge (2) and
+# multiplies 3 + 1 for the kernel; relu (2 + 3), sum (3) and the sum of gradients (3).
+IMAGES_PER_BLOCK = 2 * (8 + 8 + 2 + 4) + 11
 STEPS = 10  # in one measurement
 Work = Callable[[], object]
+
+
+def step_bytes(batch_size: int, precision: str) -> float:
+    """Memory traffic of all residual blocks of the paper's network in one step."""
+    numbers = batch_size * 9 * sum(side * side * width for side, width in ((32, 64), (16, 128), (8, 256)))
+    return IMAGES_PER_BLOCK * numbers * (2 if precision == "float16" else 4)
 
 
 def tinyres_step(batch_size: int, precision: str) -> Work:
@@ -83,8 +94,8 @@ def median(work: Work, rounds: int) -> float:
     return statistics.median(milliseconds(work) for _ in range(rounds))
 
 
-def limits() -> dict[str, float]:
-    """Prints the rates of this GPU, and returns those of matrix products in TFLOP/s by precision."""
+def limits() -> tuple[float, dict[str, float]]:
+    """Prints and returns the rates of this GPU: copies in TB/s, matrix products in TFLOP/s by precision."""
     source = cupy.ones(2**28, cupy.float32)
     target = cupy.empty_like(source)
     copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
@@ -97,7 +108,7 @@ def limits() -> dict[str, float]:
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
     cupy.get_default_memory_pool().free_all_blocks()  # or what comes next would be served from it, unseen
-    return rates
+    return copy, rates
 
 
 def measure(batch_size: int, precision: str, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -138,20 +149,22 @@ def main() -> None:
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     print(f"{name}, CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, "
           f"PyTorch {torch.__version__ if torch else 'not installed'}")
-    rates = limits()
+    copy, rates = limits()
     columns = "eager", "captured", "torch", "torch.compile"
-    print(f"{'step of the paper network':<28}{'bound':>8}" + "".join(f"{column:>15}" for column in columns)
+    print(f"{'step of the paper network':<28}{'products':>9}{'memory':>8}"
+          + "".join(f"{column:>15}" for column in columns)
           + f"{'best ratio':>12}{'images/s':>10}   ms")
     for precision in args.precisions:
         for batch_size in args.batch_sizes:
             times, memory = measure(batch_size, precision, args.rounds)
-            bound = STEP_FLOP_PER_IMAGE * batch_size / rates[precision] / 1e9
+            products = STEP_FLOP_PER_IMAGE * batch_size / rates[precision] / 1e9
+            traffic = step_bytes(batch_size, precision) / copy / 1e9
             ours = min((times[name] for name in columns[:2] if name in times), default=float("nan"))
             theirs = min((times[name] for name in columns[2:3] if name in times), default=float("nan"))
-            print(f"{f'batch {batch_size}, {precision}':<28}{bound:>8.1f}"
+            print(f"{f'batch {batch_size}, {precision}':<28}{products:>9.1f}{traffic:>8.1f}"
                   + "".join(f"{times.get(column, float('nan')):>15.2f}" for column in columns)
                   + f"{ours / theirs:>12.2f}{1000 * batch_size / ours:>10.0f}", flush=True)
-            print(f"{'   memory, GiB':<36}"
+            print(f"{'   its memory, GiB':<45}"
                   + "".join(f"{memory.get(column, float('nan')):>15.2f}" for column in columns), flush=True)
             cupy.get_default_memory_pool().free_all_blocks()
             if torch:
