@@ -20,6 +20,8 @@ def test_astype_rounds_and_converts_the_gradient_back(xp):
     half.backward(xp.asarray([1, 2, 3], "float16"))
     assert half.numpy().tolist() == [1.0, float(numpy.float16(1 / 3)), 65_504.0]
     assert x.grad.dtype == "float64" and x.grad.tolist() == [1.0, 2.0, 3.0]
+    with pytest.raises(TypeError, match="expected float16, float32 or float64, got int32"):
+        tr.astype(x, "int32")
 
 
 def test_exp_and_log(xp):

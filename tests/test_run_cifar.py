@@ -67,7 +67,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
             break
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert f"python run_cifar.py --resume --out {tmp_path}" in printed
+    assert f"python run_cifar.py --resume --data data --out {tmp_path}" in printed
     with numpy.load(tmp_path / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
 

@@ -38,7 +38,7 @@ def log(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0) elementwise, with derivative 0 at 0."""
     xp = backend.xp_of(_tensor("relu", x).data)
-    out = elementwise(xp.maximum, x.data, 0)
+    out = elementwise(xp.maximum, x.data, 0)  # xp.maximum(x.data, 0), with several threads
 
     def gradient(g: Array, y: Array, out: Array | None = None) -> Array:
         return xp.multiply(g, y > 0, out=out)
@@ -50,7 +50,11 @@ def relu(x: Tensor) -> Tensor:
 
 def astype(x: Tensor, dtype: str) -> Tensor:
     """The same values as float16, float32 or float64, rounded where need be; its gradient is converted back.
+
+    Raises TypeError for another dtype.
     """
+    if str(dtype) not in ("float16", "float32", "float64"):
+        raise TypeError(f"astype: expected float16, float32 or float64, got {dtype}")
     return Tensor(_tensor("astype", x).data.astype(dtype), parents=(x,), vjp=lambda g: (g.astype(x.dtype),))
 
 

@@ -138,7 +138,7 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
         args.precision = "float32"
     backend.use(name, args.precision)
     if args.backend == "auto" and name == "numpy":
-        print(f"On the CPU, with NumPy: {backend.why_no_gpu()}.")
+        print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     return group
 
 
@@ -166,8 +166,8 @@ def stopped_early(args: argparse.Namespace, metrics: Metrics) -> bool:
     """Whether a signal ended a run before its last step; says how to go on."""
     if metrics[-1]["step"] == args.steps:
         return False
-    print(f"Stopped and saved after step {metrics[-1]['step']}. To go on:  "
-          f"python {Path(sys.argv[0]).name} --resume --out {args.out}")
+    print(f"Stopped and saved after step {metrics[-1]['step']}. To go on:  python {Path(sys.argv[0]).name} "
+          f"--resume --data {args.data} --out {args.out}{' --distributed' if args.distributed else ''}")
     return True
 
 
@@ -177,38 +177,44 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         _end(str(error))
+    except KeyboardInterrupt:
+        _end("interrupted; what was saved before is still there", 130)
     except MemoryError as error:
         _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
              "--batch-size")
 
 
-def _end(reason: str) -> NoReturn:
+def _end(reason: str, status: int = 1) -> NoReturn:
     message = f"{Path(sys.argv[0]).name}: {reason}"
     distributed.abort(message)
-    sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(status)
 
 
-def whole(text: str, least: int = 1) -> int:
-    """An option's whole number >= 1; argparse turns the ValueError into a message that names the option."""
-    if not least <= int(text) < 2**31:
-        raise ValueError
-    return int(text)
+def whole(text: str) -> int:
+    """An option's whole number >= 1; argparse puts the option's name before the error."""
+    return _number(text, int, "a whole number from 1 to 2147483647", lambda value: 1 <= value < 2**31)
 
 
 def whole_or_zero(text: str) -> int:
     """An option's whole number >= 0."""
-    return whole(text, least=0)
-
-
-def share(text: str) -> float:
-    """An option's number from 0 to less than 1."""
-    if not 0 <= float(text) < 1:
-        raise ValueError
-    return float(text)
+    return _number(text, int, "a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 
 
 def positive(text: str) -> float:
     """An option's finite number > 0."""
-    if not 0 < float(text) < float("inf"):
-        raise ValueError
-    return float(text)
+    return _number(text, float, "a number above 0", lambda value: 0 < value < float("inf"))
+
+
+def share(text: str) -> float:
+    """An option's number from 0 to less than 1."""
+    return _number(text, float, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
+
+
+def _number(text: str, kind: type, expected: str, admitted: Callable[[Any], bool]) -> Any:
+    try:
+        if admitted(value := kind(text)):
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")

@@ -36,6 +36,9 @@ def no_grad() -> Iterator[None]:
 class Node:
     """What the graph keeps of a tensor that an operation computed: how to go back from it, not its values.
 
+    y = a * b makes a Tensor y for the program, and for the graph Node(parents=(a, b), vjp): as long as y's
+    gradient may be wanted the node lives, and y's array only if a vjp after it needs it.
+
     The values that some gradient needs are held by that `vjp`; all others are freed with their tensor.
     parents holds the nodes of computed tensors and, at the leaves, the tensors themselves.
     """
@@ -67,7 +70,7 @@ class Tensor:
                  parents: tuple[Tensor, ...] = (), vjp: VJP | None = None) -> None:
         self.data: Array = _as_float_array(data)
         self.grad: Array | None = None
-        self.grad_memory: Array | None = None  # where `backward` should put .grad; None: in a new array
+        self.grad_memory: Array | None = None  # where `backward` puts .grad if an optimizer wants it there
         if vjp is not None and _recording.get() and any(parent.requires_grad for parent in parents):
             self.requires_grad, self.node = True, Node(self.data, parents, vjp)
         else:

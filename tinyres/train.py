@@ -42,12 +42,30 @@ from .optim import SGD
 from .tensor import Tensor, no_grad
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
+LOWER = "Start another run with a lower learning rate"
 LOSS_SCALE = 4096.0  # in float16: gradients of pixels are some 1e-6, and 6e-8 is the least that it holds
 IDENTITY_IMAGES = 10  # first ones of the test images, on which blocks are compared with the identity
 CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
 DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
 
 Metrics = list[dict[str, Any]]
+
+
+def training_step(model: Module, optimizer: SGD, images: Array, labels: Array,
+                  group: Group = ALONE) -> tuple[Array, Array]:
+    """One step of SGD on a batch: (loss, share of wrong predictions), arrays of no axes where the batch is.
+
+    images: standardized, (N, H, W, C) float32. labels: (N,). group: as for `train`.
+    Raises FloatingPointError, on NumPy, if an array is not finite, before the weights are moved.
+    """
+    with numpy.errstate(all="ignore"):  # _check_finite says it better
+        logits = model(_input(images))
+        loss = softmax_cross_entropy(logits, labels)
+        loss.backward(xp_of(images).full_like(loss.data, optimizer.loss_scale))  # 1 except in float16
+    group.average([parameter.grad for parameter in optimizer.parameters])
+    _check_finite(model, images, loss)
+    optimizer.step()
+    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
 
 
 def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], dataset: Dataset, *, steps: int,
@@ -137,22 +155,6 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     return metrics
 
 
-def training_step(model: Module, optimizer: SGD, images: Array, labels: Array,
-                  group: Group = ALONE) -> tuple[Array, Array]:
-    """One step of SGD on a batch: (loss, share of wrong predictions), arrays of no axes where the batch is.
-
-    images: standardized, (N, H, W, C) float32. labels: (N,). group: as for `train`.
-    Raises FloatingPointError, on NumPy, if an array is not finite, before the weights are moved.
-    """
-    logits = model(_input(images))
-    loss = softmax_cross_entropy(logits, labels)
-    loss.backward(xp_of(images).full_like(loss.data, optimizer.loss_scale))
-    group.average([parameter.grad for parameter in optimizer.parameters])
-    _check_finite(model, images, loss)
-    optimizer.step()
-    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
-
-
 def _captured_step(model: Module, optimizer: SGD) -> Callable[..., tuple[Array, Array]]:
     """`training_step` on a GPU, launched whole: batches are copied to where the first one was."""
     memory: list[Array] = []
@@ -232,7 +234,7 @@ def save_checkpoint(path: Path, model: Module, optimizer: SGD, step: int, config
     for name, value in arrays.items():
         if not numpy.isfinite(value).all():
             raise FloatingPointError(f"{name} is not finite after step {step}: the run has diverged. Nothing "
-                                     f"was saved; {_last_good(path)}. Lower the learning rate")
+                                     f"was saved; {_last_good(path)}. {LOWER}")
     arrays |= {"step": numpy.int64(step), "config": numpy.array(json.dumps(dict(config)))}
     write_atomically(path, lambda file: numpy.savez(file, **arrays))
 
@@ -275,21 +277,26 @@ def draw_curves(path: Path, runs: Mapping[str, Metrics]) -> None:
                                        [scale * line[f"{split}_{quantity}"] for line in points],
                                        f"{name} {split}".strip(), style, color if len(runs) > 1 else None))
         panels.append(plot.Panel(lines, "", "step", quantity + (" (%)" if scale == 100 else ""),
-                                 y_range=(0, 100) if scale == 100 else None))
+                                 y_range=(0, 100) if scale == 100 else _from_zero(lines)))
     plot.save(path, panels)
+
+
+def _from_zero(lines: Sequence[plot.Line]) -> tuple[float, float]:
+    """A range that shows all losses, but not noise around one value as if it were a descent."""
+    return 0.0, 1.1 * max((max(line.y, default=1) for line in lines), default=1)
 
 
 def draw_identity(path: Path, metrics: Metrics) -> None:
     """Draw ||h(x)|| / ||x|| of every residual block against its depth, at the first, a middle and the last
-    evaluation. Theorem 2.1 has linear networks of l layers within about 1 / l of the identity."""
+    evaluation, and one over the number of blocks, the order of Theorem 2.1 for linear networks."""
     lines = [line for line in metrics if "h_over_x" in line]
     if not lines:
         return
-    shown = sorted({0, len(lines) // 2, len(lines) - 1})
-    plot.save(path, plot.Panel(
-        [plot.Line(range(1, len(lines[i]["h_over_x"]) + 1), lines[i]["h_over_x"], f"step {lines[i]['step']}")
-         for i in shown], "How far each block is from the identity", "residual block", "||h(x)|| / ||x||",
-        log_y=True))
+    shown, depth = sorted({0, (len(lines) - 1) // 2, len(lines) - 1}), len(lines[0]["h_over_x"])
+    drawn = [plot.Line(range(1, depth + 1), lines[i]["h_over_x"], f"step {lines[i]['step']}") for i in shown]
+    drawn.append(plot.Line([1, depth], [1 / depth] * 2, f"1 / {depth}", "dotted"))
+    plot.save(path, plot.Panel(drawn, "How far each block is from the identity", "residual block",
+                               "||h(x)|| / ||x||", log_y=True))
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -331,7 +338,7 @@ def _check_finite(model: Module, images: Array, loss: Tensor) -> None:
     for name, array in [("the batch of images", images), *((name, p.data) for name, p in parameters),
                         ("the loss", loss.data), *gradients]:
         if not numpy.isfinite(array).all():
-            raise _NotFinite(name, "Check the data set" if array is images else "Lower the learning rate")
+            raise _NotFinite(name, "Check the data set" if array is images else LOWER)
 
 
 def _append_metrics(path: Path, lines: Metrics) -> None:
@@ -420,7 +427,7 @@ class _Progress:
             self.figures.append((float(to_numpy(loss)), float(to_numpy(error))))
             if not math.isfinite(self.figures[-1][0]):
                 raise FloatingPointError(f"the loss is {self.figures[-1][0]} at step {step}: the run has "
-                                         f"diverged; {_last_good(self.checkpoint)}. Lower the learning rate")
+                                         f"diverged; {_last_good(self.checkpoint)}. {LOWER}")
         self.pending = []
 
     def summary(self) -> dict[str, float]:
@@ -456,6 +463,6 @@ class _Progress:
                 f"error {100 * figures['train_error']:.1f} %{self.test}  {figures['images_per_second']:.0f} "
                 f"images/s  {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
         if self.terminal:
-            _say(f"\r{text:<100}", end="\n" if self.step == self.steps else "")
+            _say(f"\r{text:<100}", end="\n" if always else "")
         else:
             _say(text)

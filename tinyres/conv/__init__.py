@@ -9,7 +9,9 @@ from . import gpu, im2col, neighbours, sliced, winograd
 
 __all__ = ["conv2d"]
 
-FAST_PATHS = (gpu, winograd, neighbours, sliced)  # the first one that applies; im2col where none does
+# The first one that applies: gpu takes all of CuPy's arrays, winograd 3 x 3 kernels with many channels,
+# neighbours the other 3 x 3 ones, sliced what is left, with im2col on slices. With () it is im2col alone.
+FAST_PATHS = (gpu, winograd, neighbours, sliced)
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int | tuple[int, int] = 1,
