@@ -36,10 +36,15 @@ if [ -e data/cifar-10-batches-py ] || [ -e data/cifar-10-python.tar.gz ]; then
             --evaluate-every 1000 --out "$run" $resume >> "$run.txt" 2>&1
         tail -n 12 "$run.txt" | grep -q "this run" && touch "$run.done"  # the table of a finished run
     fi
-    [ -e "$run.done" ] || echo "training is not finished: run this again"
+    if [ -e "$run.done" ] && [ ! -e "$out/twin.done" ] && [ "$(left)" -gt 60 ]; then
+        timeout -s TERM "$(left)" "$python" tests/benchmarks/gpu_twin.py --out "$out/twin" >> "$out/twin.txt" 2>&1 \
+            && touch "$out/twin.done"
+    fi
+    [ -e "$out/twin.done" ] || echo "training is not finished: run this again"
 else
     echo "no training: data/cifar-10-batches-py is absent"
 fi
 echo "== tests"; tail -n 3 "$out/tests.txt"
 echo "== benchmark"; cat "$out/benchmark.txt"
 echo "== training"; tail -n 12 "$run.txt" 2> /dev/null
+echo "== the same in PyTorch"; tail -n 3 "$out/twin.txt" 2> /dev/null
