@@ -578,7 +578,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                      log_y=True, y_range=(1e-12, 1e8)) for layers in (2, 10)),
             _panel("gradient at the start", "layers l", "gradient norm (not shown: 0)",
                    by_depth(lambda h: h["gradient_norm"][0]), log_x=True, log_y=True),
-            _panel("convergence", "layers l", "steps to 1e-10 of the risk (400 at most)",
+            _panel("convergence", "layers l", "steps to 1e-10 of the risk (none: over 400)",
                    by_depth(_steps_to_converge), log_x=True)],
         "linear_failures.png": [
             _panel(f"residual descent to {target}", "step", key.replace("_", " "), by_step(runs, key),
