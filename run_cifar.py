@@ -16,7 +16,7 @@ from pathlib import Path
 import tinyres as tr
 from tinyres import options
 from tinyres.distributed import ALONE, Group
-from tinyres.train import LOSS_SCALE, Checkpoint, Metrics, draw_curves, evaluate, train
+from tinyres.train import Checkpoint, Metrics, draw_curves, evaluate, train
 
 DATASETS = {
     "cifar10": tr.datasets.cifar10,
@@ -72,11 +72,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
     dataset = load_dataset(args)
     options.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, dataset, checkpoint)
-    optimizer = tr.optim.SGD(network.parameters(), args.lr, args.momentum, args.weight_decay,
-                             loss_scale=LOSS_SCALE if args.precision == "float16" else 1.0)
+    optimizer = options.build_optimizer(args, network, checkpoint)
     schedule = tr.optim.step_decay(args.lr, args.lr_drops)
-    if checkpoint:
-        optimizer.load_state_dict(checkpoint.optimizer)
     print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
           f"images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "

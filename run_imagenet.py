@@ -15,7 +15,7 @@ from pathlib import Path
 import tinyres as tr
 from tinyres import options
 from tinyres.distributed import Group
-from tinyres.train import LOSS_SCALE, Checkpoint, Metrics, error_name, evaluate, train
+from tinyres.train import Checkpoint, Metrics, error_name, evaluate, train
 
 # Section 4.2 of the paper, and section 4.1 for weight decay. The paper's steps were taken by 6 machines at a
 # time, none waiting for the others, with the batch below each.
@@ -79,12 +79,9 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     images = len(dataset.train.labels)
     options.set_steps(args, images, checkpoint)
     network = build_network(args, dataset, checkpoint)
-    optimizer = tr.optim.SGD(network.parameters(), args.lr, args.momentum, args.weight_decay,
-                             loss_scale=LOSS_SCALE if args.precision == "float16" else 1.0)
+    optimizer = options.build_optimizer(args, network, checkpoint)
     schedule = tr.optim.exponential_decay(args.lr, args.lr_decay,
                                           max(1, EPOCHS_A_DECAY * images // args.batch_size))
-    if checkpoint:
-        optimizer.load_state_dict(checkpoint.optimizer)
     print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")

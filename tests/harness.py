@@ -1,4 +1,4 @@
-"""Runs that are killed, for test_robustness.py and benchmarks/faults.py."""
+"""The scripts run as their users run them; runs that are killed, for test_robustness.py and faults.py."""
 from __future__ import annotations
 
 import json
@@ -38,6 +38,25 @@ run_cifar.main()
 """
 SETTINGS = ["--dataset", "shapes", "--blocks", "1", "--widths", "8", "16", "--batch-size", "16",
             "--lr", "0.002", "--evaluate-every", "4"]
+
+
+def run_script(script: Path, *arguments: object, ok: bool = True) -> str:
+    """What the script prints; checks that it succeeds or, with ok=False, ends without a traceback."""
+    command = [sys.executable, str(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout + done.stderr
+
+
+def weights(folder: Path) -> dict[str, numpy.ndarray]:
+    """Weights and velocities of the checkpoint in a run's folder."""
+    with numpy.load(folder / "checkpoint.npz") as file:
+        return {name: file[name] for name in file.files if "/" in name}
+
+
+def weight_bytes(folder: Path) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in weights(folder).items()}
 
 
 def start(out: Path, steps: int, die_at: int = 0, **environment: str) -> subprocess.Popen[str]:

@@ -78,7 +78,7 @@ def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch, paddin
     x, w = random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2)
     x.requires_grad = False
     monkeypatch.delattr(im2col, "grad_input")  # calling them would now be an AttributeError
-    monkeypatch.delattr(neighbours, "_turned")
+    monkeypatch.delattr(neighbours, "turned")
     tr.sum(tr.conv2d(x, w, padding=padding)).backward()
     assert x.grad is None and w.grad is not None
 
@@ -137,7 +137,7 @@ def test_sliced_against_im2col(monkeypatch, stride, padding, wanted):
     x, w = rng.standard_normal((5, 6, 7, 3)), rng.standard_normal((3, 2, 3, 4))
     out = sliced.forward(x, w, stride, padding)
     numpy.testing.assert_allclose(out, im2col.forward(x, w, stride, padding), rtol=1e-12, atol=1e-12)
-    assert len(list(sliced._slices(out, w))) > 1
+    assert len(list(sliced.slices(out, w, sliced.SLICE_BYTES))) > 1
     ours, reference = (method.gradients(out, x, w, stride, padding, wanted) for method in (sliced, im2col))
     for gradient, expected, want in zip(ours, reference, wanted, strict=True):
         assert (gradient is not None) == want

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from harness import weights
 
 import tinyres as tr
 from tinyres.distributed import ALONE
@@ -52,11 +53,6 @@ def mpirun(processes: int, *command: str) -> subprocess.CompletedProcess:
                    "OMPI_MCA_rmaps_base_oversubscribe": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run(["mpirun", "-n", str(processes), sys.executable, *command], env=environment,
                           capture_output=True, text=True, timeout=120)
-
-
-def weights(folder: Path) -> dict[str, numpy.ndarray]:
-    with numpy.load(folder / "checkpoint.npz") as file:
-        return {name: file[name] for name in file.files if "/" in name}
 
 
 def largest_difference(one: dict[str, numpy.ndarray], other: dict[str, numpy.ndarray]) -> float:

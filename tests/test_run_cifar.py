@@ -1,6 +1,7 @@
 """run_cifar.py as its users call it, in processes of its own, on the generated shapes."""
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -10,24 +11,14 @@ from pathlib import Path
 
 import numpy
 import pytest
+from harness import run_script, weight_bytes
 
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
          "--evaluate-every", "1000", "--backend", "numpy"]
 
 
-def run(*arguments: str, ok: bool = True) -> str:
-    """What the script prints; checks that it succeeds or, with ok=False, ends without a traceback."""
-    command = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    with numpy.load(folder / "checkpoint.npz") as file:
-        return {name: file[name].tobytes() for name in file.files if "/" in name}
+run = functools.partial(run_script, SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +43,7 @@ def test_resume_and_evaluate(straight, tmp_path):
     run(*SMALL, "--steps", "15", "--out", str(tmp_path))
     printed = run("--resume", "--out", str(tmp_path), "--steps", "30", "--backend", "numpy")
     assert "step 30/30" in printed
-    assert weights(tmp_path) == weights(out)
+    assert weight_bytes(tmp_path) == weight_bytes(out)
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     printed = run("--evaluate", str(tmp_path / "checkpoint.npz"), "--backend", "numpy")
     assert f"step 30, test loss {last['test_loss']:.4f}, test error {last['test_error']:.2%}" in printed

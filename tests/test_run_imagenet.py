@@ -1,13 +1,12 @@
 """run_imagenet.py as its users call it, in processes of its own, on pictures of drawn shapes in folders."""
 from __future__ import annotations
 
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy
 import pytest
+from harness import run_script, weight_bytes
 
 import tinyres as tr
 
@@ -16,18 +15,7 @@ SMALL = ["--blocks", "1", "1", "--widths", "2", "4", "--batch-size", "8", "--eva
          "--backend", "numpy"]
 
 
-def run(*arguments: object, ok: bool = True) -> str:
-    """What the script prints; checks that it succeeds or, with ok=False, ends without a traceback."""
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stdout + done.stderr
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    with numpy.load(folder / "checkpoint.npz") as file:
-        return {name: file[name].tobytes() for name in file.files if "/" in name}
+run = functools.partial(run_script, SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +59,7 @@ def test_resume_and_evaluate(pictures, straight, tmp_path):
     out, _ = straight
     run(*SMALL, "--data", pictures, "--steps", 3, "--out", tmp_path, "--workers", 1)
     run("--data", pictures, "--resume", "--out", tmp_path, "--steps", 6, "--backend", "numpy", "--workers", 3)
-    assert weights(tmp_path) == weights(out)
+    assert weight_bytes(tmp_path) == weight_bytes(out)
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     printed = run("--data", pictures, "--evaluate", out / "checkpoint.npz", "--backend", "numpy")
     assert (f"step 6, test loss {last['test_loss']:.4f}, top-1 error {last['test_error']:.2%}, "

@@ -70,6 +70,13 @@ def elementwise(function: Callable[..., Array], *operands: Array | float) -> Arr
     return out
 
 
+def _threads() -> int:
+    for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
+        if os.environ.get(name, "").isdigit():
+            return max(1, int(os.environ[name]))
+    return cores()
+
+
 def _give_blas_one_thread() -> bool:
     """Whether NumPy's BLAS is the OpenBLAS that comes with it, and now uses one thread."""
     package = Path(numpy.__file__).parent
@@ -87,13 +94,11 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
 
 
-def _cores() -> int:
-    for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
-        if os.environ.get(name, "").isdigit():
-            return max(1, int(os.environ[name]))
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-THREADS = _cores() if _give_blas_one_thread() else 1
+THREADS = _threads() if _give_blas_one_thread() else 1
 _pool = ThreadPoolExecutor(max(1, THREADS - 1), "tinyres")
 _keep_freed_memory()

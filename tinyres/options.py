@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import backend, distributed
-from .train import Checkpoint, Metrics, load_checkpoint
+from .nn import Module
+from .optim import SGD
+from .train import LOSS_SCALE, Checkpoint, Metrics, load_checkpoint
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
 ELSEWHERE = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed", "workers")
@@ -154,6 +156,15 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
     if checkpoint and checkpoint.step >= args.steps:
         raise ValueError(f"{args.out} is at step {checkpoint.step} already: give --steps more than that to "
                          "go on")
+
+
+def build_optimizer(args: argparse.Namespace, network: Module, checkpoint: Checkpoint | None) -> SGD:
+    """The optimizer that the settings describe, with a checkpoint's velocities if there is one."""
+    optimizer = SGD(network.parameters(), args.lr, args.momentum, args.weight_decay,
+                    loss_scale=LOSS_SCALE if args.precision == "float16" else 1.0)
+    if checkpoint:
+        optimizer.load_state_dict(checkpoint.optimizer)
+    return optimizer
 
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:

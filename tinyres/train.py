@@ -15,6 +15,7 @@ A run lives in one folder:
 """
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -112,11 +113,12 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
             write_atomically(out / "metrics.jsonl", lambda file: file.writelines(map(_json_line, metrics)))
         written = len(metrics)
         progress = _Progress(first_step, steps, batch_size, checkpoint)
-        take_step = _captured_step(model, optimizer) if capture else training_step
+        take_step = (_captured_step(model, optimizer) if capture
+                     else functools.partial(training_step, model, optimizer, group=group))
         for images, labels in batches:
             optimizer.lr = schedule(progress.step)
             try:
-                progress.add(*take_step(model, optimizer, images, labels, group))
+                progress.add(*take_step(images, labels))
             except _NotFinite as error:
                 raise FloatingPointError(f"{error.name} is not finite at step {progress.step + 1}: the run "
                                          f"cannot go on; {_last_good(checkpoint)}. {error.remedy}") from None
@@ -155,13 +157,12 @@ def train(model: Module, optimizer: SGD, schedule: Callable[[int], float], datas
     return metrics
 
 
-def _captured_step(model: Module, optimizer: SGD) -> Callable[..., tuple[Array, Array]]:
+def _captured_step(model: Module, optimizer: SGD) -> Callable[[Array, Array], tuple[Array, Array]]:
     """`training_step` on a GPU, launched whole: batches are copied to where the first one was."""
     memory: list[Array] = []
     captured = gpu.Captured(lambda: training_step(model, optimizer, *memory))
 
-    def step(model: Module, optimizer: SGD, images: Array, labels: Array,
-             group: Group) -> tuple[Array, Array]:
+    def step(images: Array, labels: Array) -> tuple[Array, Array]:
         if not memory:
             memory.extend((images.copy(), labels.copy()))
         for kept, new in zip(memory, (images, labels), strict=True):

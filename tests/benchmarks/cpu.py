@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -24,10 +23,11 @@ import numpy
 
 import tinyres as tr
 from tinyres import conv
+from tinyres.cpu import cores
 
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
 CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col", "dezero"
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = cores()
 Work = Callable[[], object]
 
 

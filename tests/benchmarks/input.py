@@ -27,11 +27,12 @@ import numpy
 from PIL import Image
 
 import tinyres as tr
+from tinyres.cpu import cores
 from tinyres.datasets.image_folder import LEAST_AREA, SIZE, _window, decode
 from tinyres.datasets.loader import training_batches
 
 CONTENDERS = "tinyres", "DataLoader, plain", "DataLoader, decode"
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+CORES = cores()
 BATCH, ROUND = 48, 10  # images, batches
 
 

@@ -40,9 +40,9 @@ __global__ void add_edge(const Unit* __restrict__ x, Unit* __restrict__ out, uns
 // The windows of any kernel: x (N, H, W, units) -> out (N, OH, OW, KH, KW, units).
 template <typename Unit>
 __global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned H, unsigned W,
-unsigned units,
-                            unsigned KH, unsigned KW, unsigned OH, unsigned OW, unsigned stride_h, unsigned
-                            stride_w, unsigned padding_h, unsigned padding_w, unsigned total) {
+                            unsigned units, unsigned KH, unsigned KW, unsigned OH, unsigned OW,
+                            unsigned stride_h, unsigned stride_w, unsigned padding_h, unsigned padding_w,
+                            unsigned total) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned unit = i % units, rest = i / units;
         unsigned kw = rest % KW, kh = rest / KW % KH;
@@ -50,7 +50,8 @@ unsigned units,
         unsigned ow = rest % OW, oh = rest / OW % OH, n = rest / OW / OH;
         int h = int(oh * stride_h + kh) - int(padding_h), w = int(ow * stride_w + kw) - int(padding_w);
         Unit zero = {};
-        out[i] = h >= 0 && h < int(H) && w >= 0 && w < int(W) ? x[((n * H + h) * W + w) * units + unit] : zero;
+        bool inside = h >= 0 && h < int(H) && w >= 0 && w < int(W);
+        out[i] = inside ? x[((n * H + h) * W + w) * units + unit] : zero;
     }
 }
 
@@ -58,10 +59,9 @@ unsigned units,
 // the windows' copies of it, fetched by its own thread in a fixed order.
 template <typename Number, typename Sum>
 __global__ void gather_columns(const Number* __restrict__ columns, Number* __restrict__ x, unsigned H,
-unsigned W,
-                               unsigned C, unsigned KH, unsigned KW, unsigned OH, unsigned OW, unsigned
-                               stride_h, unsigned stride_w, unsigned padding_h, unsigned padding_w, unsigned
-                               total) {
+                               unsigned W, unsigned C, unsigned KH, unsigned KW, unsigned OH, unsigned OW,
+                               unsigned stride_h, unsigned stride_w, unsigned padding_h, unsigned padding_w,
+                               unsigned total) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned c = i % C, w = i / C % W, h = i / C / W % H, n = i / C / W / H;
         Sum sum = 0;

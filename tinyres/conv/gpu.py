@@ -21,9 +21,9 @@ import numpy
 
 from .. import gpu
 from ..backend import Array
-from . import im2col
-
-Pair = tuple[int, int]
+from .im2col import Pair, is_3x3_same, output_size
+from .neighbours import columns_first, turned, without_edge
+from .sliced import slices
 
 COLUMN_BYTES = 2**29  # most that the matrix of columns takes, unless one image takes more
 THREADS = 256  # of a block
@@ -46,12 +46,12 @@ def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 def forward(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O) of x's dtype."""
     x, w = gpu.cupy.ascontiguousarray(x), w.astype(x.dtype, copy=False)
-    if _has_neighbours(w, stride, padding):
+    if is_3x3_same(w.shape, stride, padding):
         return _convolve(_stack(x), w, x.shape)
-    OH, OW = im2col.output_size(x.shape, w.shape, stride, padding)
+    OH, OW = output_size(x.shape, w.shape, stride, padding)
     out = gpu.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
     kernel = gpu.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
-    for part in _slices(out, w):
+    for part in slices(out, w, COLUMN_BYTES):
         columns = _cut(x[part], w.shape, stride, padding)
         gpu.matmul(columns, kernel, out[part].reshape(-1, w.shape[3]))
     return out
@@ -63,19 +63,17 @@ def gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
     xp = gpu.cupy
     g, x = xp.ascontiguousarray(g), xp.ascontiguousarray(x)
     kernel = w.astype(x.dtype, copy=False)
-    if _has_neighbours(w, stride, padding):
+    if is_3x3_same(w.shape, stride, padding):
         if not wanted[0]:
             return None, _correlate(_stack(x), g, w.dtype)
         # each pixel of x with the window of g around it: the windows of g are needed for both gradients
         stacked = _stack(g)
-        turned = kernel[::-1, ::-1].swapaxes(2, 3)
-        grad_w = _correlate(stacked, x, w.dtype)[::-1, ::-1].swapaxes(2, 3) if wanted[1] else None
-        return (_convolve(stacked, turned, g.shape),
-                xp.ascontiguousarray(grad_w) if wanted[1] else None)
+        grad_w = turned(_correlate(stacked, x, w.dtype)) if wanted[1] else None
+        return _convolve(stacked, turned(kernel), g.shape), grad_w
     grad_x = xp.empty(x.shape, x.dtype) if wanted[0] else None
     grad_w = xp.zeros(w.shape, w.dtype) if wanted[1] else None
     kernel = xp.ascontiguousarray(kernel).reshape(-1, w.shape[3])
-    for part in _slices(g, w):
+    for part in slices(g, w, COLUMN_BYTES):
         rows = g[part].reshape(-1, w.shape[3])
         if wanted[1]:
             columns = _cut(x[part], w.shape, stride, padding)
@@ -86,64 +84,58 @@ def gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
     return grad_x, grad_w
 
 
-def _has_neighbours(w: Array, stride: Pair, padding: Pair) -> bool:
-    return w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
-
-
-def chunks(windows: int) -> int:
+def _chunks(windows: int) -> int:
     """Into how many partial sums the kernel's gradient over so many windows is cut."""
     return max(1, min(CHUNKS, windows // LEAST_ROWS))
 
 
-def thirds(image_pixels: int) -> int:
+def _thirds(image_pixels: int) -> int:
     """How many windows start at pixels 0, 3, 6, ...: enough for all, and a whole number of chunks."""
     third = -(-image_pixels // 3)
-    return -(-third // chunks(third)) * chunks(third)
+    return -(-third // _chunks(third)) * _chunks(third)
 
 
 def _stack(x: Array) -> Array:
     """Pixels with their neighbours: (N, H, W, C) -> (pixels, 3, C), two more pixels than windows start."""
     N, H, W, C = x.shape
     image_pixels = N * H * (W + 1)
-    out = gpu.cupy.empty((3 * thirds(image_pixels) + 2, 3, C), x.dtype)
+    out = gpu.cupy.empty((3 * _thirds(image_pixels) + 2, 3, C), x.dtype)
     units = _units(x)
     _launch(f"stack_neighbours<{units[1]}>", out.nbytes // units[0], x, out, H, W,
             C * x.itemsize // units[0], image_pixels)
     return out
 
 
-def windows(stacked: Array) -> Array:
+def _windows(stacked: Array) -> Array:
     """Every 3 x 3 window of `_stack`'s result as a view (3, pixels // 3, 9C): window p is [p % 3, p // 3].
 
     A window lists its pixels column by column.
     """
     third, step = len(stacked) // 3, stacked.strides[0]
-    as_strided = gpu.cupy.lib.stride_tricks.as_strided if not isinstance(stacked, numpy.ndarray) else (
-        numpy.lib.stride_tricks.as_strided)
-    return as_strided(stacked, (3, third, 9 * stacked.shape[2]), (step, 3 * step, stacked.itemsize))
+    return gpu.cupy.lib.stride_tricks.as_strided(stacked, (3, third, 9 * stacked.shape[2]),
+                                                 (step, 3 * step, stacked.itemsize))
 
 
 def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
     """The convolution of the image of `shape` (N, H, W, C), stacked, with w (3, 3, C, O): (N, H, W, O)."""
-    N, H, W, C = shape
-    O = w.shape[3]  # noqa: E741
-    views = windows(stacked)
+    C, O = w.shape[2:]  # noqa: E741
+    views = _windows(stacked)
     rows = gpu.cupy.empty((views.shape[1], 3, O), stacked.dtype)
-    kernel = gpu.cupy.ascontiguousarray(w.swapaxes(0, 1)).reshape(1, 9 * C, O)
+    kernel = gpu.cupy.ascontiguousarray(columns_first(w)).reshape(1, 9 * C, O)
     gpu.matmul(views, kernel, rows.swapaxes(0, 1))
-    return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
+    return without_edge(rows, shape)
 
 
 def _correlate(stacked: Array, g: Array, dtype: numpy.dtype) -> Array:
     """The sum over all windows of each one's products with its pixel in g (N, H, W, O): (3, 3, C, O)."""
     N, H, W, O = g.shape  # noqa: E741
-    views = windows(stacked)
+    views = _windows(stacked)
     rows = gpu.cupy.empty((views.shape[1], 3, O), g.dtype)
     units = _units(g)
     _launch(f"add_edge<{units[1]}>", rows.nbytes // units[0], g, rows, W, O * g.itemsize // units[0],
             N * H * (W + 1))
     total = _in_chunks(views, rows.swapaxes(0, 1)).astype(dtype, copy=False)
-    return total.reshape(3, 3, stacked.shape[2], O).swapaxes(0, 1)
+    return columns_first(total.reshape(3, 3, stacked.shape[2], O))
 
 
 def _in_chunks(left: Array, right: Array) -> Array:
@@ -151,8 +143,8 @@ def _in_chunks(left: Array, right: Array) -> Array:
     """
     dtype = numpy.float32 if left.dtype == numpy.float16 else left.dtype
     rows = left.shape[1]
-    pieces = chunks(rows)
-    while rows % pieces:  # thirds() makes it a whole number; columns may have any
+    pieces = _chunks(rows)
+    while rows % pieces:  # _thirds makes it a whole number; columns may have any
         pieces -= 1
     sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), dtype)
     for i in range(len(left)):
@@ -171,7 +163,7 @@ def _split(rows: Array, pieces: int) -> Array:
 def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
     """The matrix of columns of im2col.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
     KH, KW, C, _ = w_shape
-    OH, OW = im2col.output_size(x.shape, w_shape, stride, padding)
+    OH, OW = output_size(x.shape, w_shape, stride, padding)
     out = gpu.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
     units = _units(x)
     _launch(f"cut_columns<{units[1]}>", out.nbytes // units[0], x, out, *x.shape[1:3],
@@ -184,12 +176,6 @@ def _gather(columns: Array, x: Array, w_shape: tuple[int, ...], g_shape: tuple[i
     """The transpose of `_cut`, written into x (N, H, W, C)."""
     _launch(f"gather_columns<{SUMS[x.dtype.name]}>", x.size, columns, x, *x.shape[1:], *w_shape[:2],
             *g_shape[1:3], *stride, *padding)
-
-
-def _slices(out: Array, w: Array) -> list[slice]:
-    N, OH, OW, _ = out.shape
-    images = max(1, COLUMN_BYTES // max(1, OH * OW * w[..., 0].size * out.itemsize))
-    return [slice(n, n + images) for n in range(0, N, images)]
 
 
 def _units(x: Array) -> tuple[int, str]:

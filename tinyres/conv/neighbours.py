@@ -18,18 +18,16 @@ from collections.abc import Iterator
 import numpy
 
 from .. import cpu
-from ..backend import Array
+from ..backend import Array, xp_of
+from .im2col import Pair, is_3x3_same
 
 BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them as they lie, uncopied
 SLICE_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
 
 
-Pair = tuple[int, int]
-
-
 def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
     """Whether this file can compute a convolution: NumPy arrays, 3 x 3 kernel, stride 1, padding 1."""
-    return isinstance(x, numpy.ndarray) and w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+    return isinstance(x, numpy.ndarray) and is_3x3_same(w.shape, stride, padding)
 
 
 def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
@@ -47,13 +45,13 @@ def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair
     """
     if not wanted[0]:
         return None, _pass(x, None, g)[1]
-    grad_x, grad_w = _pass(g, _turned(w), x if wanted[1] else None)
-    return grad_x, _turned(grad_w) if wanted[1] else None
+    grad_x, grad_w = _pass(g, turned(w), x if wanted[1] else None)
+    return grad_x, turned(grad_w) if wanted[1] else None
 
 
-def _turned(w: numpy.ndarray) -> numpy.ndarray:
+def turned(w: Array) -> Array:
     """The kernel by half a turn, for the way back from O to C channels: (3, 3, C, O) -> (3, 3, O, C)."""
-    return numpy.ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
+    return xp_of(w).ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
 
 
 def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
@@ -64,7 +62,7 @@ def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
     """
     out = None
     if w is not None:
-        kernel = _columns_first(w).reshape(-1, w.shape[3])
+        kernel = columns_first(w).reshape(-1, w.shape[3])
         out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
 
     def work(images: slice) -> numpy.ndarray | None:
@@ -73,11 +71,11 @@ def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
             rows = numpy.empty((*windows.shape[1:3], 3, w.shape[3]), x.dtype)
             for i in range(3):
                 numpy.matmul(windows[i], kernel, out=rows[:, :, i])
-            out[images] = _without_edge(rows, out[images])
+            out[images] = without_edge(rows, out[images].shape)
         if g is None:
             return None
         rows = numpy.zeros((*windows.shape[1:3], 3, g.shape[3]), x.dtype)
-        _without_edge(rows, g[images])[...] = g[images]
+        without_edge(rows, g[images].shape)[...] = g[images]
         return sum((windows[i].swapaxes(1, 2) @ rows[:, :, i]).sum(axis=0) for i in range(3))
 
     parts = cpu.over(_slices(x), work)
@@ -86,10 +84,10 @@ def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
     total = numpy.zeros((9 * x.shape[3], g.shape[3]), x.dtype)
     for part in parts:  # in order, so that the sum is always the same
         total += part
-    return out, numpy.ascontiguousarray(_columns_first(total.reshape(3, 3, x.shape[3], g.shape[3])))
+    return out, numpy.ascontiguousarray(columns_first(total.reshape(3, 3, x.shape[3], g.shape[3])))
 
 
-def _columns_first(w: numpy.ndarray) -> numpy.ndarray:
+def columns_first(w: Array) -> Array:
     """(3, 3, C, O) with the kernel axes exchanged, since a window here lists its pixels column by column."""
     return w.swapaxes(0, 1)
 
@@ -117,9 +115,9 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
                                               (step, 3 * BLOCK * step, 3 * step, flat.itemsize))
 
 
-def _without_edge(rows: numpy.ndarray, image: numpy.ndarray) -> numpy.ndarray:
-    """A view of rows (blocks, BLOCK, 3, O), one for each window, as the pixels (N, H, W, O) of an image."""
-    N, H, W, O = image.shape  # noqa: E741
+def without_edge(rows: Array, shape: tuple[int, ...]) -> Array:
+    """A view (N, H, W, O) of rows (..., O), one for each window of an image of that `shape` (N, H, W, C)."""
+    N, H, W, O = *shape[:3], rows.shape[-1]  # noqa: E741
     return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
 
 

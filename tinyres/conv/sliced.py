@@ -12,8 +12,7 @@ import numpy
 from .. import cpu
 from ..backend import Array
 from . import im2col
-
-Pair = tuple[int, int]
+from .im2col import Pair
 
 SLICE_BYTES = 2**21  # of columns
 
@@ -31,7 +30,7 @@ def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> 
     def convolve(images: slice) -> None:
         out[images] = im2col.forward(x[images], w, stride, padding)
 
-    cpu.over(_slices(out, w), convolve)
+    cpu.over(slices(out, w, SLICE_BYTES), convolve)
     return out
 
 
@@ -47,13 +46,15 @@ def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair
             grad_x[images] = part_x
         return part_w
 
-    for part in cpu.over(_slices(g, w), differentiate):  # in order, so that the sum is always the same
+    parts = cpu.over(slices(g, w, SLICE_BYTES), differentiate)
+    for part in parts:  # in order, so that the sum is always the same
         if wanted[1]:
             grad_w += part
     return grad_x, grad_w
 
 
-def _slices(out: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
+def slices(out: Array, w: Array, most: int) -> Iterator[slice]:
+    """As many images at a time as have at most so many bytes of columns, but at least one."""
     N, OH, OW, _ = out.shape
-    images = max(1, SLICE_BYTES // max(1, OH * OW * w[..., 0].nbytes))
+    images = max(1, most // max(1, OH * OW * w[..., 0].size * out.itemsize))
     return (slice(n, n + images) for n in range(0, N, images))

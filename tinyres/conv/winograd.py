@@ -25,8 +25,7 @@ import numpy
 
 from .. import cpu
 from ..backend import Array
-
-Pair = tuple[int, int]
+from .im2col import Pair, is_3x3_same
 
 LEAST_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
 GROUPS = 8  # of images, each with its own sum of the kernel's gradient
@@ -49,7 +48,7 @@ def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
     """Whether this file should compute a convolution: also needs whole tiles, many channels, and more than
     float16's 11 bits for the entries of the matrices."""
     return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
-            and w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+            and is_3x3_same(w.shape, stride, padding)
             and x.shape[1] % 4 == x.shape[2] % 4 == 0 and min(w.shape[2:]) >= LEAST_CHANNELS)
 
 

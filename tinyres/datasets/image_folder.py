@@ -27,6 +27,7 @@ from PIL import Image, ImageOps
 
 from .. import backend
 from ..backend import Array
+from ..cpu import cores
 from .augment import standardize
 from .dataset import Dataset
 
@@ -64,8 +65,7 @@ def image_folder(root: str | Path, workers: int | None = None, least_area: float
         raise FileNotFoundError(f"{train} must hold a folder of pictures for each of two or more classes, "
                                 f"found {len(classes)}: see data/README.md")
     val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(workers or cores, "decode")
+    pool = ThreadPoolExecutor(workers or cores(), "decode")
     return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, least_area),
                    FolderSplit(val, *val_files(val, classes), pool, least_area), classes)
 
