@@ -1,6 +1,6 @@
 """Train the paper's residual network on CIFAR-10 or CIFAR-100 (Hardt and Ma, ICLR 2017, section 4.1).
 
-    python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks a stage, 50,000 steps
+    python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks per stage, 50,000 steps
     python run_cifar.py --dataset cifar100
     python run_cifar.py --blocks 1 --widths 16 32 64 --epochs 10 --lr-drops 2340 3510      for a laptop
     python run_cifar.py --demo                  identity against no identity, on drawn shapes, without a
@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 import tinyres as tr
-from tinyres import options
-from tinyres.distributed import ALONE, Group
-from tinyres.train import Checkpoint, Metrics, draw_curves, evaluate, train
+from tinyres import cli
+from tinyres.distributed import SINGLE_PROCESS, Group
+from tinyres.training import Checkpoint, draw_curves, evaluate, train
+from tinyres.training.curves import Metrics
 
 DATASETS = {
     "cifar10": tr.datasets.cifar10,
@@ -37,16 +38,18 @@ DEMO = dict(dataset="shapes", blocks=3, widths=[8, 16, 32, 48, 64], steps=500, b
 
 def main() -> None:
     args, checkpoint = parse_arguments()
-    group = options.use_backend(args)
+    group = cli.use_backend(args)
     if args.demo:
         demo(args)
     elif args.evaluate:
         dataset = load_dataset(args)
-        loss, error = evaluate(build_network(args, dataset, checkpoint), dataset.test, group=group)
-        print(f"{args.evaluate}: step {checkpoint.step}, test loss {loss:.4f}, test error {error:.2%}")
+        network = cli.in_precision(args, build_network(args, dataset, checkpoint))
+        figures = evaluate(network, dataset.test, group)
+        print(f"{args.evaluate}: step {checkpoint.step}, test loss {figures['loss']:.4f}, "
+              f"test error {figures['error']:.2%}")
     else:
         metrics = run(args, checkpoint, group)
-        if not options.stopped_early(args, metrics):
+        if not cli.stopped_early(args, metrics):
             print_result(args, metrics)
 
 
@@ -67,21 +70,19 @@ def build_network(args: argparse.Namespace, dataset: tr.datasets.Dataset,
 
 
 def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
-        group: Group = ALONE) -> Metrics:
+        group: Group = SINGLE_PROCESS) -> Metrics:
     """One training run: data, network, optimizer, loop."""
     dataset = load_dataset(args)
-    options.set_steps(args, len(dataset.train.labels), checkpoint)
+    cli.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, dataset, checkpoint)
-    optimizer = options.build_optimizer(args, network, checkpoint)
+    optimizer = cli.build_optimizer(args, network, checkpoint)
     schedule = tr.optim.step_decay(args.lr, args.lr_drops)
     print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
           f"images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(network, optimizer, schedule, dataset, steps=args.steps, batch_size=args.batch_size,
-                 seed=args.seed, out=args.out, config=options.settings(args),
-                 first_step=checkpoint.step if checkpoint else 0, evaluate_every=args.evaluate_every,
-                 group=group, capture=args.capture)
+    return train(cli.in_precision(args, network), optimizer, schedule, dataset,
+                 **cli.how_to_train(args, checkpoint, group))
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -102,7 +103,7 @@ def demo(args: argparse.Namespace) -> None:
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:
     """The test error beside the paper's, and every setting that is not the paper's."""
     paper = PAPER_TEST_ERROR.get(args.dataset)
-    different = options.differences(args, {**PAPER, "dataset": args.dataset})
+    different = cli.differences(args, {**PAPER, "dataset": args.dataset})
     print(f"\n{'':14}{'this run':>10}{'the paper':>12}\n"
           f"{'test error':14}{metrics[-1]['test_error']:>10.2%}{f'{paper:.2%}' if paper else '-':>12}\n"
           f"\nDifferent from the paper's run: {different}\n"
@@ -110,20 +111,20 @@ def print_result(args: argparse.Namespace, metrics: Metrics) -> None:
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
-    parser = options.parser(__doc__, demo="residual against plain, on shapes")
+    parser = cli.parser(__doc__, demo="residual against plain, on shapes")
     parser.add_argument("--dataset", choices=DATASETS, help="default: cifar10")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR")
-    parser.add_argument("--blocks", type=options.whole, metavar="N", help="residual blocks a stage")
+    parser.add_argument("--blocks", type=cli.positive_int, metavar="N", help="residual blocks per stage")
     parser.add_argument("--plain", action="store_true", help="without identity: h(x) instead of x + h(x)")
-    parser.add_argument("--lr-drops", type=options.whole, nargs="*", metavar="STEP",
+    parser.add_argument("--lr-drops", type=cli.positive_int, nargs="*", metavar="STEP",
                         help="divide lr by 10 at these")
 
     def name(args: argparse.Namespace) -> str:
         kind, widths = "plain" if args.plain else "residual", "-".join(map(str, args.widths))
         return f"{args.dataset}-{kind}-{args.blocks}x{widths}-seed{args.seed}"
 
-    return options.parse(parser, PAPER, DEMO, name)
+    return cli.parse(parser, PAPER, DEMO, name)
 
 
 if __name__ == "__main__":
-    options.run_script(main)
+    cli.run_script(main)

@@ -6,7 +6,7 @@ import pytest
 import tinyres as tr
 from tinyres.datasets import Split
 from tinyres.datasets.augment import random_crop_flip, standardize
-from tinyres.datasets.loader import training_batch, training_batches
+from tinyres.datasets.loader import batch_of_step, training_batches
 
 
 def images(xp, N=6, seed=0):
@@ -60,7 +60,7 @@ def test_batches_depend_on_seed_and_step_alone(xp):
     later = list(training_batches(split(xp), 6, 3, 4, 7))
     for (batch, labels), (same_batch, same_labels) in zip(straight[4:], later, strict=True):
         assert (batch == same_batch).all() and (labels == same_labels).all()
-    other_seed, _ = training_batch(split(xp), 6, 4, 4)
+    other_seed, _ = batch_of_step(split(xp), 6, 4, 4)
     assert (straight[4][0] != other_seed).any()
 
 

@@ -1,3 +1,5 @@
+import threading
+
 import numpy
 import pytest
 
@@ -27,12 +29,25 @@ def test_unknown_backend_is_refused():
         backend.use("torch")
 
 
-def test_precision_is_checked():
-    with pytest.raises(ValueError, match="'bfloat16' is unknown: expected one of float32, tf32, float16"):
-        backend.use("numpy", "bfloat16")
-    with pytest.raises(ValueError, match="'tf32' needs a GPU"):
-        backend.use("numpy", "tf32")
-    assert backend.precision() == "float32" and backend.current() is numpy
+def test_a_kernel_takes_the_last_registered_variant_that_applies_and_none_where_plain():
+    @backend.kernel
+    def double(x):
+        return x + x
+
+    try:
+        for limit in 0, 10, 100:
+            double.variant(lambda x, limit=limit: x > limit)(lambda x, limit=limit: f"above {limit}")
+        assert [double(x) for x in (-1, 1, 11, 101)] == [-2, "above 0", "above 10", "above 100"]
+        with backend.plain():
+            assert double(101) == 202
+            seen = []
+            thread = threading.Thread(target=lambda: seen.append(double(101)))
+            thread.start()
+            thread.join()
+        assert seen == ["above 100"], "another thread is not plain"
+        assert double(101) == "above 100"
+    finally:
+        backend.KERNELS.remove(double)
 
 
 @pytest.mark.skipif(backend.gpu_available(), reason="a GPU works here")

@@ -12,19 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
+import numpy
 import pytest
 
 from tinyres.datasets import cifar10, cifar100
-from tinyres.datasets.cifar import (
-    CIFAR10,
-    CIFAR100,
-    UNPACKED_LIMIT,
-    _Archive,
-    _fetch,
-    _read_batch,
-    _read_classes,
-)
+from tinyres.datasets.archive import UNPACKED_LIMIT, Archive, fetch
+from tinyres.datasets.cifar import CIFAR10, CIFAR100, _read_batch, _read_classes
 
 ROWS = 4  # images in the small batches below
 
@@ -43,7 +36,7 @@ def python2_pickle(batch: dict[str, object]) -> bytes:
     out = [b"\x80\x02}q\x01("]
     for key, value in batch.items():
         out.append(python2_string(key.encode()))
-        if isinstance(value, np.ndarray):
+        if isinstance(value, numpy.ndarray):
             shape = b"".join(b"J" + struct.pack("<i", size) for size in value.shape)
             out += [b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03",
                     b"K\x00\x85U\x01b\x87Rq\x04(K\x01", shape,
@@ -65,7 +58,7 @@ def python3_pickle(batch: dict[str, object], protocol: int) -> bytes:
 
 
 def columns_first_pickle(batch: dict[str, object]) -> bytes:
-    return pickle.dumps({**batch, "data": np.asfortranarray(batch["data"])}, protocol=2)
+    return pickle.dumps({**batch, "data": numpy.asfortranarray(batch["data"])}, protocol=2)
 
 
 def numpy1_protocol5_pickle(batch: dict[str, object]) -> bytes:
@@ -88,14 +81,14 @@ WRITERS = {
 
 
 def random_batch(rows: int, classes: int = 10, key: str = "labels") -> dict[str, object]:
-    rng = np.random.default_rng(7)
+    rng = numpy.random.default_rng(7)
     return {"batch_label": "training batch 1 of 5", key: [i % classes for i in range(rows)],
-            "data": np.frombuffer(rng.bytes(rows * 3072), np.uint8).reshape(rows, 3072),
+            "data": numpy.frombuffer(rng.bytes(rows * 3072), numpy.uint8).reshape(rows, 3072),
             "filenames": [f"picture_{i}.png" for i in range(rows)]}
 
 
-def images_of(batch: dict[str, object]) -> np.ndarray:
-    return np.stack([np.stack([row[:1024], row[1024:2048], row[2048:]], axis=-1).reshape(32, 32, 3)
+def images_of(batch: dict[str, object]) -> numpy.ndarray:
+    return numpy.stack([numpy.stack([row[:1024], row[1024:2048], row[2048:]], axis=-1).reshape(32, 32, 3)
                      for row in batch["data"]])
 
 
@@ -120,15 +113,15 @@ def test_reads_every_kind_of_pickle(batch_file, writer):
     batch = random_batch(ROWS)
     batch_file.write_bytes(writer(batch))
     images, labels = _read_batch(batch_file, "labels", ROWS, classes=10)
-    assert images.dtype == np.uint8 and images.shape == (ROWS, 32, 32, 3)
+    assert images.dtype == numpy.uint8 and images.shape == (ROWS, 32, 32, 3)
     assert images.flags.c_contiguous and images.flags.writeable
-    np.testing.assert_array_equal(images, images_of(batch))
-    assert labels.dtype == np.int64 and labels.tolist() == batch["labels"]
+    numpy.testing.assert_array_equal(images, images_of(batch))
+    assert labels.dtype == numpy.int64 and labels.tolist() == batch["labels"]
 
 
 def test_a_row_is_the_red_then_the_green_then_the_blue_plane(batch_file):
     batch = random_batch(ROWS)
-    batch["data"] = np.zeros((ROWS, 3072), np.uint8)
+    batch["data"] = numpy.zeros((ROWS, 3072), numpy.uint8)
     batch["data"][2, [5 * 32 + 7, 1024 + 5 * 32 + 7, 2048 + 5 * 32 + 7]] = 11, 22, 33
     batch_file.write_bytes(python2_pickle(batch))
     images, _ = _read_batch(batch_file, "labels", ROWS, classes=10)
@@ -141,7 +134,7 @@ def test_cifar10_puts_the_batches_together_in_order(large_root):
     folder.mkdir()
     batch = random_batch(10_000)
     for number, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
-        batch["data"] = np.full((10_000, 3072), number, np.uint8)
+        batch["data"] = numpy.full((10_000, 3072), number, numpy.uint8)
         batch["labels"] = [number] * 9_999 + [9]
         (folder / name).write_bytes(python2_pickle(batch))
     meta = {"num_vis": "3072", "label_names": list("abcdefghij")}
@@ -149,7 +142,7 @@ def test_cifar10_puts_the_batches_together_in_order(large_root):
     data = cifar10(large_root)
     assert data.train.images.shape == (50_000, 32, 32, 3) and data.test.images.shape == (10_000, 32, 32, 3)
     assert data.train.images[::10_000, 31, 31, 2].tolist() == [0, 1, 2, 3, 4]
-    assert np.bincount(data.train.labels).tolist() == [9_999] * 5 + [0] * 4 + [5]
+    assert numpy.bincount(data.train.labels).tolist() == [9_999] * 5 + [0] * 4 + [5]
     assert (data.test.images == 5).all() and data.test.labels[:2].tolist() == [5, 5]
     assert data.classes == tuple("abcdefghij")
 
@@ -166,8 +159,8 @@ def test_cifar100_reads_the_fine_labels(large_root):
     (folder / "meta").write_bytes(python2_pickle(meta))
     data = cifar100(large_root)
     assert data.train.images.shape == (50_000, 32, 32, 3) and data.test.images.shape == (10_000, 32, 32, 3)
-    np.testing.assert_array_equal(data.train.labels, np.arange(50_000) % 100)
-    np.testing.assert_array_equal(data.test.images[:20], images_of({"data": batch["data"][:20]}))
+    numpy.testing.assert_array_equal(data.train.labels, numpy.arange(50_000) % 100)
+    numpy.testing.assert_array_equal(data.test.images[:20], images_of({"data": batch["data"][:20]}))
     assert data.classes == tuple(names)
 
 
@@ -186,14 +179,14 @@ MALFORMED = {
     "a list": (pickle.dumps([1, 2]), "holds a list"),
     "no data": (changed(data=None), "'data' is a NoneType"),
     "data is bytes": (changed(data=PIXELS.tobytes()), "'data' is a bytes"),
-    "float data": (changed(data=PIXELS.astype(np.float32)), "dtype f4"),
+    "float data": (changed(data=PIXELS.astype(numpy.float32)), "dtype f4"),
     "object data": (changed(data=PIXELS[:, :2].astype(object)), "dtype O8"),
     "record data": (changed(data=PIXELS.view("u1,u1,u1")), "dtype V3"),
     "too few columns": (changed(data=PIXELS[:, :3071].copy()), "shape (4, 3071)"),
     "too few rows": (changed(data=PIXELS[:3]), "shape (3, 3072)"),
     "three axes": (changed(data=PIXELS.reshape(ROWS, 3, 1024)), "shape (4, 3, 1024)"),
     "no labels": (changed(labels=None), "'labels' is not a list of ints"),
-    "labels are an array": (changed(labels=np.zeros(ROWS, np.uint8)), "'labels' is not a list of ints"),
+    "labels are an array": (changed(labels=numpy.zeros(ROWS, numpy.uint8)), "'labels' is not a list of ints"),
     "labels are strings": (changed(labels=["1"] * ROWS), "'labels' is not a list of ints"),
     "labels are truths": (changed(labels=[True] * ROWS), "'labels' is not a list of ints"),
     "too few labels": (changed(labels=[1] * 3), "has 3 elements, expected 4"),
@@ -273,7 +266,7 @@ def test_randomly_damaged_files_are_read_or_refused(batch_file, writer):
             assert str(batch_file) in str(error)
             refused += 1
         else:
-            assert images.shape == (ROWS, 32, 32, 3) and images.dtype == np.uint8
+            assert images.shape == (ROWS, 32, 32, 3) and images.dtype == numpy.uint8
             assert labels.shape == (ROWS,) and labels.min() >= 0 and labels.max() <= 9
     assert 100 < refused < 400
 
@@ -339,7 +332,7 @@ def test_a_pickle_cannot_change_the_reader(batch_file):
             _read_batch(batch_file, "labels", ROWS, classes=10)
     batch_file.write_bytes(python2_pickle(random_batch(ROWS)))
     images, _ = _read_batch(batch_file, "labels", ROWS, classes=10)
-    np.testing.assert_array_equal(images, images_of(random_batch(ROWS)))
+    numpy.testing.assert_array_equal(images, images_of(random_batch(ROWS)))
 
 
 # Getting the archive
@@ -374,8 +367,8 @@ def packed(content: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
     return buffer.getvalue()
 
 
-def archive_of(content: bytes, base: str = "http://127.0.0.1:9/whole") -> _Archive:
-    return _Archive(url=f"{base}/small.tar.gz", md5=hashlib.md5(content).hexdigest(), size=len(content),
+def archive_of(content: bytes, base: str = "http://127.0.0.1:9/whole") -> Archive:
+    return Archive(url=f"{base}/small.tar.gz", md5=hashlib.md5(content).hexdigest(), size=len(content),
                     folder=FOLDER, files=tuple(CONTENTS))
 
 
@@ -450,7 +443,7 @@ def test_the_official_archives_are_these():
 
 def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
     root = tmp_path / "not" / "yet"
-    assert_whole(_fetch(archive_of(ARCHIVE, f"{server}/whole"), root), root)
+    assert_whole(fetch(archive_of(ARCHIVE, f"{server}/whole"), root), root)
     assert os.listdir(root) == [FOLDER]
     assert "small.tar.gz: 0 of 0 MB" in capsys.readouterr().err
 
@@ -466,33 +459,33 @@ def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
 ])
 def test_a_failed_download_is_explained_and_can_be_repeated(tmp_path, server, behaviour, reason):
     with pytest.raises(RuntimeError) as caught:
-        _fetch(archive_of(ARCHIVE, f"{server}/{behaviour}"), tmp_path, timeout=0.5)
+        fetch(archive_of(ARCHIVE, f"{server}/{behaviour}"), tmp_path, timeout=0.5)
     message = str(caught.value)
     assert any(part in message for part in reason.split("|")), message
     assert f"{server}/{behaviour}/small.tar.gz" in message
     assert f"get small.tar.gz by other means and put it into {tmp_path}" in message
     assert os.listdir(tmp_path) == []
-    assert_whole(_fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)
+    assert_whole(fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)
 
 
 def test_no_network_is_explained(tmp_path, server):
     nobody = server.rsplit(":", 1)[0] + ":1"
     with pytest.raises(RuntimeError, match="could not download .*/small.tar.gz .*put it into"):
-        _fetch(archive_of(ARCHIVE, nobody), tmp_path)
+        fetch(archive_of(ARCHIVE, nobody), tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 def test_four_runs_at_once_end_with_one_whole_folder(tmp_path, server):
     archive = archive_of(ARCHIVE, f"{server}/together")
     with ThreadPoolExecutor(4) as pool:
-        for folder in pool.map(lambda _: _fetch(archive, tmp_path), range(4)):
+        for folder in pool.map(lambda _: fetch(archive, tmp_path), range(4)):
             assert_whole(folder, tmp_path)
     assert os.listdir(tmp_path) == [FOLDER]
 
 
 def test_an_archive_put_there_by_hand_is_used_and_kept(tmp_path):
     (tmp_path / "small.tar.gz").write_bytes(ARCHIVE)
-    assert_whole(_fetch(archive_of(ARCHIVE), tmp_path), tmp_path)
+    assert_whole(fetch(archive_of(ARCHIVE), tmp_path), tmp_path)
     assert sorted(os.listdir(tmp_path)) == [FOLDER, "small.tar.gz"]
 
 
@@ -501,7 +494,7 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(tmp_path):
 def test_a_wrong_archive_put_there_by_hand_is_refused(tmp_path, content, reason):
     (tmp_path / "small.tar.gz").write_bytes(content)
     with pytest.raises(RuntimeError, match=f"small.tar.gz .*{reason}.*Delete it"):
-        _fetch(archive_of(ARCHIVE), tmp_path)
+        fetch(archive_of(ARCHIVE), tmp_path)
     assert os.listdir(tmp_path) == ["small.tar.gz"]
 
 
@@ -509,12 +502,12 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(tmp_path, server):
     leftover = tmp_path / f".{FOLDER}-abc" / FOLDER
     leftover.mkdir(parents=True)
     (leftover / "train").write_bytes(b"half")
-    assert_whole(_fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)
+    assert_whole(fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)
 
 
 def test_a_folder_in_place_is_used_without_a_look_at_the_network(tmp_path):
     (tmp_path / FOLDER).mkdir()
-    assert _fetch(archive_of(ARCHIVE), tmp_path) == tmp_path / FOLDER
+    assert fetch(archive_of(ARCHIVE), tmp_path) == tmp_path / FOLDER
 
 
 HOSTILE_ARCHIVES = {
@@ -542,7 +535,7 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(tmp_path, content, reas
     archive = packed(content)
     (root / "small.tar.gz").write_bytes(archive)
     with pytest.raises(RuntimeError) as caught:
-        _fetch(archive_of(archive), root)
+        fetch(archive_of(archive), root)
     assert reason in str(caught.value)
     assert (root / "small.tar.gz").read_bytes() == archive
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "root", "small.tar.gz"]
@@ -550,11 +543,11 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(tmp_path, content, reas
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
 def test_a_header_that_unpacks_to_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("tinyres.datasets.cifar.UNPACKED_LIMIT", 2**20)
+    monkeypatch.setattr("tinyres.datasets.archive.UNPACKED_LIMIT", 2**20)
     content = packed([member("x", bytes(2**21), type=kind), *members()])
     (tmp_path / "small.tar.gz").write_bytes(content)
     with pytest.raises(RuntimeError, match="unpacks to more than 1048576 bytes"):
-        _fetch(archive_of(content), tmp_path)
+        fetch(archive_of(content), tmp_path)
 
 
 def test_files_that_are_not_needed_are_left_out(tmp_path):
@@ -564,7 +557,7 @@ def test_files_that_are_not_needed_are_left_out(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "small.tar.gz").write_bytes(content)
-    assert_whole(_fetch(archive_of(content), root), root)
+    assert_whole(fetch(archive_of(content), root), root)
     assert os.listdir(tmp_path) == ["root"]
 
 
@@ -572,5 +565,5 @@ def test_files_that_are_not_needed_are_left_out(tmp_path):
 def test_a_damaged_archive_is_named(tmp_path, content):
     (tmp_path / "small.tar.gz").write_bytes(content)
     with pytest.raises(RuntimeError, match="could not unpack .*small.tar.gz"):
-        _fetch(archive_of(content), tmp_path)
+        fetch(archive_of(content), tmp_path)
     assert os.listdir(tmp_path) == ["small.tar.gz"]

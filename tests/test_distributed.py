@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from harness import weights
+from support.harness import weights
 
 import tinyres as tr
-from tinyres.distributed import ALONE
+from tinyres.distributed import SINGLE_PROCESS
 
 if shutil.which("mpirun") is None or importlib.util.find_spec("mpi4py") is None:
     pytest.skip("no MPI here: install an MPI library, then pip install -e '.[mpi]'", allow_module_level=True)
@@ -26,7 +26,7 @@ SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-
 WORKER = """
 import os, signal, sys, numpy, tinyres as tr
 from pathlib import Path
-from tinyres.train import evaluate, train
+from tinyres.training import Run, evaluate, train
 root, out, fate = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 group = tr.distributed.start("numpy")
 dataset = tr.datasets.image_folder(root, 1)
@@ -41,10 +41,10 @@ def schedule(step):
     if step == 1 and fate == "stop" and group.rank == group.size - 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return 0.1
-metrics = train(net, optimizer, schedule, dataset, steps=3, batch_size=6, seed=2, out=out, config={},
-                evaluation_batch_size=4, top=(1, 5), group=group)
+tr.datasets.image_folder.FolderSplit.evaluation_batch_size = 4
+metrics = train(net, optimizer, schedule, dataset, Run(out, {}, seed=2, group=group), steps=3, batch_size=6)
 if fate == "":
-    print("figures", *evaluate(net, dataset.test, 5, (1, 5), group))
+    print("figures", *evaluate(net, dataset.test, group).values())
 """
 
 
@@ -70,7 +70,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_process_alone_shares_with_nobody():
-    assert numpy.arange(5)[ALONE.share].tolist() == [0, 1, 2, 3, 4] and ALONE.sum(1, 2) == (1, 2)
+    assert numpy.arange(5)[SINGLE_PROCESS.shard].tolist() == [0, 1, 2, 3, 4]
+    assert SINGLE_PROCESS.all_reduce_sum(1, 2) == (1, 2)
 
 
 def test_two_processes_and_then_three_give_the_weights_of_one(tmp_path):
@@ -97,7 +98,7 @@ def test_pictures_in_files_too_and_the_same_evaluation(pictures, tmp_path, proce
     assert largest_difference(weights(tmp_path / "1"), weights(tmp_path / str(processes))) < 1e-5
     figures = [[float(word) for word in done.stdout.split("figures")[1].split()] for done in runs.values()]
     assert figures[1] == pytest.approx(figures[0], abs=1e-5)
-    metrics = [tr.train.read_metrics(tmp_path / str(n) / "metrics.jsonl")[-1] for n in runs]
+    metrics = [tr.training.read_metrics(tmp_path / str(n) / "metrics.jsonl")[-1] for n in runs]
     for name in metrics[0].keys() - {"images_per_second"}:
         assert metrics[1][name] == pytest.approx(metrics[0][name], abs=1e-5), name
 
@@ -116,7 +117,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(pictures, tmp_pat
     script.write_text(WORKER)
     done = mpirun(2, str(script), str(pictures), str(tmp_path / "out"), "stop")
     assert done.returncode == 0, done.stderr
-    assert tr.train.load_checkpoint(tmp_path / "out" / "checkpoint.npz").step == 2
+    assert tr.training.load_checkpoint(tmp_path / "out" / "checkpoint.npz").step == 2
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -5,8 +5,8 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres import gpu
-from tinyres.train import LOSS_SCALE, training_step
+from tinyres.fast import capture, gpu, precision
+from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
                                 reason=f"no GPU here: {tr.backend.why_no_gpu()}")
@@ -16,26 +16,26 @@ pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
 def numpy_afterwards():
     yield
     tr.backend.use("numpy")
+    precision.use("float32")
 
 
-def weights_after(backend: str, precision: str = "float32", steps: int = 3, captured: bool = False):
+def weights_after(backend: str, products: str = "float32", steps: int = 3, captured: bool = False):
     """Losses and flat weights of a small network after some steps on noise."""
-    xp = tr.backend.use(backend, precision)
+    xp = tr.backend.use(backend)
+    precision.use(products)
     network = tr.models.cifar_net(blocks=2, widths=(16, 32, 64))
-    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4,
-                             loss_scale=LOSS_SCALE if precision == "float16" else 1.0)
+    network = precision.Float16(network) if products == "float16" else network
+    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((32, 32, 32, 3), dtype="float32"))
     labels = xp.asarray(rng.integers(0, 10, 32))
 
-    def step():
-        return training_step(network, optimizer, images, labels)
-
-    step = gpu.Captured(step) if captured else step
+    compute = capture.captured(loss_and_error) if captured else loss_and_error
     losses = []
     for i in range(steps):
         optimizer.lr = 0.05 / (1 + i)
-        losses.append(float(tr.backend.to_numpy(step()[0])))
+        loss, _ = training_step(network, optimizer, images, labels, compute=compute)
+        losses.append(float(tr.backend.to_numpy(loss)))
     return losses, numpy.concatenate([p.numpy().ravel() for p in network.parameters()])
 
 
@@ -49,22 +49,22 @@ def test_a_training_step_agrees_with_numpy():
     assert difference(weights, expected) < 1e-5
 
 
-@pytest.mark.parametrize("precision", tr.backend.PRECISIONS)
-def test_the_same_seed_gives_the_same_bytes(precision):
-    assert weights_after("cupy", precision)[1].tobytes() == weights_after("cupy", precision)[1].tobytes()
+@pytest.mark.parametrize("products", precision.PRECISIONS)
+def test_the_same_seed_gives_the_same_bytes(products):
+    assert weights_after("cupy", products)[1].tobytes() == weights_after("cupy", products)[1].tobytes()
 
 
-@pytest.mark.parametrize("precision", tr.backend.PRECISIONS)
-def test_a_captured_step_gives_the_bytes_of_the_step(precision):
-    steps = gpu.WARM_UP_STEPS + 4
-    losses, weights = weights_after("cupy", precision, steps, captured=True)
-    expected_losses, expected = weights_after("cupy", precision, steps)
+@pytest.mark.parametrize("products", precision.PRECISIONS)
+def test_a_captured_step_gives_the_bytes_of_the_step(products):
+    steps = capture.WARM_UP_CALLS + 4
+    losses, weights = weights_after("cupy", products, steps, captured=True)
+    expected_losses, expected = weights_after("cupy", products, steps)
     assert losses == expected_losses and weights.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("precision, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])
-def test_what_less_precision_costs(precision, tolerance):
-    losses, weights = weights_after("cupy", precision)
+@pytest.mark.parametrize("products, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])
+def test_what_less_precision_costs(products, tolerance):
+    losses, weights = weights_after("cupy", products)
     expected_losses, expected = weights_after("cupy")
     numpy.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
     assert difference(weights, expected) < tolerance

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy
 import pytest
 
-from tinyres import gpu
-from tinyres.conv import gpu as conv_gpu
-from tinyres.conv import im2col
+from tinyres.conv import convolution_gradients, convolve
+from tinyres.fast import gpu, gpu_conv
 
-HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
 
 def gemm(transposes, sizes, leading, strides, batch, a, b, out, accumulate=False):
@@ -80,13 +79,13 @@ def test_gemm_arguments_that_do_not_fit():
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """A function (name, total, arguments...) that runs a kernel of gpu.cu on NumPy arrays."""
+    """A function (name, total, arguments...) that runs a kernel of gpu_conv.cu on NumPy arrays."""
     if not shutil.which("g++"):
         pytest.skip("g++ is not installed")
     folder = tmp_path_factory.mktemp("kernels")
-    names = [name for name in conv_gpu.NAMES if "half" not in name]
+    names = [name for name in gpu_conv.NAMES if "half" not in name]
     parameters = {match[1]: len(match[2].split(",")) for match in re.finditer(
-        r"__global__ void (\w+)\((.*?)\)", conv_gpu.SOURCE.read_text(), re.DOTALL)}
+        r"__global__ void (\w+)\((.*?)\)", gpu_conv.SOURCE.read_text(), re.DOTALL)}
     calls = []
     for i, name in enumerate(names):
         plain, types = name[:-1].split("<")
@@ -96,7 +95,7 @@ def kernels(tmp_path_factory):
         calls.append(f'extern "C" void kernel_{i}(const {first}* x, {first}* out, {arguments}) '
                      f'{{ RUN({name}(x, out, {", ".join(f"a{j}" for j in range(count))})); }}')
     source = folder / "kernels.cpp"
-    source.write_text(f'#include "{HEADER}"\n#include "{conv_gpu.SOURCE}"\n' + "\n".join(calls))
+    source.write_text(f'#include "{HEADER}"\n#include "{gpu_conv.SOURCE}"\n' + "\n".join(calls))
     library = folder / "kernels.so"
     subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
     loaded = ctypes.CDLL(str(library))
@@ -113,39 +112,41 @@ def kernels(tmp_path_factory):
 
 @pytest.fixture
 def on_numpy(kernels, monkeypatch):
-    """conv/gpu.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
+    """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
     monkeypatch.setattr(gpu, "cupy", numpy)
-    monkeypatch.setattr(conv_gpu, "_launch", kernels)
+    monkeypatch.setattr(gpu_conv, "_launch", kernels)
     monkeypatch.setattr(gpu, "matmul", product)
-    monkeypatch.setattr(conv_gpu, "LEAST_ROWS", 4)
+    monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
 
 @pytest.mark.usefixtures("on_numpy")
 @pytest.mark.parametrize("C, dtype", [(1, "float32"), (2, "float32"), (4, "float32"), (3, "float64")])
 @pytest.mark.parametrize("size", [(3, 5), (1, 1), (4, 2)])
-@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
-def test_neighbours_on_the_gpu_against_im2col(C, dtype, size, wanted):
-    check((2, *size, C), (3, 3, C, 2), (1, 1), (1, 1), dtype, wanted)
+@pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
+def test_neighbours_on_the_gpu_against_im2col(C, dtype, size, needs_grad):
+    check((2, *size, C), (3, 3, C, 2), (1, 1), (1, 1), dtype, needs_grad)
 
 
 @pytest.mark.usefixtures("on_numpy")
 @pytest.mark.parametrize("kernel, stride, padding", [((3, 3), (2, 2), (1, 1)), ((2, 3), (1, 2), (0, 2)),
                                                      ((1, 1), (1, 1), (0, 0)), ((5, 5), (3, 1), (2, 1))])
-@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("budget", [1, 2**29])
-def test_columns_on_the_gpu_against_im2col(monkeypatch, kernel, stride, padding, wanted, budget):
-    monkeypatch.setattr(conv_gpu, "COLUMN_BYTES", budget)
-    check((3, 5, 6, 3), (*kernel, 3, 2), stride, padding, "float64", wanted)
+def test_columns_on_the_gpu_against_im2col(monkeypatch, kernel, stride, padding, needs_grad, budget):
+    monkeypatch.setattr(gpu_conv, "MAX_BYTES", budget)
+    check((3, 5, 6, 3), (*kernel, 3, 2), stride, padding, "float64", needs_grad)
 
 
-def check(x_shape, w_shape, stride, padding, dtype, wanted):
+def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
     rng = numpy.random.default_rng(0)
     x, w = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(w_shape).astype(dtype)
-    expected = im2col.forward(x, w, stride, padding)
+    expected = convolve.definition(x, w, stride, padding)
     tolerance = 1e-4 if dtype == "float32" else 1e-11
-    numpy.testing.assert_allclose(conv_gpu.forward(x, w, stride, padding), expected, rtol=0, atol=tolerance)
+    out = gpu_conv.convolve_on_gpu(x, w, stride, padding)
+    numpy.testing.assert_allclose(out, expected, rtol=0, atol=tolerance)
     g = rng.standard_normal(expected.shape).astype(dtype)
-    ours, reference = (method.gradients(g, x, w, stride, padding, wanted) for method in (conv_gpu, im2col))
+    ours, reference = (method(g, x, w, stride, padding, needs_grad)
+                       for method in (gpu_conv.gradients_on_gpu, convolution_gradients.definition))
     for gradient, other in zip(ours, reference, strict=True):
         assert (gradient is None) == (other is None)
         if other is not None:
@@ -163,14 +164,14 @@ def test_the_kernels_compile(architecture):
     packages = Path(cupy.__file__).parent.parent
     roots = [Path(cupy.cuda.get_cuda_path() or "/usr/local/cuda"), *packages.glob("nvidia/*")]
     options = [f"--gpu-architecture={architecture}", "--std=c++14", *(f"-I{root}/include" for root in roots)]
-    program = nvrtc.createProgram(conv_gpu.SOURCE.read_text(), "gpu.cu", [], [])
-    for name in conv_gpu.NAMES:
+    program = nvrtc.createProgram(gpu_conv.SOURCE.read_text(), "gpu_conv.cu", [], [])
+    for name in gpu_conv.NAMES:
         nvrtc.addNameExpression(program, name)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     code = nvrtc.getCUBIN(program)
-    for name in conv_gpu.NAMES:
+    for name in gpu_conv.NAMES:
         lowered = nvrtc.getLoweredName(program, name)
         assert (lowered if isinstance(lowered, bytes) else lowered.encode()) in code

@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.train import load_checkpoint, save_checkpoint
+from tinyres.training import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {"dataset": "shapes", "blocks": 1, "widths": [4, 8], "lr": 0.05}
@@ -26,8 +26,8 @@ CONFIG = {"dataset": "shapes", "blocks": 1, "widths": [4, 8], "lr": 0.05}
 def test_mutations_of_a_file_are_read_or_refused(kind):
     """One process for all of them: no code runs, none takes 5 s or 400 MB, none ends without a message."""
     pytest.importorskip("resource", reason="needs Unix")
-    command = [sys.executable, str(ROOT / "tests" / "mutations.py"), kind, "100", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "support.mutations", kind, "100", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT / "tests")
     assert done.returncode == 0, done.stderr[-2000:]
     outcomes = json.loads(done.stdout)
     assert sum(outcomes.values()) == 100 and min(outcomes.values()) >= 10, outcomes

@@ -42,7 +42,7 @@ def test_a_data_set_written_as_a_folder_is_read_back(root, xp):
     data, drawn = image_folder(root), shapes(40, 20, size=48)
     assert data.classes == tuple(sorted(drawn.classes))
     assert numpy.bincount(data.train.labels).tolist() == [4] * 10 and len(data.test.labels) == 20
-    images, labels = data.test.plain(numpy.arange(20))
+    images, labels = data.test.evaluation_batch(numpy.arange(20))
     assert images.shape == (20, 224, 224, 3) and images.dtype == "float32" and isinstance(images, xp.ndarray)
     for name, image, label in zip(data.test.names, images, labels.tolist(), strict=True):
         number = int(Path(name).stem)
@@ -177,15 +177,15 @@ def test_broken_files_are_named_counted_and_replaced(root, tmp_path, capsys):
     heart = data.classes.index("heart")
     rng = numpy.random.default_rng
     chosen = numpy.flatnonzero(data.train.labels == heart)
-    images, labels = data.train.augmented(chosen, rng(0))
+    images, labels = data.train.training_batch(chosen, rng(0))
     assert data.train.broken == set(broken) and (labels == heart).all()
-    again, _ = data.train.augmented(chosen, rng(0))
-    sound, _ = data.train.augmented(numpy.repeat(chosen[3], 4), rng(0))
+    again, _ = data.train.training_batch(chosen, rng(0))
+    sound, _ = data.train.training_batch(numpy.repeat(chosen[3], 4), rng(0))
     assert (images == again).all() and (images == sound).all(), "the next readable file, in order of names"
     warnings = capsys.readouterr().err
     assert all(warnings.count(f"{name} cannot be read") == 1 for name in broken)
     assert "3 of 40 so far" in warnings
-    images, labels = data.train.plain(numpy.arange(40))
+    images, labels = data.train.evaluation_batch(numpy.arange(40))
     assert len(images) == len(labels) == 37 and (labels == heart).sum() == 1, "evaluation leaves them out"
     assert len(list(training_batches(data.train, 8, 0, 0, 10))) == 10
 
@@ -206,7 +206,7 @@ def test_a_picture_too_large_to_be_honest_is_a_broken_file(root, monkeypatch, ca
     data = image_folder(root)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="cannot be read"):
-        data.test.plain(numpy.arange(20))
+        data.test.evaluation_batch(numpy.arange(20))
     assert "decompression bomb" in capsys.readouterr().err
 
 
@@ -243,8 +243,8 @@ def test_folders_that_are_not_there_are_named(root, tmp_path):
     with pytest.raises(FileNotFoundError, match="two or more classes, found 1"):
         image_folder(tmp_path / "b")
     (tmp_path / "b" / "train" / "y").mkdir()
-    with pytest.raises(ValueError, match="least_area 0 must be above 0"):
-        image_folder(root, least_area=0)
+    with pytest.raises(ValueError, match="min_area 0 must be above 0"):
+        image_folder(root, min_area=0)
     with pytest.raises(FileNotFoundError, match="holds no files .jpeg or .jpg or .png"):
         image_folder(tmp_path / "b")
 

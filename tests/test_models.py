@@ -77,7 +77,7 @@ def test_impossible_imagenet_networks_are_refused(options):
         tr.models.imagenet_net(**options)
 
 
-def test_h_over_x_is_zero_for_an_identity_and_one_where_h_copies_x(xp):
+def test_the_residual_ratio_is_zero_for_an_identity_and_one_where_h_copies_x(xp):
     network = tr.models.cifar_net(blocks=2, widths=(4,))
     images = tr.Tensor(abs(xp.asarray(numpy.random.default_rng(0).standard_normal((3, 8, 8, 3)), "float32")))
     network.stem.weight.data[...] = abs(network.stem.weight.data)  # so that relu changes nothing
@@ -86,4 +86,4 @@ def test_h_over_x_is_zero_for_an_identity_and_one_where_h_copies_x(xp):
         conv.weight.data[...] = 0
     for conv in second.conv1, second.conv2:
         conv.weight.data[1, 1] = xp.eye(4)
-    assert network.h_over_x(images) == [0, pytest.approx(1)]
+    assert network.residual_ratios(images) == [0, pytest.approx(1)]

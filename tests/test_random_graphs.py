@@ -15,7 +15,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.datasets import Dataset, Split
-from tinyres.train import train
+from tinyres.training import Run, train
 
 GRAPHS, STEPS = 500, (3, 9)
 LARGEST = 96  # values of a tensor
@@ -257,7 +257,7 @@ def test_memory_does_not_grow_over_1000_steps_of_training(tmp_path):
     tracemalloc.start()
     try:
         train(network, tr.optim.SGD(network.parameters(), 0.01), schedule, Dataset(split, split, ("a", "b")),
-              steps=1101, batch_size=8, seed=0, out=tmp_path, config={}, evaluate_every=10**6)
+              Run(tmp_path, {}, evaluate_every=10**6), steps=1101, batch_size=8)
     finally:
         tracemalloc.stop()
         gc.enable()

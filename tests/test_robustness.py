@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import finish, kill_at_random, outcome, start
+from support.harness import finish, kill_at_random, outcome, start
 
 from tinyres.files import locked, write_atomically
-from tinyres.train import load_checkpoint
+from tinyres.training import load_checkpoint
 
 STEPS = 40
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from harness import run_script, weight_bytes
+from support.harness import run_script, weight_bytes
 
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
@@ -61,6 +62,42 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
     assert f"python run_cifar.py --resume --data data --out {tmp_path}" in printed
     with numpy.load(tmp_path / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
+
+
+def test_a_closed_terminal_saves_too(tmp_path):
+    """SIGHUP, when an ssh session ends, with nobody left to read what is printed."""
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "100000", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not process.stdout.readline().startswith("step "):
+        pass
+    process.stdout.close()
+    process.stderr.close()
+    os.kill(process.pid, signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+    with numpy.load(tmp_path / "checkpoint.npz") as file:
+        assert 0 < int(file["step"]) < 100_000
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "40", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    while not process.stdout.readline().startswith("step "):
+        os.kill(process.pid, signal.SIGHUP)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "step 40/40" in printed
+
+
+@pytest.mark.parametrize("shell", ["{} | head -1", "{} > /dev/full", "{} >&-", "{} 2>&1 | true"])
+def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
+    if "/dev/full" in shell and not os.path.exists("/dev/full"):
+        pytest.skip("needs Linux")
+    command = shlex.join([sys.executable, str(SCRIPT), *SMALL, "--steps", "25", "--out", str(tmp_path)])
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell.format(command)}"], capture_output=True,
+                          text=True, timeout=60)
+    assert done.returncode == 0 and "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
+    with numpy.load(tmp_path / "checkpoint.npz") as file:
+        assert int(file["step"]) == 25
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from harness import run_script, weight_bytes
+from support.harness import run_script, weight_bytes
 
 import tinyres as tr
 
@@ -41,7 +41,7 @@ def test_a_run_writes_both_errors_and_says_what_was_broken(straight):
     out, printed = straight
     assert "24 training and 12 test images in 10 classes; network of 6 layers" in printed
     assert "14.17%" in printed and "35.29%" in printed and "blocks [1, 1] (paper: [3, 4, 6, 3])" in printed
-    assert printed.count("cannot be read and is passed over") == 3
+    assert printed.count("cannot be read and is skipped") == 3
     assert "3 of the 24 pictures in" in printed
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [3, 6]

@@ -2,10 +2,11 @@
 
     import tinyres as tr
 
-Read backend, tensor, ops, conv/im2col, gradcheck, nn, models, optim, datasets, distributed, train, in this
-order.
+Read backend, tensor, arithmetic, ops, conv, gradcheck, nn, models, optim, in this order: they are the core,
+and import nothing else. Then fast, datasets, distributed, training, cli, theory, plot, as you like.
 """
-from . import backend, datasets, distributed, models, nn, optim, plot, theory, train
+from . import backend, models, nn, optim
+from .arithmetic import matmul
 from .conv import conv2d
 from .gradcheck import gradcheck
 from .ops import (
@@ -22,11 +23,13 @@ from .ops import (
     sum,
     transpose,
 )
-from .tensor import Tensor, matmul, no_grad
+from .tensor import Tensor, no_grad
+
+# isort: split
+from . import datasets, distributed, fast, plot, theory, training
 
 __all__ = [
-    "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "distributed", "exp",
-    "global_avg_pool2d",
-    "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad", "plot", "relu",
-    "reshape", "softmax_cross_entropy", "sum", "theory", "train", "transpose",
+    "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "distributed", "exp", "fast",
+    "global_avg_pool2d", "gradcheck", "log", "matmul", "mean", "models", "nn", "no_grad", "optim", "pad",
+    "plot", "relu", "reshape", "softmax_cross_entropy", "sum", "theory", "training", "transpose",
 ]

@@ -1,11 +1,19 @@
-"""The array library underneath: NumPy on a CPU, CuPy on a GPU.
+"""The array library underneath, NumPy on a CPU or CuPy on a GPU, and the functions on arrays that may be made
+fast.
 
 Every other module asks `xp_of(array)` which library an array belongs to and calls that library's functions,
 which have the same names in both. New arrays (weights, batches) are made in the library chosen by `use`.
+
+A few functions on arrays take nearly all of the time. They are written here and in the files that follow as
+plainly as they can be, and marked `@kernel`. For each one, files in `fast/` may register variants that
+compute the same faster where they apply; the files up to `optim` neither know of them nor need them.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -18,15 +26,14 @@ except ImportError:
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
-PRECISIONS = "float32", "tf32", "float16"
-
 _current: ModuleType = numpy
-_precision = "float32"
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 @functools.cache
 def why_no_gpu() -> str:
-    """The reason why CuPy cannot compute here and the remedy, or "" if it can. Asked once a process."""
+    """The reason why CuPy cannot compute here and the remedy, or "" if it can. Determined once per
+    process."""
     if cupy is None:
         return "the package CuPy is not installed: pip install -e '.[cuda12]', or '.[cuda13]' for CUDA 13"
     if not cupy.is_available():
@@ -44,32 +51,19 @@ def gpu_available() -> bool:
     return why_no_gpu() == ""
 
 
-def use(name: str, precision: str = "float32") -> ModuleType:
+def use(name: str) -> ModuleType:
     """Choose the library in which new arrays are made, and return its module.
 
     name: "numpy", "cupy", or "auto" (CuPy where a GPU works, else NumPy).
-    precision: how a GPU multiplies matrices. "float32": as it is; "tf32": factors rounded to 10 bits after
-        the point, sums in float32; "float16": `tr.train` keeps images and activations in float16, with
-        weights and sums in float32. NumPy knows "float32" only.
-    Raises ValueError for another name or precision, RuntimeError if CuPy is asked for and cannot work here.
+    Raises ValueError for another name, RuntimeError if CuPy is asked for and cannot work here.
     """
-    global _current, _precision
+    global _current
     if name not in ("auto", "numpy", "cupy"):
         raise ValueError(f"backend {name!r} is unknown: expected 'auto', 'numpy' or 'cupy'")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
     if name == "cupy" and not gpu_available():
         raise RuntimeError(f"backend 'cupy' cannot be used: {why_no_gpu()}; or use the backend 'numpy'")
-    library = numpy if name == "numpy" or not gpu_available() else cupy
-    if library is numpy and precision != "float32":
-        raise ValueError(f"precision {precision!r} needs a GPU: NumPy computes in 'float32'")
-    _current, _precision = library, precision
+    _current = numpy if name == "numpy" or not gpu_available() else cupy
     return _current
-
-
-def precision() -> str:
-    """The precision chosen by `use`."""
-    return _precision
 
 
 def current() -> ModuleType:
@@ -84,9 +78,9 @@ def is_array(value: object) -> bool:
 
 def xp_of(array: Array) -> ModuleType:
     """The library an array belongs to: the module numpy or cupy. Raises TypeError if it is no array."""
-    if isinstance(array, (numpy.ndarray, numpy.generic)):  # NumPy turns arrays of no axes into scalars
+    if isinstance(array, (numpy.ndarray, numpy.generic)):  # NumPy turns 0-d arrays into its scalars
         return numpy
-    if cupy is not None and isinstance(array, cupy.ndarray):
+    if is_array(array):
         return cupy
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__name__}: {array!r:.60}")
 
@@ -94,3 +88,54 @@ def xp_of(array: Array) -> ModuleType:
 def to_numpy(array: Array) -> numpy.ndarray:
     """The same values as a NumPy array (copied off the GPU if it is there; not copied if it is NumPy's)."""
     return array if xp_of(array) is numpy else cupy.asnumpy(array)
+
+
+class Kernel:
+    """A function on arrays, given by its definition, for which faster variants may stand in."""
+
+    def __init__(self, definition: Callable[..., Any]) -> None:
+        self.definition = definition
+        self.variants: list[tuple[Callable[..., bool], Callable[..., Any]]] = []
+        functools.update_wrapper(self, definition)
+
+    def variant(self, applies: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register the decorated function for the arguments to which it applies, ahead of those before it."""
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.variants.insert(0, (applies, function))
+            return function
+        return register
+
+    def choose(self, *arguments: Any) -> Callable[..., Any]:
+        """The first variant that applies to the arguments, else the definition."""
+        if not _plain.get():
+            for applies, function in self.variants:
+                if applies(*arguments):
+                    return function
+        return self.definition
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.choose(*arguments)(*arguments)
+
+
+KERNELS: list[Kernel] = []
+
+
+def kernel(definition: Callable[..., Any]) -> Kernel:
+    """Declare a function on arrays a kernel: others may register variants of it."""
+    KERNELS.append(Kernel(definition))
+    return KERNELS[-1]
+
+
+@contextlib.contextmanager
+def setting(variable: ContextVar[bool], value: bool) -> Iterator[None]:
+    """Within this context, and in this thread, the variable has that value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def plain() -> contextlib.AbstractContextManager[None]:
+    """Within this context every kernel computes by its definition, to run, time and debug the textbook."""
+    return setting(_plain, True)

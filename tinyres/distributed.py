@@ -1,8 +1,8 @@
-"""One training run in several processes, each with a share of every batch and a device of its own.
+"""One training run in several processes, each with a shard of every batch and a device of its own.
 
     mpirun -n 4 python run_cifar.py --distributed
 
-Every process holds the same weights, computes the gradient of its share, and moves the weights by the average
+Every process holds the same weights, computes the gradient of its shard, and moves the weights by the average
 of all gradients: the steps are those of one process with the whole batch, up to rounding. MPI (mpi4py) finds
 the processes and adds up on CPUs; on GPUs NCCL does the adding, through `cupyx.distributed`.
 """
@@ -25,22 +25,22 @@ class Group:
     rank, size = 0, 1
 
     @property
-    def share(self) -> slice:
+    def shard(self) -> slice:
         """What this process takes of a batch or of a split: every size-th, so that no two take the same."""
         return slice(self.rank, None, self.size)
 
     def broadcast(self, arrays: Sequence[Array]) -> None:
         """Give every process the values of process 0, in place."""
 
-    def average(self, arrays: Sequence[Array]) -> None:
+    def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Replace each array by its average over the processes, in place."""
 
-    def sum(self, *numbers: float) -> Sequence[float]:
+    def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
         """Each number added up over the processes."""
         return numbers
 
 
-ALONE = Group()
+SINGLE_PROCESS = Group()
 
 
 class MPIGroup(Group):
@@ -56,7 +56,7 @@ class MPIGroup(Group):
             self.comm.Bcast(values)
             array[...] = backend.xp_of(array).asarray(values)
 
-    def average(self, arrays: Sequence[Array]) -> None:
+    def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """As one flat array: one message where an array each would be a hundred, most of them small."""
         xp = backend.xp_of(arrays[0])
         if self.flat is None:
@@ -74,7 +74,7 @@ class MPIGroup(Group):
         from mpi4py import MPI
         self.comm.Allreduce(MPI.IN_PLACE, array)
 
-    def sum(self, *numbers: float) -> Sequence[float]:
+    def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
         total = numpy.array(numbers, float)
         MPIGroup.add_up(self, total)
         return total.tolist()
@@ -93,7 +93,7 @@ class NCCLGroup(MPIGroup):
 
 
 def start(backend_name: str) -> Group:
-    """Join the processes that mpirun started, one device each, and choose the array library.
+    """Join the processes that mpirun started, one per device, and choose the array library.
 
     backend_name: as for `backend.use`. To be called before CuPy is first used, and once a process.
     On a machine with several GPUs the processes take one each, in order. From here on only process 0 prints,

@@ -15,9 +15,8 @@ def gradcheck(fn: Callable[..., Tensor], *tensors: Tensor, step: float = 1e-5, s
     fn must return one Tensor. Its result is contracted with a random cotangent, so that one backward pass
     checks every output. For each tensor that requires a gradient the derivative is computed by central
     differences with the given step, one entry at a time, and the error is ||analytic - numerical|| /
-    max(||analytic||, ||numerical||, 1e-8). Raises TypeError unless the tensors are float64: in float32
-    rounding drowns the difference. Finite differences check the gradient against the forward pass; that the
-    forward pass is right needs a test of its own.
+    max(||analytic||, ||numerical||, 1e-8). That the forward pass is right needs a test of its own.
+    Raises TypeError unless the tensors are float64: in float32 rounding drowns the difference.
     """
     for tensor in tensors:
         if tensor.dtype != numpy.float64:

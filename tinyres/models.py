@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy
 
 from .nn import Conv2d, Module, RandomProjection, ResidualBlock
-from .ops import astype, global_avg_pool2d
+from .ops import global_avg_pool2d
 from .tensor import Tensor, no_grad
 
 
@@ -20,22 +20,32 @@ class ResidualNetwork(Module):
         self.stem, self.blocks, self.projection = stem, blocks, projection
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last block's output: (N, H, W, channels)."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        dtype = self.projection.matrix.dtype
-        return self.projection(global_avg_pool2d(x if x.dtype == dtype else astype(x, dtype)))
+        return x
 
-    def h_over_x(self, images: Tensor) -> list[float]:
-        """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity."""
+    def classify(self, features: Tensor) -> Tensor:
+        """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
+        return self.projection(global_avg_pool2d(features))
+
+    def residual_ratios(self, images: Tensor) -> list[float]:
+        """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity.
+
+        Blocks of the plain twin have no x to compare with, and no ratio.
+        """
         ratios = []
         with no_grad():
             x = self.stem(images)
-            for block in self.blocks:
-                kept, h = block.shortcut(x), block.h(x)
-                squares = [float((y.data.astype("float32") ** 2).sum()) for y in (h, kept)]
+            for block in (block for block in self.blocks if block.residual):
+                shortcut, h = block.shortcut(x), block.h(x)
+                squares = [float((y.data ** 2).sum()) for y in (h, shortcut)]
                 ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
-                x = kept + h
+                x = shortcut + h
         return ratios
 
 
@@ -43,8 +53,8 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
               residual: bool = True, seed: int = 0) -> ResidualNetwork:
     """The paper's network for CIFAR-10 and CIFAR-100 (Table 1), 13,538,736 trainable weights at the defaults.
 
-    blocks: residual blocks a stage. widths: channels of each stage; from the second stage on, the first block
-    halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
+    blocks: residual blocks per stage. widths: channels of each stage; from the second stage on, the first
+    block halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
     weights. The paper says 13.59 million weights; its Table 1 adds up to the number above.
 
     | layers              | kernel              | stride   | pixels out |
@@ -56,13 +66,12 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
     | global average pool | 8 x 8               |          | 1          |
     | random projection   | 256 x classes       |          |            |
 
-    Raises ValueError for blocks < 1, no widths, widths that are < 1 or fall from one stage to the next,
-    num_classes < 2.
+    Raises ValueError for blocks < 1, no widths, widths < 1 or decreasing, num_classes < 2.
     """
     rng = numpy.random.default_rng(seed)
     _check("cifar_net", num_classes, [blocks] * len(widths), widths)
     stem = Conv2d(3, min(16, widths[0]), 3, padding=1, rng=rng)
-    return _on_stem(stem, num_classes, [blocks] * len(widths), widths, 1, residual, rng)
+    return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, residual, rng)
 
 
 def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
@@ -84,25 +93,24 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
     | global average pool | 7 x 7               |          | 1          |
     | random projection   | 672 x classes       |          |            |
 
-    Raises ValueError for blocks < 1, no widths, widths that are < 1 or fall from one stage to the next, not
-    as many blocks as widths, num_classes < 2.
+    Raises ValueError as `cifar_net`, and unless there are as many blocks as widths.
     """
     rng = numpy.random.default_rng(seed)
     _check("imagenet_net", num_classes, blocks, widths)
     stem = Conv2d(3, widths[0], 7, stride=2, padding=3, rng=rng)
-    return _on_stem(stem, num_classes, blocks, widths, 2, True, rng)
+    return _build_stages(stem, num_classes, blocks, widths, 2, True, rng)
 
 
 def _check(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence[int]) -> None:
     if (not widths or len(blocks) != len(widths) or min(blocks) < 1 or min(widths) < 1
             or list(widths) != sorted(widths) or num_classes < 2):
-        raise ValueError(f"{name}: expected blocks >= 1 for each stage, widths >= 1 that do not fall, "
+        raise ValueError(f"{name}: expected blocks >= 1 for each stage, non-decreasing widths >= 1, "
                          f"num_classes >= 2, got blocks {list(blocks)}, widths {list(widths)}, num_classes "
                          f"{num_classes}")
 
 
-def _on_stem(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int], first_stride: int,
-             residual: bool, rng: numpy.random.Generator) -> ResidualNetwork:
+def _build_stages(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int],
+                  first_stride: int, residual: bool, rng: numpy.random.Generator) -> ResidualNetwork:
     """Stages of residual blocks and a projection; first_stride: of the first stage, the others have 2."""
     channels, layers = stem.weight.shape[3], []
     for stage, width in enumerate(widths):

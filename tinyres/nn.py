@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy
 
-from . import backend
+from . import backend, checks
 from .conv import conv2d
 from .ops import avg_pool2d, pad, relu
 from .tensor import Tensor
@@ -48,35 +48,19 @@ class Module:
 
         Raises ValueError if names are missing or unknown, or if a shape or kind of value differs.
         """
-        tensors = dict(self.named_tensors())
-        missing, unknown = [n for n in tensors if n not in state], [n for n in state if n not in tensors]
-        if missing or unknown:
-            raise ValueError(f"state does not fit this {type(self).__name__}: missing {missing[:3]} "
-                             f"({len(missing)} in all), unknown {unknown[:3]} ({len(unknown)} in all): build "
-                             "the same network first")
-        for name, tensor in tensors.items():
-            value = state[name]
-            if value.shape != tensor.shape or value.dtype.kind != "f":
-                raise ValueError(f"state {name!r} is {value.dtype} of shape {value.shape}, expected floats "
-                                 f"of shape {tensor.shape}: build the same network first")
-        for name, tensor in tensors.items():
-            tensor.data[...] = backend.xp_of(tensor.data).asarray(state[name], dtype=tensor.dtype)
+        arrays = {name: tensor.data for name, tensor in self.named_tensors()}
+        checks.load(type(self).__name__, arrays, state)
 
 
 def _walk(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
-        return
-    if isinstance(value, Module):
-        children = vars(value).items()
-    elif isinstance(value, dict):
-        children = value.items()
-    elif isinstance(value, (list, tuple)):
-        children = enumerate(value)
-    else:
-        return
-    for key, child in children:
-        yield from _walk(child, f"{name}.{key}" if name else str(key))
+    children = vars(value) if isinstance(value, Module) else value
+    if isinstance(children, (list, tuple)):
+        children = dict(enumerate(children))
+    if isinstance(children, dict):
+        for key, child in children.items():
+            yield from _walk(child, f"{name}.{key}" if name else str(key))
 
 
 def _normal(shape: tuple[int, ...], std: float, rng: numpy.random.Generator | None,

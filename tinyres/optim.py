@@ -1,104 +1,79 @@
-"""Stochastic gradient descent with momentum and weight decay, and the paper's two learning rate schedules."""
+"""Optimizers, which move parameters against their gradients, and the paper's two learning rate schedules."""
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy
 
-from . import backend, cpu, gpu
-from .backend import Array
+from . import backend, checks
+from .backend import Array, kernel
 from .tensor import Tensor
 
-PART = 2**16  # numbers updated at a time
+
+class Optimizer:
+    """What all optimizers share: parameters, a learning rate, and state that is saved. Derive and write
+    `step`.
+
+    parameters: tensors that require a gradient. lr: the learning rate; set it before a step to follow a
+    schedule. state: the arrays that the optimizer keeps from step to step, by name; see `zeros`.
+    Raises ValueError for lr <= 0, no parameters, or parameters that require no gradient.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        self.name = type(self).__name__
+        self.parameters = checks.parameters(self.name, parameters)
+        self.lr = checks.positive(f"{self.name}: lr", lr)
+        self.state: dict[str, Array] = {}
+
+    def step(self) -> None:
+        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        raise NotImplementedError(f"{type(self).__name__} must define step()")
+
+    def zeros(self, name: str) -> list[Array]:
+        """An array of zeros like each parameter, saved with the state as name.0, name.1, ..."""
+        arrays = [backend.xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+        self.state |= {f"{name}.{i}": array for i, array in enumerate(arrays)}
+        return arrays
+
+    def state_dict(self) -> dict[str, numpy.ndarray]:
+        """A NumPy copy of the state."""
+        return {name: numpy.array(backend.to_numpy(array)) for name, array in self.state.items()}
+
+    def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
+        """Set the state, in place. Raises ValueError, and changes nothing, if names or shapes differ."""
+        checks.load(self.name, self.state, state)
 
 
-class SGD:
-    """v = momentum v + gradient + weight_decay w, then w -= lr v, in place for every parameter w (PyTorch's
-    convention).
+@kernel
+def sgd_update(weights: list[Array], gradients: list[Array], velocities: list[Array], lr: float,
+               momentum: float, weight_decay: float) -> None:
+    """v = momentum v + gradient + weight_decay w, then w -= lr v, in place."""
+    for w, gradient, v in zip(weights, gradients, velocities, strict=True):
+        v[...] = momentum * v + gradient + weight_decay * w
+        w -= lr * v
 
-    lr: the learning rate, > 0; set `.lr` before a step to follow a schedule. Parameters without a gradient
-    are left alone. loss_scale: what the loss was multiplied by before `backward`, to keep small gradients
-    from vanishing in float16; the gradients are divided by it here. On a GPU float32 parameters become views
-    of one flat array, so that a step is one kernel. Raises ValueError for lr <= 0, momentum outside [0, 1),
-    weight_decay < 0, loss_scale <= 0, or parameters that require no gradient.
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: v = momentum v + gradient + weight_decay w, then w -= lr v (as in
+    PyTorch).
+
+    Parameters without a gradient are left alone. Raises ValueError as `Optimizer` does, and for momentum
+    outside [0, 1) or weight_decay < 0.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9,
-                 weight_decay: float = 0.0, loss_scale: float = 1.0) -> None:
-        self.parameters = list(parameters)
-        if not (0 < lr < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf
-                and 0 < loss_scale < math.inf):
-            raise ValueError(f"SGD: expected lr > 0, 0 <= momentum < 1, weight_decay >= 0, loss_scale > 0, "
-                             f"got lr {lr}, momentum {momentum}, weight_decay {weight_decay}, loss_scale "
-                             f"{loss_scale}")
-        if not self.parameters or not all(p.requires_grad for p in self.parameters):
-            raise ValueError("SGD: expected at least one parameter, each a Tensor with requires_grad=True: "
-                             "pass model.parameters()")
-        self.momentum, self.weight_decay = float(momentum), float(weight_decay)
-        self.loss_scale = float(loss_scale)
-        self.velocities = [backend.xp_of(p.data).zeros_like(p.data) for p in self.parameters]
-        on_gpu = all(not isinstance(p.data, numpy.ndarray) and p.dtype == "float32" for p in self.parameters)
-        self._flat = gpu.FlatSGD(self.parameters, self.velocities) if on_gpu else None
-        self.lr = lr
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, lr: float) -> None:
-        self._lr = float(lr)
-        if self._flat:
-            self._flat.set(self._lr, self.momentum, self.weight_decay, 1 / self.loss_scale)
+                 weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, lr)
+        self.momentum = checks.fraction("SGD: momentum", momentum)
+        self.weight_decay = checks.not_negative("SGD: weight_decay", weight_decay)
+        self.velocities = self.zeros("velocity")
 
     def step(self) -> None:
-        """Move every parameter by the gradient that the last `backward` left in it."""
-        if self._flat and all(p.grad is p.grad_memory for p in self.parameters):
-            self._flat.step()
-            return
-        lr = self.lr
-
-        def update(part: tuple[Array, Array, Array]) -> None:
-            weight, gradient, velocity = part
-            velocity *= self.momentum
-            velocity += gradient if self.loss_scale == 1 else gradient / self.loss_scale
-            if self.weight_decay:
-                velocity += self.weight_decay * weight
-            weight -= lr * velocity
-
-        if isinstance(self.velocities[0], numpy.ndarray):
-            cpu.over(self._parts(), update)
-        else:  # in this thread: CuPy's current stream is a thread's own
-            for part in self._parts():
-                update(part)
-
-    def _parts(self) -> Iterator[tuple[Array, Array, Array]]:
-        """(weight, gradient, velocity) of every parameter, on NumPy in parts that stay in the cache."""
-        for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
-            arrays = parameter.data, parameter.grad, velocity
-            if parameter.grad is None:
-                continue
-            if not isinstance(velocity, numpy.ndarray) or not all(a.flags.c_contiguous for a in arrays):
-                yield arrays
-                continue
-            flat = [array.reshape(-1) for array in arrays]
-            for start in range(0, velocity.size, PART):
-                yield tuple(array[start:start + PART] for array in flat)
-
-    def state_dict(self) -> dict[str, numpy.ndarray]:
-        """A NumPy copy of every velocity, by the index of its parameter."""
-        return {f"velocity.{i}": numpy.array(backend.to_numpy(v)) for i, v in enumerate(self.velocities)}
-
-    def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set every velocity, in place. Raises ValueError, and changes nothing, if names or shapes differ."""
-        expected = {f"velocity.{i}": v.shape for i, v in enumerate(self.velocities)}
-        if {name: value.shape for name, value in state.items()} != expected:
-            raise ValueError(f"the optimizer's state ({len(state)} arrays) does not fit its {len(expected)} "
-                             f"parameters: build the same network first")
-        for i, velocity in enumerate(self.velocities):
-            velocity[...] = backend.xp_of(velocity).asarray(state[f"velocity.{i}"], dtype=velocity.dtype)
+        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        moved = [(p.data, p.grad, v) for p, v in zip(self.parameters, self.velocities, strict=True)
+                 if p.grad is not None]
+        if moved:
+            sgd_update(*zip(*moved, strict=True), float(self.lr), self.momentum, self.weight_decay)
 
 
 def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable[[int], float]:

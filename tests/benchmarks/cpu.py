@@ -4,13 +4,15 @@
 
 Each contender is a process of its own, uses all cores and takes its turn in every round; figures are medians
 over the rounds after a warm-up. PyTorch runs in its contiguous and in its channels_last layout, and the
-better of the two counts. The last columns are tinyres with im2col for every convolution, which shows what the
-faster ones buy, and, where its memory suffices and it is installed (pip install dezero matplotlib), DeZero,
-whose convolution is im2col on NumPy too. Memory is the peak of a process that takes three steps.
+better of the two counts. The last columns are tinyres by its definitions alone, im2col for every convolution,
+which shows what the variants buy, and, where its memory suffices and it is installed (pip install dezero
+matplotlib), DeZero, whose convolution is im2col on NumPy too. Memory is the peak of a process that takes
+three steps.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import multiprocessing
 import statistics
@@ -22,12 +24,11 @@ from multiprocessing.connection import Connection
 import numpy
 
 import tinyres as tr
-from tinyres import conv
-from tinyres.cpu import cores
+from tinyres.fast.threads import core_count
 
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
 CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col", "dezero"
-CORES = cores()
+CORES = core_count()
 Work = Callable[[], object]
 
 
@@ -143,18 +144,19 @@ def layer(shape: tuple[int, int, int, int], train: bool, contender: str) -> Work
 def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, contender: str) -> None:
     """In a process of its own: do the work as often as asked, and answer with seconds a time, peak memory."""
     import resource
-    if contender == "im2col":
-        conv.FAST_PATHS = ()
-    elif contender not in ("tinyres", "dezero"):
+    if contender not in ("tinyres", "im2col", "dezero"):
         import torch
         torch.set_num_threads(CORES)
-    work = make(*arguments, contender)
-    while times := connection.recv():
-        start = time.perf_counter()
-        for _ in range(times):
-            work()
-        seconds = (time.perf_counter() - start) / times
-        connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    plain = tr.backend.plain() if contender == "im2col" else contextlib.nullcontext()
+    kept = tr.fast.memory_kept() if contender in ("tinyres", "im2col") else contextlib.nullcontext()
+    with plain, kept:  # as in tinyres.training.train
+        work = make(*arguments, contender)
+        while times := connection.recv():
+            start = time.perf_counter()
+            for _ in range(times):
+                work()
+            seconds = (time.perf_counter() - start) / times
+            connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
 def measure(make: Callable[..., Work], arguments: tuple, rounds: int,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from harness import finish, kill_at_random, outcome, start  # noqa: E402
-from mutations import READERS  # noqa: E402
+from support.harness import finish, kill_at_random, outcome, start  # noqa: E402
+from support.mutations import READERS  # noqa: E402
 
 KILLS, STEPS, MUTATIONS = 50, 1200, 2000
 

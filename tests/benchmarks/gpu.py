@@ -20,7 +20,8 @@ from collections.abc import Callable
 import numpy
 
 import tinyres as tr
-from tinyres import gpu
+from tinyres.fast import capture, gpu, precision
+from tinyres.training import loss_and_error, training_step
 
 if not tr.backend.gpu_available():
     sys.exit(f"gpu.py needs a GPU: {tr.backend.why_no_gpu()}")
@@ -32,34 +33,36 @@ except ImportError:
     torch = None
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
-# Bytes that a residual block moves, counted in images of its output (conv/gpu.py): each of two convolutions
-# reads 1 and writes 3, multiplies 3 into 1, and back does so with its gradient, adds an edge (2) and
-# multiplies 3 + 1 for the kernel; relu (2 + 3), sum (3) and the sum of gradients (3).
+# Bytes that a residual block moves, counted in images of its output (fast/gpu_conv.py): each of its two
+# convolutions reads 1 and writes 3, multiplies 3 into 1, and back does so with its gradient, adds an edge (2)
+# and multiplies 3 + 1 for the kernel; relu (2 + 3), sum (3) and the sum of gradients (3).
 IMAGES_PER_BLOCK = 2 * (8 + 8 + 2 + 4) + 11
 STEPS = 10  # in one measurement
 Work = Callable[[], object]
 
 
-def step_bytes(batch_size: int, precision: str) -> float:
+def step_bytes(batch_size: int, products: str) -> float:
     """Memory traffic of all residual blocks of the paper's network in one step."""
     numbers = batch_size * 9 * sum(side * side * width for side, width in ((32, 64), (16, 128), (8, 256)))
-    return IMAGES_PER_BLOCK * numbers * (2 if precision == "float16" else 4)
+    return IMAGES_PER_BLOCK * numbers * (2 if products == "float16" else 4)
 
 
-def tinyres_step(batch_size: int, precision: str) -> Work:
-    tr.backend.use("cupy", precision)
+def tinyres_step(batch_size: int, products: str, captured: bool) -> Work:
+    tr.backend.use("cupy")
+    precision.use(products)
     network = tr.models.cifar_net()
-    scale = tr.train.LOSS_SCALE if precision == "float16" else 1.0
-    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4, loss_scale=scale)
+    network = precision.Float16(network) if products == "float16" else network
+    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = cupy.asarray(rng.standard_normal((batch_size, 32, 32, 3), "float32"))
     labels = cupy.asarray(rng.integers(0, 10, batch_size))
-    return lambda: tr.train.training_step(network, optimizer, images, labels)
+    compute = capture.captured(loss_and_error) if captured else loss_and_error
+    return lambda: training_step(network, optimizer, images, labels, compute=compute)
 
 
-def torch_step(batch_size: int, precision: str, compiled: bool) -> Work:
+def torch_step(batch_size: int, products: str, compiled: bool) -> Work:
     from parity import TorchNetwork
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = products != "float32"
     torch.backends.cudnn.benchmark = True
     tr.backend.use("numpy")
     network = TorchNetwork(tr.models.cifar_net()).cuda().to(memory_format=torch.channels_last)
@@ -72,7 +75,7 @@ def torch_step(batch_size: int, precision: str, compiled: bool) -> Work:
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cuda", torch.float16, enabled=precision == "float16"):
+        with torch.autocast("cuda", torch.float16, enabled=products == "float16"):
             loss = torch.nn.functional.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()
@@ -100,31 +103,32 @@ def limits() -> tuple[float, dict[str, float]]:
     target = cupy.empty_like(source)
     copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
     rates = {}
-    for precision in tr.backend.PRECISIONS:
-        tr.backend.use("cupy", precision)
-        a = cupy.ones((8192, 8192), cupy.float16 if precision == "float16" else cupy.float32)
+    tr.backend.use("cupy")
+    for products in precision.PRECISIONS:
+        precision.use(products)
+        a = cupy.ones((8192, 8192), cupy.float16 if products == "float16" else cupy.float32)
         out = cupy.empty_like(a)
-        rates[precision] = 2 * 8192**3 / median(lambda: gpu.matmul(a, a, out), 5) / 1e9  # noqa: B023
+        rates[products] = 2 * 8192**3 / median(lambda: gpu.matmul(a, a, out), 5) / 1e9  # noqa: B023
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
     cupy.get_default_memory_pool().free_all_blocks()  # or what comes next would be served from it, unseen
     return copy, rates
 
 
-def measure(batch_size: int, precision: str, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+def measure(batch_size: int, products: str, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """(median milliseconds, peak GiB) of each contender. One that fails is reported and left out."""
-    makers = {"eager": lambda: tinyres_step(batch_size, precision),
-              "captured": lambda: gpu.Captured(tinyres_step(batch_size, precision))}
+    makers = {"eager": lambda: tinyres_step(batch_size, products, False),
+              "captured": lambda: tinyres_step(batch_size, products, True)}
     if torch and torch.cuda.is_available():
-        makers |= {"torch": lambda: torch_step(batch_size, precision, False),
-                   "torch.compile": lambda: torch_step(batch_size, precision, True)}
+        makers |= {"torch": lambda: torch_step(batch_size, products, False),
+                   "torch.compile": lambda: torch_step(batch_size, products, True)}
     steps, memory, times = {}, {}, {}
     for name, make in makers.items():
         try:
             free = cupy.cuda.runtime.memGetInfo()[0]
             work = make()
             if name in ("eager", "captured"):
-                tr.backend.use("cupy", precision)
+                tr.backend.use("cupy")
             milliseconds(work)
             memory[name] = (free - cupy.cuda.runtime.memGetInfo()[0]) / 2**30
             steps[name], times[name] = work, []
@@ -133,7 +137,7 @@ def measure(batch_size: int, precision: str, rounds: int) -> tuple[dict[str, flo
     for _ in range(rounds):
         for name, work in steps.items():
             if name in ("eager", "captured"):
-                tr.backend.use("cupy", precision)
+                tr.backend.use("cupy")
             times[name].append(milliseconds(work))
     return {name: statistics.median(values) for name, values in times.items()}, memory
 
@@ -142,8 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
-    precisions = tr.backend.PRECISIONS
-    parser.add_argument("--precisions", nargs="+", default=precisions, choices=precisions)
+    parser.add_argument("--precisions", nargs="+", default=precision.PRECISIONS, choices=precision.PRECISIONS)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -154,14 +157,14 @@ def main() -> None:
     print(f"{'step of the paper network':<28}{'products':>9}{'memory':>8}"
           + "".join(f"{column:>15}" for column in columns)
           + f"{'best ratio':>12}{'images/s':>10}   ms")
-    for precision in args.precisions:
+    for products in args.precisions:
         for batch_size in args.batch_sizes:
-            times, memory = measure(batch_size, precision, args.rounds)
-            products = STEP_FLOP_PER_IMAGE * batch_size / rates[precision] / 1e9
-            traffic = step_bytes(batch_size, precision) / copy / 1e9
+            times, memory = measure(batch_size, products, args.rounds)
+            floor = STEP_FLOP_PER_IMAGE * batch_size / rates[products] / 1e9
+            traffic = step_bytes(batch_size, products) / copy / 1e9
             ours = min((times[name] for name in columns[:2] if name in times), default=float("nan"))
             theirs = min((times[name] for name in columns[2:3] if name in times), default=float("nan"))
-            print(f"{f'batch {batch_size}, {precision}':<28}{products:>9.1f}{traffic:>8.1f}"
+            print(f"{f'batch {batch_size}, {products}':<28}{floor:>9.1f}{traffic:>8.1f}"
                   + "".join(f"{times.get(column, float('nan')):>15.2f}" for column in columns)
                   + f"{ours / theirs:>12.2f}{1000 * batch_size / ours:>10.0f}", flush=True)
             print(f"{'   its memory, GiB':<45}"

@@ -27,12 +27,12 @@ import numpy
 from PIL import Image
 
 import tinyres as tr
-from tinyres.cpu import cores
-from tinyres.datasets.image_folder import LEAST_AREA, SIZE, _window, decode
+from tinyres.datasets.image_folder import MIN_AREA, SIZE, _window, decode
 from tinyres.datasets.loader import training_batches
+from tinyres.fast.threads import core_count
 
 CONTENDERS = "tinyres", "DataLoader, plain", "DataLoader, decode"
-CORES = cores()
+CORES = core_count()
 BATCH, ROUND = 48, 10  # images, batches
 
 
@@ -40,7 +40,7 @@ def plain(path: Path, windows: numpy.ndarray, flip: bool) -> numpy.ndarray:
     """The same as `decode`, with the steps of torchvision's RandomResizedCrop and RandomHorizontalFlip."""
     with Image.open(path) as picture:
         image = picture.convert("RGB")
-    image = image.crop(_window(*image.size, windows.tolist(), LEAST_AREA)).resize((SIZE, SIZE),
+    image = image.crop(_window(*image.size, windows.tolist(), MIN_AREA)).resize((SIZE, SIZE),
                                                                       Image.Resampling.BILINEAR)
     return numpy.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 

@@ -1,6 +1,6 @@
 """What NumPy can reach at best for each convolution of a network on this CPU, and what tinyres reaches.
 
-    python tests/benchmarks/roofline.py                  1 block a stage, widths 16-32-64, batch 128
+    python tests/benchmarks/roofline.py                  1 block per stage, widths 16-32-64, batch 128
     python tests/benchmarks/roofline.py --blocks 9 --widths 64 128 256 --batch-size 32
 
 For each layer, forward and both gradients together: the floating point operations of the method that computes
@@ -19,7 +19,8 @@ from collections.abc import Callable
 import numpy
 
 import tinyres as tr
-from tinyres import conv, cpu
+from tinyres.conv import convolve
+from tinyres.fast.threads import parallel_map, thread_count
 
 
 def seconds(work: Callable[[], object], runs: int = 9) -> float:
@@ -40,15 +41,15 @@ def copy_rate() -> float:
     def copy(i: int) -> None:
         numpy.copyto(target[i], source[i])
 
-    return 2 * source.nbytes / seconds(lambda: cpu.over(range(len(source)), copy))
+    return 2 * source.nbytes / seconds(lambda: parallel_map(copy, range(len(source))))
 
 
 def product_rate(rows: int, inner: int, columns: int) -> float:
     """Operations a second of many (rows, inner) @ (inner, columns), all cores, from and to their caches."""
     stack = max(1, 2**18 // (rows * inner))  # a mebibyte: out of the cache of a core
-    left = numpy.ones((cpu.THREADS, stack, rows, inner), "float32")
+    left = numpy.ones((thread_count(), stack, rows, inner), "float32")
     right = numpy.ones((inner, columns), "float32")
-    out = numpy.empty((cpu.THREADS, stack, rows, columns), "float32")
+    out = numpy.empty((thread_count(), stack, rows, columns), "float32")
     work = 2 * rows * inner * columns * stack
     repeats = max(1, int(1e8) // work)
 
@@ -56,7 +57,7 @@ def product_rate(rows: int, inner: int, columns: int) -> float:
         for _ in range(repeats):
             numpy.matmul(left[core], right, out=out[core])
 
-    return work * repeats * cpu.THREADS / seconds(lambda: cpu.over(range(cpu.THREADS), multiply))
+    return work * repeats * thread_count() / seconds(lambda: parallel_map(multiply, range(thread_count())))
 
 
 def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741
@@ -89,7 +90,7 @@ def main() -> None:
     args = parser.parse_args()
     net = tr.models.cifar_net(blocks=args.blocks, widths=args.widths)
     rate = copy_rate()
-    print(f"{cpu.THREADS} threads, copies {rate / 1e9:.0f} GB/s, NumPy {numpy.__version__}\n"
+    print(f"{thread_count()} threads, copies {rate / 1e9:.0f} GB/s, NumPy {numpy.__version__}\n"
           f"{'convolution':<26}{'method':<12}{'GFLOP':>7}{'GFLOP/s':>9}{'MB':>7}{'products':>10}{'copies':>8}"
           f"{'bound':>7}{'measured':>10}   ms")
     rng, side, totals, seen = numpy.random.default_rng(0), 32, [0.0, 0.0], {}
@@ -102,8 +103,8 @@ def main() -> None:
             x, g = (rng.standard_normal((args.batch_size, s, s, c), "float32")
                     for s, c in ((side, C), (out_side, O)))
             pair = (layer.stride,) * 2
-            method = next(m for m in conv.FAST_PATHS if m.applies(x, layer.weight.data, pair, (1, 1)))
-            name = method.__name__.rsplit(".", 1)[-1]
+            variant = convolve.choose(x, layer.weight.data, pair, (1, 1))
+            name = variant.__module__.rsplit(".", 1)[-1]
             products, copied = costs(name, g.size // O, C, O, x.size // C, i == 0)
             product_time = sum(work / product_rate(*shape) for work, shape in products)
             bound = product_time + copied / rate

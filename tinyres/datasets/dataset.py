@@ -1,7 +1,7 @@
 """What every data set looks like here: two splits, and the names of the classes."""
 from typing import NamedTuple
 
-import numpy as np
+import numpy
 
 from ..backend import Array, xp_of
 from .augment import random_crop_flip, standardize
@@ -11,29 +11,32 @@ class Split(NamedTuple):
     """Images and labels that belong together, such as the training part of a data set, in memory.
 
     images: (N, H, W, C) uint8, 0 to 255.
-    labels: (N,) int64, the number of each image's class.
+    labels: (N,) int64, the index of each image's class.
 
     A split whose images stay in files (image_folder.py) has the same labels and the two methods below. They
-    take numbers of images and return standardized float32 images (n, H, W, C) with their labels (n,).
+    take indices of images and return standardized float32 images (n, H, W, C) with their labels (n,).
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: numpy.ndarray
+    labels: numpy.ndarray
 
-    def augmented(self, chosen: np.ndarray, rng: np.random.Generator,
-                  share: slice = slice(None)) -> tuple[Array, Array]:
-        """The share of the chosen images for training. The draws for the others are made, and not used."""
-        chosen = xp_of(self.images).asarray(chosen)
-        return standardize(random_crop_flip(self.images[chosen], rng)[share]), self.labels[chosen[share]]
+    evaluation_batch_size = 250  # images at a time: few enough for a laptop's memory
 
-    def plain(self, chosen: np.ndarray) -> tuple[Array, Array]:
-        """The chosen images for evaluation."""
-        chosen = xp_of(self.images).asarray(chosen)
-        return standardize(self.images[chosen]), self.labels[chosen]
+    def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
+                       shard: slice = slice(None)) -> tuple[Array, Array]:
+        """A shard of the images with these indices, augmented. The draws for the others are made, and not
+        used."""
+        indices = xp_of(self.images).asarray(indices)
+        return standardize(random_crop_flip(self.images[indices], rng)[shard]), self.labels[indices[shard]]
+
+    def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
+        """The images with these indices."""
+        indices = xp_of(self.images).asarray(indices)
+        return standardize(self.images[indices]), self.labels[indices]
 
 
 class Dataset(NamedTuple):
-    """A data set. The name of class number i is `classes[i]`."""
+    """A data set. The name of class i is `classes[i]`."""
 
     train: Split
     test: Split

@@ -22,31 +22,31 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
+import numpy
 from PIL import Image, ImageOps
 
 from .. import backend
 from ..backend import Array
-from ..cpu import cores
+from ..fast.threads import core_count
 from .augment import standardize
 from .dataset import Dataset
 
 SIZE = 224  # pixels: width and height of the images that a network gets
 SHORTER_SIDE = 256  # evaluation: the picture is scaled to this, and its middle cut out
 SUFFIXES = (".jpeg", ".jpg", ".png")
-LEAST_AREA = 0.08  # of random windows: share of the picture
+MIN_AREA = 0.08  # of random windows: fraction of the picture
 ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
 TRIES = 10  # windows drawn until one fits into the picture
-BROKEN_FILES, BROKEN_SHARE = 10, 0.001  # so many unreadable files are passed over, whichever is more
+BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # so many unreadable files are skipped, whichever is more
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def image_folder(root: str | Path, workers: int | None = None, least_area: float = LEAST_AREA) -> Dataset:
+def image_folder(root: str | Path, workers: int | None = None, min_area: float = MIN_AREA) -> Dataset:
     """The pictures below a folder as a data set: (n, 224, 224, 3) images, the sorted folder names as classes.
 
     workers: threads that decode; default: as many as cores.
-    least_area: the share of a picture that a training window has at least, above 0 and up to 1.
+    min_area: the smallest fraction of a picture that a training window covers, above 0 and up to 1.
     Any JPEG or PNG file is read, whatever its name before the suffix .JPEG, .jpg or .png, upper or lower
     case; other files are left alone. Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in
     shape, mirrored half of the time, as Inception networks are trained. Evaluation: the middle 224 x 224
@@ -54,8 +54,8 @@ def image_folder(root: str | Path, workers: int | None = None, least_area: float
     Raises FileNotFoundError, saying what should lie where, if there are no such folders or no pictures in
     them; ValueError if val/ has a class that train/ has not, or labels.txt does not name every file.
     """
-    if not 0 < least_area <= 1:
-        raise ValueError(f"least_area {least_area} must be above 0 and up to 1")
+    if not 0 < min_area <= 1:
+        raise ValueError(f"min_area {min_area} must be above 0 and up to 1")
     train, val = Path(root) / "train", Path(root) / "val"
     if not (train.is_dir() and val.is_dir()):
         raise FileNotFoundError(f"{train} and {val} must be folders of pictures, train/CLASS/NAME.JPEG: see "
@@ -65,9 +65,9 @@ def image_folder(root: str | Path, workers: int | None = None, least_area: float
         raise FileNotFoundError(f"{train} must hold a folder of pictures for each of two or more classes, "
                                 f"found {len(classes)}: see data/README.md")
     val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
-    pool = ThreadPoolExecutor(workers or cores(), "decode")
-    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, least_area),
-                   FolderSplit(val, *val_files(val, classes), pool, least_area), classes)
+    pool = ThreadPoolExecutor(workers or core_count(), "decode")
+    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, min_area),
+                   FolderSplit(val, *val_files(val, classes), pool, min_area), classes)
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -111,69 +111,72 @@ class FolderSplit:
     not the odd file. Several processes count each for itself.
     """
 
+    evaluation_batch_size = 64  # images at a time: few enough for a laptop's memory
+
     def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[int],
-                 pool: ThreadPoolExecutor, least_area: float) -> None:
+                 pool: ThreadPoolExecutor, min_area: float) -> None:
         if not names:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
-        self.folder, self.names, self.labels = folder, names, np.asarray(labels, np.int64)
+        self.folder, self.names, self.labels = folder, names, numpy.asarray(labels, numpy.int64)
         self.broken: set[str] = set()
-        self.least_area = least_area
+        self.min_area = min_area
         self._pool, self._lock = pool, threading.Lock()
 
-    def augmented(self, chosen: np.ndarray, rng: np.random.Generator,
-                  share: slice = slice(None)) -> tuple[Array, Array]:
-        """The share of the chosen images for training. The draws for the others are made, and not used."""
-        windows, flips = rng.random((len(chosen), TRIES, 4)), rng.random(len(chosen)) < 0.5
-        return self._batch(self._readable, chosen[share], windows[share], flips[share])
+    def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
+                       shard: slice = slice(None)) -> tuple[Array, Array]:
+        """A shard of the images with these indices, augmented. The draws for the others are made, and not
+        used."""
+        windows, flips = rng.random((len(indices), TRIES, 4)), rng.random(len(indices)) < 0.5
+        return self._batch(self._readable, indices[shard], windows[shard], flips[shard])
 
-    def plain(self, chosen: np.ndarray) -> tuple[Array, Array]:
-        """The chosen images for evaluation, fewer if some cannot be read."""
-        return self._batch(self._read, chosen)
+    def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
+        """The images with these indices, fewer if some cannot be read."""
+        return self._batch(self._read, indices)
 
-    def _batch(self, read: Callable[..., tuple[np.ndarray, int] | None],
-               *arguments: np.ndarray) -> tuple[Array, Array]:
+    def _batch(self, read: Callable[..., tuple[numpy.ndarray, int] | None],
+               *arguments: numpy.ndarray) -> tuple[Array, Array]:
         found = [image for image in self._pool.map(read, *arguments) if image is not None]
         xp = backend.current()
-        images = np.empty((len(found), SIZE, SIZE, 3), np.uint8)
+        images = numpy.empty((len(found), SIZE, SIZE, 3), numpy.uint8)
         for row, (image, _) in zip(images, found, strict=True):
             row[...] = image
-        labels = np.array([label for _, label in found], np.int64)
+        labels = numpy.array([label for _, label in found], numpy.int64)
         return standardize(xp.asarray(images)), xp.asarray(labels)
 
-    def _readable(self, number: int, windows: np.ndarray, flip: bool) -> tuple[np.ndarray, int]:
+    def _readable(self, number: int, windows: numpy.ndarray, flip: bool) -> tuple[numpy.ndarray, int]:
         while (image := self._read(number, windows, flip)) is None:
             number = (number + 1) % len(self.names)
         return image
 
-    def _read(self, number: int, windows: np.ndarray | None = None,
-              flip: bool = False) -> tuple[np.ndarray, int] | None:
+    def _read(self, number: int, windows: numpy.ndarray | None = None,
+              flip: bool = False) -> tuple[numpy.ndarray, int] | None:
         """(the image (224, 224, 3), its label), or None if the file cannot be read."""
         name = self.names[number]
         if name not in self.broken:
             try:
-                return decode(self.folder / name, windows, flip, self.least_area), self.labels[number]
+                return decode(self.folder / name, windows, flip, self.min_area), self.labels[number]
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-                self._pass_over(name, error)
-        count, most = len(self.broken), max(BROKEN_FILES, BROKEN_SHARE * len(self.names))
+                self._skip(name, error)
+        count, most = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
         if count > most or count == len(self.names):
             raise ValueError(f"{count} of the {len(self.names)} pictures in {self.folder} cannot be read, "
                              f"{name} among them: check the copy of the data set")
         return None
 
-    def _pass_over(self, name: str, error: Exception) -> None:
+    def _skip(self, name: str, error: Exception) -> None:
         with self._lock:
             if name not in self.broken:
                 self.broken.add(name)
-                print(f"\nwarning: {self.folder / name} cannot be read and is passed over ({error}); "
+                print(f"\nwarning: {self.folder / name} cannot be read and is skipped ({error}); "
                       f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
-def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
-           least_area: float = LEAST_AREA) -> np.ndarray:
+def decode(path: Path, windows: numpy.ndarray | None = None, flip: bool = False,
+           min_area: float = MIN_AREA) -> numpy.ndarray:
     """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
 
-    windows: (tries, 4) numbers from 0 to 1 that say each window's area, shape and place. Grey and palette
+    windows: (tries, 4) from 0 to 1 that say each window's area, shape and place. Grey and palette
     pictures, those for print (CMYK) and with transparency become RGB; those that a camera stored turned are
     turned back.
     Raises OSError, or what else Pillow raises, for a file that is no whole picture, or of so many pixels
@@ -182,7 +185,7 @@ def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
     with Image.open(path) as picture:
         width, height = picture.size
         left, top, right, bottom = (_middle(width, height) if windows is None
-                                    else _window(width, height, windows.tolist(), least_area))
+                                    else _window(width, height, windows.tolist(), min_area))
         # a JPEG file of a much larger picture is decoded at 1/2, 1/4 or 1/8 of its size, for less work
         picture.draft("RGB", (math.ceil(width * SIZE / (right - left)),
                               math.ceil(height * SIZE / (bottom - top))))
@@ -190,7 +193,7 @@ def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
         box = (left * across, top * down,
                min(right * across, picture.width), min(bottom * down, picture.height))
         if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
-            colours = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+            colours = Image.fromarray((numpy.asarray(picture) >> 8).astype(numpy.uint8)).convert("RGB")
         else:
             colours = picture.convert("RGB")
         image = colours.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
@@ -198,7 +201,7 @@ def decode(path: Path, windows: np.ndarray | None = None, flip: bool = False,
             image.info["exif"] = picture.info["exif"]
             with contextlib.suppress(Exception):  # a damaged note about the picture is no damaged picture
                 ImageOps.exif_transpose(image, in_place=True)
-    pixels = np.asarray(image)
+    pixels = numpy.asarray(image)
     return pixels[:, ::-1] if flip else pixels
 
 
@@ -208,9 +211,9 @@ def _middle(width: int, height: int) -> Box:
     return left, top, left + side, top + side
 
 
-def _window(width: int, height: int, windows: Sequence[Sequence[float]], least_area: float) -> Box:
+def _window(width: int, height: int, windows: Sequence[Sequence[float]], min_area: float) -> Box:
     for size, shape, across, down in windows:
-        area = width * height * (least_area + (1 - least_area) * size)
+        area = width * height * (min_area + (1 - min_area) * size)
         aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** shape
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= w <= width and 1 <= h <= height:

@@ -6,7 +6,7 @@ images wrong, and a small convolutional network learns the classes in three epoc
 """
 import operator
 
-import numpy as np
+import numpy
 from PIL import Image, ImageDraw
 
 from .dataset import Dataset, Split
@@ -16,35 +16,36 @@ FINE = 4  # shapes are drawn this many times larger and then reduced, which make
 CHUNK = 500  # images made at a time: few enough for the processor's cache
 
 
-def _on_circle(angles: np.ndarray, radius: float | np.ndarray = 1.0, center: float = 0.0) -> np.ndarray:
-    return np.stack([center + radius * np.cos(angles), radius * np.sin(angles)], axis=-1)
+def _on_circle(angles: numpy.ndarray, radius: float | numpy.ndarray = 1.0,
+               center: float = 0.0) -> numpy.ndarray:
+    return numpy.stack([center + radius * numpy.cos(angles), radius * numpy.sin(angles)], axis=-1)
 
 
-def _turn(points: int, first: float = -np.pi / 2) -> np.ndarray:
+def _turn(points: int, first: float = -numpy.pi / 2) -> numpy.ndarray:
     """Angles round the circle, from the top on (y points down in images)."""
-    return first + np.arange(points) * (2 * np.pi / points)
+    return first + numpy.arange(points) * (2 * numpy.pi / points)
 
 
-def _heart(t: np.ndarray) -> np.ndarray:
-    return np.stack([16 * np.sin(t)**3,
-                     5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * np.cos(t)], axis=-1)
+def _heart(t: numpy.ndarray) -> numpy.ndarray:
+    y = 5 * numpy.cos(2 * t) + 2 * numpy.cos(3 * t) + numpy.cos(4 * t) - 13 * numpy.cos(t)
+    return numpy.stack([16 * numpy.sin(t)**3, y], axis=-1)
 
 
 # The outline of each shape, (corners, 2), in any scale. A second outline is a hole.
-OUTLINES: dict[str, list[np.ndarray]] = {
+OUTLINES: dict[str, list[numpy.ndarray]] = {
     "circle": [_on_circle(_turn(40))],
-    "square": [_on_circle(_turn(4, np.pi / 4))],
+    "square": [_on_circle(_turn(4, numpy.pi / 4))],
     "triangle": [_on_circle(_turn(3))],
-    "star": [_on_circle(_turn(10), np.tile([1.0, 0.42], 5))],
-    "cross": [np.array([(3, 10), (3, 3), (10, 3), (10, -3), (3, -3), (3, -10),
+    "star": [_on_circle(_turn(10), numpy.tile([1.0, 0.42], 5))],
+    "cross": [numpy.array([(3, 10), (3, 3), (10, 3), (10, -3), (3, -3), (3, -10),
                         (-3, -10), (-3, -3), (-10, -3), (-10, 3), (-3, 3), (-3, 10)])],
     "ring": [_on_circle(_turn(40)), _on_circle(_turn(40), 0.55)],
     # The part of a circle outside a smaller one: the two meet at these angles.
-    "crescent": [np.concatenate([_on_circle(np.linspace(0.895, 2 * np.pi - 0.895, 30)),
-                                 _on_circle(np.linspace(2 * np.pi - 1.350, 1.350, 30), 0.8, 0.45)])],
+    "crescent": [numpy.concatenate([_on_circle(numpy.linspace(0.895, 2 * numpy.pi - 0.895, 30)),
+                                 _on_circle(numpy.linspace(2 * numpy.pi - 1.350, 1.350, 30), 0.8, 0.45)])],
     "heart": [_heart(_turn(40))],
-    "arrow": [np.array([(0, -10), (9, 0), (3, 0), (3, 10), (-3, 10), (-3, 0), (-9, 0)])],
-    "hourglass": [np.array([(-8, -10), (8, -10), (1, 0), (8, 10), (-8, 10), (-1, 0)])],
+    "arrow": [numpy.array([(0, -10), (9, 0), (3, 0), (3, 10), (-3, 10), (-3, 0), (-9, 0)])],
+    "hourglass": [numpy.array([(-8, -10), (8, -10), (1, 0), (8, 10), (-8, 10), (-1, 0)])],
 }
 
 
@@ -58,7 +59,7 @@ def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0, size: int = SI
         drawn from separate random streams, so that the size of one does not change the other.
 
     Raises ValueError if a size is below ten, the number of classes, or the seed is negative; TypeError if one
-    of them is not a whole number.
+    of them is not an integer.
     """
     sizes = [operator.index(train), operator.index(test)]
     if min(sizes) < len(OUTLINES):
@@ -68,20 +69,20 @@ def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0, size: int = SI
         raise ValueError(f"size={size} must be 1 or more pixels")
     if operator.index(seed) < 0:
         raise ValueError(f"seed={seed} must not be negative")
-    streams = np.random.default_rng(seed).spawn(2)
+    streams = numpy.random.default_rng(seed).spawn(2)
     splits = [_split(n, rng, size) for n, rng in zip(sizes, streams, strict=True)]
     return Dataset(*splits, classes=tuple(OUTLINES))
 
 
-def _split(n: int, rng: np.random.Generator, size: int) -> Split:
-    labels = rng.permutation(np.arange(n, dtype=np.int64) % len(OUTLINES))
+def _split(n: int, rng: numpy.random.Generator, size: int) -> Split:
+    labels = rng.permutation(numpy.arange(n, dtype=numpy.int64) % len(OUTLINES))
     chunk = max(1, CHUNK * SIZE**2 // size**2)
-    images = np.concatenate([_paint(_masks(labels[start:start + chunk], rng, size), rng)
+    images = numpy.concatenate([_paint(_masks(labels[start:start + chunk], rng, size), rng)
                              for start in range(0, n, chunk)])
     return Split(images, labels)
 
 
-def _masks(labels: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+def _masks(labels: numpy.ndarray, rng: numpy.random.Generator, size: int = SIZE) -> numpy.ndarray:
     """How much of each pixel the shape covers, 0 to 1: (n,) -> (n, size, size) float32.
 
     A shape reaches 9 to 12 pixels of 32 from its middle, is turned by up to 20 degrees, stretched by up to
@@ -90,7 +91,7 @@ def _masks(labels: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> np
     n = len(labels)
     canvas = Image.new("L", (size * FINE, n * size * FINE))  # all masks, one below the other
     pencil = ImageDraw.Draw(canvas)
-    direction, turn = rng.uniform(0, 2 * np.pi, n), rng.uniform(-0.35, 0.35, n)
+    direction, turn = rng.uniform(0, 2 * numpy.pi, n), rng.uniform(-0.35, 0.35, n)
     stretch, reach = rng.uniform(1.0, 1.2, n)**0.5, rng.uniform(9, 12, n) * (size / SIZE)
     place = rng.uniform(size=(n, 2))
     outlines_of = list(OUTLINES.values())
@@ -103,56 +104,57 @@ def _masks(labels: np.ndarray, rng: np.random.Generator, size: int = SIZE) -> np
         for outline, fill in zip(drawn, (255, 0), strict=False):
             points = (outline - low + corner + [0, i * size]) * FINE
             pencil.polygon(points.ravel().tolist(), fill=fill)
-    masks = np.asarray(canvas.reduce(FINE), dtype=np.float32).reshape(n, size, size)
-    return masks / np.float32(255)
+    masks = numpy.asarray(canvas.reduce(FINE), dtype=numpy.float32).reshape(n, size, size)
+    return masks / numpy.float32(255)
 
 
-def _rotation(angle: float) -> np.ndarray:
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+def _rotation(angle: float) -> numpy.ndarray:
+    return numpy.array([[numpy.cos(angle), -numpy.sin(angle)], [numpy.sin(angle), numpy.cos(angle)]])
 
 
-def _paint(masks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _paint(masks: numpy.ndarray, rng: numpy.random.Generator) -> numpy.ndarray:
     """Colours, textures and noise: (n, size, size) -> (n, size, size, 3) uint8."""
     n = len(masks)
     behind, front = _colours(n, rng)
 
-    def uniform(low: float, high: float, *shape: int) -> np.ndarray:
-        return rng.uniform(low, high, shape).astype(np.float32)
+    def uniform(low: float, high: float, *shape: int) -> numpy.ndarray:
+        return rng.uniform(low, high, shape).astype(numpy.float32)
 
     background = behind + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
     foreground = front + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
     images = background + (foreground - background) * masks[..., None]
-    images += uniform(0.02, 0.05, n, 1, 1, 1) * rng.standard_normal(images.shape, dtype=np.float32)
-    return (images.clip(0, 1) * 255).round().astype(np.uint8)
+    images += uniform(0.02, 0.05, n, 1, 1, 1) * rng.standard_normal(images.shape, dtype=numpy.float32)
+    return (images.clip(0, 1) * 255).round().astype(numpy.uint8)
 
 
-def _colours(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _colours(n: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Colours behind and in front, (n, 1, 1, 3) each, 0 to 1; the one in front is brighter by 0.35 to 0.6."""
     contrast = rng.uniform(0.35, 0.6, n)
     middle = 0.5 + rng.uniform(-0.5, 0.5, n) * (1 - contrast)
-    brightness = np.stack([middle - contrast / 2, middle + contrast / 2])
+    brightness = numpy.stack([middle - contrast / 2, middle + contrast / 2])
     hue = rng.uniform(-0.3, 0.3, (2, n, 3))
     hue -= hue.mean(axis=-1, keepdims=True)
-    return tuple((brightness[..., None] + hue)[:, :, None, None].clip(0, 1).astype(np.float32))
+    return tuple((brightness[..., None] + hue)[:, :, None, None].clip(0, 1).astype(numpy.float32))
 
 
-def _textures(n: int, rng: np.random.Generator, size: int) -> np.ndarray:
+def _textures(n: int, rng: numpy.random.Generator, size: int) -> numpy.ndarray:
     """A gradient, stripes, checks or blobs, at random for each image: (n, size, size, 1) float32, -1 to 1."""
-    angle = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-    across, down = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
-    waves, phase = rng.uniform([[[2]], [[0]]], [[[5]], [[1]]], (n, 2, 1, 1)).astype(np.float32).swapaxes(0, 1)
-    x = np.linspace(-1, 1, size, dtype=np.float32)
+    angle = rng.uniform(0, 2 * numpy.pi, (n, 1, 1))
+    across, down = numpy.cos(angle).astype(numpy.float32), numpy.sin(angle).astype(numpy.float32)
+    drawn = rng.uniform([[[2]], [[0]]], [[[5]], [[1]]], (n, 2, 1, 1))
+    waves, phase = drawn.astype(numpy.float32).swapaxes(0, 1)
+    x = numpy.linspace(-1, 1, size, dtype=numpy.float32)
     along, beside = across * x + down * x[:, None], across * x[:, None] - down * x
     stripes = _zigzag(along * waves + phase)
     checks = stripes * _zigzag(beside * waves + phase)
     # Blobs: random values on a coarse grid, and straight lines between them.
-    grid = np.linspace(-1, 1, 6, dtype=np.float32)
-    between = np.maximum(0, 1 - abs(x[:, None] - grid) / (grid[1] - grid[0]))
-    blobs = between @ rng.uniform(-1, 1, (n, 6, 6)).astype(np.float32) @ between.T
+    grid = numpy.linspace(-1, 1, 6, dtype=numpy.float32)
+    between = numpy.maximum(0, 1 - abs(x[:, None] - grid) / (grid[1] - grid[0]))
+    blobs = between @ rng.uniform(-1, 1, (n, 6, 6)).astype(numpy.float32) @ between.T
     kind = rng.integers(4, size=n)
-    return np.stack([along, stripes, checks, blobs])[kind, np.arange(n), :, :, None]
+    return numpy.stack([along, stripes, checks, blobs])[kind, numpy.arange(n), :, :, None]
 
 
-def _zigzag(t: np.ndarray) -> np.ndarray:
+def _zigzag(t: numpy.ndarray) -> numpy.ndarray:
     """A wave of period 1 made of straight lines between -1 and 1."""
-    return abs((t - np.floor(t)) * 4 - 2) - 1
+    return abs((t - numpy.floor(t)) * 4 - 2) - 1

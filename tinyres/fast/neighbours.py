@@ -17,52 +17,60 @@ from collections.abc import Iterator
 
 import numpy
 
-from .. import cpu
 from ..backend import Array, xp_of
-from .im2col import Pair, is_3x3_same
+from ..conv import Pair, convolution_gradients, convolve
+from .sliced import of_gradients
+from .threads import parallel_map
 
 BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them as they lie, uncopied
-SLICE_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
+MAX_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
 
 
-def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """Whether this file can compute a convolution: NumPy arrays, 3 x 3 kernel, stride 1, padding 1."""
-    return isinstance(x, numpy.ndarray) and is_3x3_same(w.shape, stride, padding)
+def is_3x3_same(w: Array, stride: Pair, padding: Pair) -> bool:
+    """Whether a kernel is 3 x 3 with stride 1 and padding 1, which keeps the image's size."""
+    return w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
 
 
-def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
-            padding: Pair = (1, 1)) -> numpy.ndarray:
-    """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O)."""
-    return _pass(x, w, None)[0]
+def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
+    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1"""
+    return isinstance(x, numpy.ndarray) and is_3x3_same(w, stride, padding)
 
 
-def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
-              wanted: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
-    """The gradients with respect to x and w, from g (N, H, W, O); None in place of one that is not wanted.
-
-    The gradient of x is the convolution of g with w turned round. That of w pairs each pixel of g with the
-    window of x around it, or, which is the same sum, each pixel of x with the window of g around it.
-    """
-    if not wanted[0]:
-        return None, _pass(x, None, g)[1]
-    grad_x, grad_w = _pass(g, turned(w), x if wanted[1] else None)
-    return grad_x, turned(grad_w) if wanted[1] else None
+@convolve.variant(numpy_3x3_same)
+def convolve_neighbours(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
+    """three copies of the image instead of nine"""
+    return _convolve_and_correlate(x, w, None)[0]
 
 
-def turned(w: Array) -> Array:
-    """The kernel by half a turn, for the way back from O to C channels: (3, 3, C, O) -> (3, 3, O, C)."""
+@convolution_gradients.variant(of_gradients(numpy_3x3_same))
+def gradients_of_neighbours(
+        g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
+        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """three copies of the image instead of nine, for both gradients"""
+    # The gradient of x is the convolution of g with w rotated. That of w pairs each pixel of g with the
+    # window of x around it, or, which is the same sum, each pixel of x with the window of g around it.
+    if not needs_grad[0]:
+        return None, _convolve_and_correlate(x, None, g)[1]
+    grad_x, grad_w = _convolve_and_correlate(g, rotate_180(w), x if needs_grad[1] else None)
+    return grad_x, rotate_180(grad_w) if needs_grad[1] else None
+
+
+def rotate_180(w: Array) -> Array:
+    """The kernel rotated by 180 degrees, for the way back from O to C channels: (3, 3, C, O) -> (3, 3, O,
+    C)."""
     return xp_of(w).ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
 
 
-def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
-          g: numpy.ndarray | None) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+def _convolve_and_correlate(
+        x: numpy.ndarray, w: numpy.ndarray | None,
+        g: numpy.ndarray | None) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """In one pass over the windows of x (N, H, W, C): the convolution with w (3, 3, C, O), which is
     (N, H, W, O), and the sum over all windows of each one's products with its pixel in g (N, H, W, O), which
     is (3, 3, C, O); None for the one whose operand is None.
     """
     out = None
     if w is not None:
-        kernel = columns_first(w).reshape(-1, w.shape[3])
+        kernel = swap_kernel_axes(w).reshape(-1, w.shape[3])
         out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
 
     def work(images: slice) -> numpy.ndarray | None:
@@ -71,23 +79,23 @@ def _pass(x: numpy.ndarray, w: numpy.ndarray | None,
             rows = numpy.empty((*windows.shape[1:3], 3, w.shape[3]), x.dtype)
             for i in range(3):
                 numpy.matmul(windows[i], kernel, out=rows[:, :, i])
-            out[images] = without_edge(rows, out[images].shape)
+            out[images] = drop_padding_column(rows, out[images].shape)
         if g is None:
             return None
         rows = numpy.zeros((*windows.shape[1:3], 3, g.shape[3]), x.dtype)
-        without_edge(rows, g[images].shape)[...] = g[images]
+        drop_padding_column(rows, g[images].shape)[...] = g[images]
         return sum((windows[i].swapaxes(1, 2) @ rows[:, :, i]).sum(axis=0) for i in range(3))
 
-    parts = cpu.over(_slices(x), work)
+    parts = parallel_map(work, _slices(x))
     if g is None:
         return out, None
     total = numpy.zeros((9 * x.shape[3], g.shape[3]), x.dtype)
     for part in parts:  # in order, so that the sum is always the same
         total += part
-    return out, numpy.ascontiguousarray(columns_first(total.reshape(3, 3, x.shape[3], g.shape[3])))
+    return out, numpy.ascontiguousarray(swap_kernel_axes(total.reshape(3, 3, x.shape[3], g.shape[3])))
 
 
-def columns_first(w: Array) -> Array:
+def swap_kernel_axes(w: Array) -> Array:
     """(3, 3, C, O) with the kernel axes exchanged, since a window here lists its pixels column by column."""
     return w.swapaxes(0, 1)
 
@@ -115,7 +123,7 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
                                               (step, 3 * BLOCK * step, 3 * step, flat.itemsize))
 
 
-def without_edge(rows: Array, shape: tuple[int, ...]) -> Array:
+def drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:
     """A view (N, H, W, O) of rows (..., O), one for each window of an image of that `shape` (N, H, W, C)."""
     N, H, W, O = *shape[:3], rows.shape[-1]  # noqa: E741
     return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
@@ -123,5 +131,5 @@ def without_edge(rows: Array, shape: tuple[int, ...]) -> Array:
 
 def _slices(x: numpy.ndarray) -> Iterator[slice]:
     N, H, W, C = x.shape
-    images = max(1, SLICE_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize))
+    images = max(1, MAX_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize))
     return (slice(n, min(n + images, N)) for n in range(0, N, images))

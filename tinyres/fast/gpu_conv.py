@@ -4,7 +4,7 @@ and products by cuBLAS on the windows as they lie in memory.
 3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
 windows are then three matrices of overlapping rows (neighbours.py explains it). They are one batch of three
 products, from window i, i + 3, i + 6, ... to output pixel i, i + 3, i + 6, ...: no window is ever written to
-memory. Everything else: the matrix of columns, for as many images at a time as COLUMN_BYTES hold.
+memory. Everything else: the matrix of columns, for as many images at a time as MAX_BYTES hold.
 
 Why it is faster: what counts on a GPU is bytes moved. A convolution moves three copies of its image where the
 matrix of columns has nine. The gradient of the kernel is a product of two long and narrow matrices, too few
@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy
 
-from .. import gpu
 from ..backend import Array
-from .im2col import Pair, is_3x3_same, output_size
-from .neighbours import columns_first, turned, without_edge
-from .sliced import slices
+from ..conv import Pair, convolution_gradients, convolve, output_size
+from . import gpu
+from .neighbours import drop_padding_column, is_3x3_same, rotate_180, swap_kernel_axes
+from .sliced import image_slices, of_gradients
 
-COLUMN_BYTES = 2**29  # most that the matrix of columns takes, unless one image takes more
+MAX_BYTES = 2**29  # most that the matrix of columns takes, unless one image takes more
 THREADS = 256  # of a block
-LEAST_ROWS = 512  # windows in one partial sum of the kernel's gradient
+MIN_ROWS = 512  # windows in one partial sum of the kernel's gradient
 CHUNKS = 32  # most partial sums
 
 UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
@@ -38,59 +38,64 @@ NAMES = [f"{copy}<{unit}>" for copy in COPIES for unit in UNITS.values()] + [
 SOURCE = Path(__file__).with_suffix(".cu")
 
 
-def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """Whether this file can compute a convolution: CuPy arrays."""
-    return not isinstance(x, numpy.ndarray)
+def cupy_arrays(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
+    """CuPy arrays"""
+    return gpu.cupy_arrays(x)
 
 
-def forward(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
-    """x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O) of x's dtype."""
-    x, w = gpu.cupy.ascontiguousarray(x), w.astype(x.dtype, copy=False)
-    if is_3x3_same(w.shape, stride, padding):
+@convolve.variant(cupy_arrays)
+def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
+    """three copies of the image for 3 x 3 kernels, whatever its size in one or few products"""
+    x = gpu.cupy.ascontiguousarray(x)
+    if is_3x3_same(w, stride, padding):
         return _convolve(_stack(x), w, x.shape)
     OH, OW = output_size(x.shape, w.shape, stride, padding)
     out = gpu.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
     kernel = gpu.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
-    for part in slices(out, w, COLUMN_BYTES):
+    for part in image_slices(out, w, MAX_BYTES):
         columns = _cut(x[part], w.shape, stride, padding)
         gpu.matmul(columns, kernel, out[part].reshape(-1, w.shape[3]))
     return out
 
 
-def gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
-              wanted: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
-    """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not wanted."""
+@convolution_gradients.variant(of_gradients(cupy_arrays))
+def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
+                     needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    """three copies of the image for 3 x 3 kernels, kernel gradients in enough sums to keep the GPU busy"""
     xp = gpu.cupy
     g, x = xp.ascontiguousarray(g), xp.ascontiguousarray(x)
-    kernel = w.astype(x.dtype, copy=False)
-    if is_3x3_same(w.shape, stride, padding):
-        if not wanted[0]:
-            return None, _correlate(_stack(x), g, w.dtype)
+    if is_3x3_same(w, stride, padding):
+        if not needs_grad[0]:
+            return None, _correlate(_stack(x), g)
         # each pixel of x with the window of g around it: the windows of g are needed for both gradients
         stacked = _stack(g)
-        grad_w = turned(_correlate(stacked, x, w.dtype)) if wanted[1] else None
-        return _convolve(stacked, turned(kernel), g.shape), grad_w
-    grad_x = xp.empty(x.shape, x.dtype) if wanted[0] else None
-    grad_w = xp.zeros(w.shape, w.dtype) if wanted[1] else None
-    kernel = xp.ascontiguousarray(kernel).reshape(-1, w.shape[3])
-    for part in slices(g, w, COLUMN_BYTES):
+        grad_w = rotate_180(_correlate(stacked, x)) if needs_grad[1] else None
+        return _convolve(stacked, rotate_180(w), g.shape), grad_w
+    grad_x = xp.empty(x.shape, x.dtype) if needs_grad[0] else None
+    grad_w = xp.zeros(w.shape, _sum_dtype(x)) if needs_grad[1] else None
+    kernel = xp.ascontiguousarray(w).reshape(-1, w.shape[3])
+    for part in image_slices(g, w, MAX_BYTES):
         rows = g[part].reshape(-1, w.shape[3])
-        if wanted[1]:
+        if needs_grad[1]:
             columns = _cut(x[part], w.shape, stride, padding)
             grad_w += _in_chunks(columns[None], rows[None]).reshape(w.shape)
-        if wanted[0]:
+        if needs_grad[0]:
             columns = gpu.matmul(rows, kernel.T, xp.empty((len(rows), len(kernel)), x.dtype))
             _gather(columns, grad_x[part], w.shape, g.shape, stride, padding)
-    return grad_x, grad_w
+    return grad_x, grad_w.astype(w.dtype, copy=False) if needs_grad[1] else None
+
+
+def _sum_dtype(x: Array) -> numpy.dtype:
+    return numpy.dtype("float32") if x.dtype == "float16" else x.dtype
 
 
 def _chunks(windows: int) -> int:
     """Into how many partial sums the kernel's gradient over so many windows is cut."""
-    return max(1, min(CHUNKS, windows // LEAST_ROWS))
+    return max(1, min(CHUNKS, windows // MIN_ROWS))
 
 
 def _thirds(image_pixels: int) -> int:
-    """How many windows start at pixels 0, 3, 6, ...: enough for all, and a whole number of chunks."""
+    """How many windows start at pixels 0, 3, 6, ...: enough for all, and a multiple of chunks."""
     third = -(-image_pixels // 3)
     return -(-third // _chunks(third)) * _chunks(third)
 
@@ -121,12 +126,12 @@ def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
     C, O = w.shape[2:]  # noqa: E741
     views = _windows(stacked)
     rows = gpu.cupy.empty((views.shape[1], 3, O), stacked.dtype)
-    kernel = gpu.cupy.ascontiguousarray(columns_first(w)).reshape(1, 9 * C, O)
+    kernel = gpu.cupy.ascontiguousarray(swap_kernel_axes(w)).reshape(1, 9 * C, O)
     gpu.matmul(views, kernel, rows.swapaxes(0, 1))
-    return without_edge(rows, shape)
+    return drop_padding_column(rows, shape)
 
 
-def _correlate(stacked: Array, g: Array, dtype: numpy.dtype) -> Array:
+def _correlate(stacked: Array, g: Array) -> Array:
     """The sum over all windows of each one's products with its pixel in g (N, H, W, O): (3, 3, C, O)."""
     N, H, W, O = g.shape  # noqa: E741
     views = _windows(stacked)
@@ -134,19 +139,18 @@ def _correlate(stacked: Array, g: Array, dtype: numpy.dtype) -> Array:
     units = _units(g)
     _launch(f"add_edge<{units[1]}>", rows.nbytes // units[0], g, rows, W, O * g.itemsize // units[0],
             N * H * (W + 1))
-    total = _in_chunks(views, rows.swapaxes(0, 1)).astype(dtype, copy=False)
-    return columns_first(total.reshape(3, 3, stacked.shape[2], O))
+    total = _in_chunks(views, rows.swapaxes(0, 1)).astype(g.dtype, copy=False)
+    return swap_kernel_axes(total.reshape(3, 3, stacked.shape[2], O))
 
 
 def _in_chunks(left: Array, right: Array) -> Array:
     """The sum over i of left[i]^T @ right[i], for (m, rows, k) and (m, rows, n): (k, n), in float32 at least.
     """
-    dtype = numpy.float32 if left.dtype == numpy.float16 else left.dtype
     rows = left.shape[1]
     pieces = _chunks(rows)
     while rows % pieces:  # _thirds makes it a whole number; columns may have any
         pieces -= 1
-    sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), dtype)
+    sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), _sum_dtype(left))
     for i in range(len(left)):
         a, b = (_split(array[i], pieces) for array in (left, right))
         gpu.matmul(a.swapaxes(1, 2), b, sums, accumulate=i > 0)
@@ -179,7 +183,7 @@ def _gather(columns: Array, x: Array, w_shape: tuple[int, ...], g_shape: tuple[i
 
 
 def _units(x: Array) -> tuple[int, str]:
-    """(bytes, type) of the longest word that a pixel of x is a whole number of."""
+    """(bytes, type) of the longest word that a pixel of x is a multiple of."""
     return next((size, unit) for size, unit in UNITS.items() if x.shape[3] * x.itemsize % size == 0)
 
 

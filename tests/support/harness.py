@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy
 
-from tinyres.train import load_checkpoint, read_metrics
+from tinyres.training import load_checkpoint, read_metrics
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 # run_cifar.py with a data set of 60 images. The argument before its own says at which fsync, the moment
 # before a file gets its name, the process kills itself; 0 for never.

@@ -6,9 +6,9 @@ section 4.3)
 
     y = A^T [ (G w G^T) * (B^T d B) ] A        "*" entry by entry, for each pair of channels, summed over C.
 
-Read an array of pixels as a vector, and each of the three maps is one matrix: `TO_POINTS` (36 x 36),
-`KERNEL_TO_POINTS` (36 x 9), `FROM_POINTS` (16 x 36). So everything here is a matrix product, the gradients
-too, with the transposes.
+Read an array of pixels as a vector, and each of the three maps is one matrix: `INPUT_TRANSFORM` (36 x 36),
+`KERNEL_TRANSFORM` (36 x 9), `OUTPUT_TRANSFORM` (16 x 36). So everything here is a matrix product, the
+gradients too, with the transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
 however many channels there are on the other side, so it pays from some 50 channels on. Patches lie tile by
@@ -23,11 +23,13 @@ from collections.abc import Iterator
 
 import numpy
 
-from .. import cpu
 from ..backend import Array
-from .im2col import Pair, is_3x3_same
+from ..conv import Pair, convolution_gradients, convolve
+from .neighbours import is_3x3_same
+from .sliced import of_gradients
+from .threads import parallel_map
 
-LEAST_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
+MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
 GROUPS = 8  # of images, each with its own sum of the kernel's gradient
 BLOCK = 2048  # columns
 
@@ -39,54 +41,56 @@ B = numpy.array([[4, 0, 0, 0, 0, 0],
                  [0, 0, 0, 0, 0, 1]])
 G = numpy.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 A = numpy.array([[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]])
-TO_POINTS = numpy.kron(B, B).T
-KERNEL_TO_POINTS = numpy.kron(G, G)
-FROM_POINTS = numpy.kron(A, A).T
+INPUT_TRANSFORM = numpy.kron(B, B).T
+KERNEL_TRANSFORM = numpy.kron(G, G)
+OUTPUT_TRANSFORM = numpy.kron(A, A).T
 
 
-def applies(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """Whether this file should compute a convolution: also needs whole tiles, many channels, and more than
-    float16's 11 bits for the entries of the matrices."""
+def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
+    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 48 or more channels in and out, sides that are
+    multiples of 4, float32 or float64"""
+    # float16 has too few bits for the matrices' entries
     return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
-            and is_3x3_same(w.shape, stride, padding)
-            and x.shape[1] % 4 == x.shape[2] % 4 == 0 and min(w.shape[2:]) >= LEAST_CHANNELS)
+            and is_3x3_same(w, stride, padding)
+            and x.shape[1] % 4 == x.shape[2] % 4 == 0 and min(w.shape[2:]) >= MIN_CHANNELS)
 
 
-def forward(x: numpy.ndarray, w: numpy.ndarray, stride: Pair = (1, 1),
-            padding: Pair = (1, 1)) -> numpy.ndarray:
-    """x (N, H, W, C), w (3, 3, C, O) -> (N, H, W, O)."""
+@convolve.variant(many_channels)
+def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
+    """a quarter of the multiplications"""
     kernel = _kernel_points(w)
-    from_points = FROM_POINTS.astype(x.dtype)
+    output_transform = OUTPUT_TRANSFORM.astype(x.dtype)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
 
-    def convolve(images: slice) -> None:
+    def work(images: slice) -> None:
         tiles = _tiles(out[images])
-        tiles[...] = (from_points @ _multiply(_points(x[images]), kernel)).reshape(tiles.shape)
+        tiles[...] = (output_transform @ _multiply(_points(x[images]), kernel)).reshape(tiles.shape)
 
-    cpu.over(_slices(0, len(x), x, w), convolve)
+    parallel_map(work, _slices(0, len(x), x, w))
     return out
 
 
-def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
-              wanted: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
-    """The gradients with respect to x and w, from g (N, H, W, O); None for one that is not wanted."""
+@convolution_gradients.variant(of_gradients(many_channels))
+def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
+                       needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """a quarter of the multiplications, for both gradients"""
     C, O = w.shape[2:]  # noqa: E741
     kernel = _kernel_points(w.swapaxes(2, 3))
-    from_points, to_points = FROM_POINTS.astype(x.dtype), TO_POINTS.astype(x.dtype)
-    grad_x = numpy.empty(x.shape, x.dtype) if wanted[0] else None
+    output_transform, input_transform = OUTPUT_TRANSFORM.astype(x.dtype), INPUT_TRANSFORM.astype(x.dtype)
+    grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
 
     def differentiate(group: slice) -> numpy.ndarray:
         total = 0
         for part in _slices(group.start, group.stop, x, w):
-            g_points = from_points.T @ _tiles(g[part]).reshape(-1, 16, O)
-            if wanted[0]:
-                _add_patches(to_points.T @ _multiply(g_points, kernel), grad_x[part])
-            if wanted[1]:
+            g_points = output_transform.T @ _tiles(g[part]).reshape(-1, 16, O)
+            if needs_grad[0]:
+                _add_patches(input_transform.T @ _multiply(g_points, kernel), grad_x[part])
+            if needs_grad[1]:
                 total += _points(x[part]).transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
         return total
 
-    totals = cpu.over(_groups(x, w), differentiate)
-    if not wanted[1]:
+    totals = parallel_map(differentiate, _groups(x, w))
+    if not needs_grad[1]:
         return grad_x, None
     total = totals[0] if totals else numpy.zeros((36, C, O), x.dtype)
 
@@ -94,8 +98,8 @@ def gradients(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair
         for part in totals[1:]:  # in order, so that the sum is always the same
             total[point] += part[point]
 
-    cpu.over(range(36), add_up)
-    return grad_x, _in_blocks(KERNEL_TO_POINTS.T, total.reshape(36, -1)).reshape(w.shape)
+    parallel_map(add_up, range(36))
+    return grad_x, _in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
 
 
 def _points(x: numpy.ndarray) -> numpy.ndarray:
@@ -107,7 +111,7 @@ def _points(x: numpy.ndarray) -> numpy.ndarray:
     n, h, w, c = padded.strides
     patches = numpy.lib.stride_tricks.as_strided(padded, (N, H // 4, W // 4, 6, 6, C),
                                                  (n, 4 * h, 4 * w, h, w, c))
-    return TO_POINTS.astype(x.dtype) @ patches.reshape(-1, 36, C)
+    return INPUT_TRANSFORM.astype(x.dtype) @ patches.reshape(-1, 36, C)
 
 
 def _add_patches(patches: numpy.ndarray, image: numpy.ndarray) -> None:
@@ -133,7 +137,7 @@ def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
 
 def _kernel_points(w: numpy.ndarray) -> numpy.ndarray:
     """G w G^T for every pair of channels: (3, 3, C, O) -> (36, C, O)."""
-    return _in_blocks(KERNEL_TO_POINTS, w.reshape(9, -1)).reshape(36, *w.shape[2:])
+    return _in_blocks(KERNEL_TRANSFORM, w.reshape(9, -1)).reshape(36, *w.shape[2:])
 
 
 def _in_blocks(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
@@ -141,7 +145,7 @@ def _in_blocks(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
     out = numpy.empty((len(matrix), columns.shape[1]), columns.dtype)
     matrix = matrix.astype(columns.dtype)
     blocks = (slice(i, i + BLOCK) for i in range(0, columns.shape[1], BLOCK))
-    cpu.over(blocks, lambda block: numpy.matmul(matrix, columns[:, block], out=out[:, block]))
+    parallel_map(lambda block: numpy.matmul(matrix, columns[:, block], out=out[:, block]), blocks)
     return out
 
 

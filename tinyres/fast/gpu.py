@@ -1,14 +1,11 @@
-"""What CuPy needs to be told to be fast on a GPU: matrix products, fused kernels, a step launched whole.
+"""Matrix products, ReLU's gradient and SGD on a GPU.
 
 Products. CuPy's `matmul` of batches widens float16 and ignores TF32, and its calls of cuBLAS refuse to be
 captured in a graph. So `matmul` here calls cuBLAS itself, on a handle of its own, with any strides between
-rows and between matrices: the windows of a convolution are such a batch without being copied (conv/gpu.py).
+rows and between matrices: the windows of a convolution are such a batch without being copied (gpu_conv.py).
 
 Kernels. Elementwise work on a GPU costs what its memory traffic costs, so steps that follow one another are
-one kernel: `relu_gradient` and `FlatSGD`.
-
-Launches. A training step is some hundreds of kernels, each of which Python takes longer to launch than the
-GPU to run. `Captured` records them once and launches all with one call.
+one kernel: ReLU's gradient, and the three lines of SGD.
 
 This file can be imported without CuPy; calling anything in it needs a GPU.
 """
@@ -17,26 +14,70 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 
-from . import backend
-from .backend import Array
-
-if TYPE_CHECKING:
-    from .tensor import Tensor
+from .. import backend
+from ..arithmetic import matrix_product
+from ..backend import Array
+from ..ops import relu_gradient
+from ..optim import sgd_update
+from . import precision
 
 cupy = backend.cupy
 
 WORKSPACE_BYTES = 2**25  # for cuBLAS; given once, since a captured graph must not ask for memory
-WARM_UP_STEPS = 3  # before capturing, so that kernels are compiled and memory is there
 
 # cudaDataType_t and cublasComputeType_t of the cuBLAS documentation
 DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
 COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
+
+
+def cupy_arrays(*arrays: object) -> bool:
+    """CuPy arrays"""
+    return backend.xp_of(arrays[0]) is not numpy
+
+
+def cupy_matrices(a: Array, b: Array) -> bool:
+    """CuPy matrices"""
+    return cupy_arrays(a) and a.ndim == b.ndim == 2
+
+
+@matrix_product.variant(cupy_matrices)
+def product_by_cublas(a: Array, b: Array) -> Array:
+    """in the precision asked for, and fit for capture"""
+    out = cupy.empty((len(a), b.shape[1]), a.dtype)
+    return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
+
+
+@relu_gradient.variant(cupy_arrays)
+def relu_gradient_fused(g: Array, y: Array) -> Array:
+    """one pass over memory instead of two"""
+    return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
+
+
+def cupy_lists(weights: list[Array], *others: object) -> bool:
+    """CuPy arrays"""
+    return cupy_arrays(weights[0])
+
+
+@sgd_update.variant(cupy_lists)
+def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Array], lr: float,
+              momentum: float, weight_decay: float) -> None:
+    """one pass over memory instead of five, for each parameter"""
+    step = _elementwise(
+        "T gradient, T lr, T momentum, T weight_decay", "T weight, T velocity",
+        "velocity = momentum * velocity + gradient + weight_decay * weight; weight -= lr * velocity",
+        "tinyres_sgd")
+    for weight, gradient, velocity in zip(weights, gradients, velocities, strict=True):
+        settings = (weight.dtype.type(value) for value in (lr, momentum, weight_decay))
+        step(gradient, *settings, weight, velocity)
+
+
+@functools.cache
+def _elementwise(inputs: str, outputs: str, operation: str, name: str) -> Any:
+    return cupy.ElementwiseKernel(inputs, outputs, operation, name)
 
 
 def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
@@ -44,7 +85,7 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
 
     Of the last two axes of each array one must be contiguous; all other strides are free: rows may overlap.
     a and b have one dtype; out has it too, or is float32 where they are float16. float16 is added up in
-    float32; float32 is multiplied as `backend.precision()` says.
+    float32; float32 is multiplied as `precision.tf32()` says.
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
     if 0 in (*a.shape, *b.shape, *out.shape):
@@ -53,8 +94,8 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
         return out
     transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
     double = out.dtype == "float64"
-    tf32 = a.dtype == "float32" and backend.precision() == "tf32"
-    precision = "float64" if double else "tf32" if tf32 else "float32"
+    tf32 = a.dtype == "float32" and precision.tf32()
+    compute_type = COMPUTE_TYPE["float64" if double else "tf32" if tf32 else "float32"]
     scalar = ctypes.c_double if double else ctypes.c_float
     one, beta = scalar(1), scalar(1 if accumulate else 0)
     library, handle = _cublas(cupy.cuda.Device().id)
@@ -66,7 +107,7 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
         ctypes.c_void_p(a.data.ptr), DATA_TYPE[a.dtype.name], leading[0], ctypes.c_longlong(strides[0]),
         ctypes.byref(beta),
         ctypes.c_void_p(out.data.ptr), DATA_TYPE[out.dtype.name], leading[2], ctypes.c_longlong(strides[2]),
-        batch, COMPUTE_TYPE[precision], -1)
+        batch, compute_type, -1)
     if status:
         raise RuntimeError(f"cuBLAS refused {a.shape} @ {b.shape} -> {out.shape} of {a.dtype} with status "
                            f"{status}: see cublasStatus_t in its documentation")
@@ -133,101 +174,3 @@ def _set_stream(library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
     library.cublasSetWorkspace_v2(handle, ctypes.c_void_p(_workspaces[key].ptr),
                                   ctypes.c_size_t(WORKSPACE_BYTES))
     _streams[handle.value] = stream
-
-
-@functools.cache
-def _kernel(name: str) -> Any:
-    return {
-        "relu_gradient": lambda: cupy.ElementwiseKernel(
-            "T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient"),
-        # the settings lie on the GPU, so that a captured step sees them change
-        "sgd": lambda: cupy.ElementwiseKernel(
-            "float32 gradient, raw float32 settings", "float32 weight, float32 velocity",
-            "velocity = settings[1] * velocity + settings[3] * gradient + settings[2] * weight;"
-            "weight -= settings[0] * velocity", "tinyres_sgd"),
-    }[name]()
-
-
-def relu_gradient(g: Array, y: Array) -> Array:
-    """g where y > 0, else 0, in one pass: arrays of one shape and dtype."""
-    return _kernel("relu_gradient")(g, y)
-
-
-class FlatSGD:
-    """Weights, velocities and gradients of many parameters as three flat arrays, for one kernel a step.
-
-    The parameters' data and the list of velocities become views of the flat arrays, with the same values, and
-    `backward` writes the parameters' gradients there.
-    """
-
-    def __init__(self, parameters: list[Tensor], velocities: list[Array]) -> None:
-        self.weights = cupy.concatenate([parameter.data.ravel() for parameter in parameters])
-        self.velocities, self.gradients = cupy.zeros_like(self.weights), cupy.zeros_like(self.weights)
-        self.settings, self.known = cupy.zeros(4, cupy.float32), None
-        start = 0
-        for i, parameter in enumerate(parameters):
-            size, shape = parameter.data.size, parameter.shape
-            parameter.data, velocities[i], parameter.grad_memory = (
-                flat[start:start + size].reshape(shape)
-                for flat in (self.weights, self.velocities, self.gradients))
-            start += size
-        self.views = [(parameter, parameter.data, parameter.grad_memory) for parameter in parameters]
-
-    def set(self, *settings: float) -> None:
-        """(learning rate, momentum, weight decay, factor of the gradients) for the next steps."""
-        if settings != self.known:
-            self.settings.set(numpy.array(settings, numpy.float32))
-            self.known = settings
-
-    def step(self) -> None:
-        """v = momentum v + factor gradient + weight_decay w, then w -= lr v, for all parameters.
-
-        Raises RuntimeError if a parameter's arrays are no longer those made here.
-        """
-        if any(parameter.data is not data or parameter.grad_memory is not memory
-               for parameter, data, memory in self.views):
-            raise RuntimeError("SGD: a parameter's array was replaced, or another SGD took it: make a new "
-                               "one")
-        _kernel("sgd")(self.gradients, self.settings, self.weights, self.velocities)
-
-
-class Captured:
-    """A function without arguments whose GPU work is launched whole from its fourth call on.
-
-    The first calls run as they are, on a stream with memory of its own; then one is recorded. The function
-    must do the same work each time, on the same arrays, and fetch nothing; what it returns is the same arrays
-    each time.
-    """
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function, self.calls, self.graph = function, 0, None
-        self.stream, self.pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
-        self.result: Any = None
-
-    def __call__(self) -> Any:
-        self.calls += 1
-        outside = cupy.cuda.get_current_stream()
-        with self._after(outside):
-            if self.graph is not None:
-                self.graph.launch(self.stream)
-            elif self.calls <= WARM_UP_STEPS:
-                self.result = self.function()
-            else:
-                self.stream.begin_capture()
-                try:
-                    self.result = self.function()
-                except BaseException:
-                    with suppress(Exception):  # the first error says why
-                        self.stream.end_capture()
-                    raise
-                self.graph = self.stream.end_capture()
-                self.graph.launch(self.stream)
-        return self.result
-
-    @contextmanager
-    def _after(self, outside: Any) -> Iterator[None]:
-        """Within this context work goes to the own stream, after what `outside` has, before what it gets."""
-        self.stream.wait_event(outside.record())
-        with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
-            yield
-        outside.wait_event(self.stream.record())

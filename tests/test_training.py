@@ -1,7 +1,9 @@
+import inspect
 import json
 import os
 import signal
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy
 import pytest
@@ -10,16 +12,20 @@ from PIL import Image
 import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.datasets.augment import standardize
-from tinyres.train import (
-    RUN_FILES,
+from tinyres.fast import capture
+from tinyres.files import write_atomically
+from tinyres.training import (
+    Run,
     draw_curves,
     evaluate,
     load_checkpoint,
+    loss_and_error,
     read_metrics,
     save_checkpoint,
     train,
-    write_atomically,
 )
+from tinyres.training.run_folder import RUN_FILES
+from tinyres.training.signals import STOPPING
 
 
 def small_dataset(xp):
@@ -32,8 +38,12 @@ def small_dataset(xp):
     return Dataset(split, Split(split.images[:7], split.labels[:7]), ("down", "up"))
 
 
-def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, **options):
-    """Train a small network, from the checkpoint in `out` if first_step > 0: (net, optimizer, metrics)."""
+def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, compute=loss_and_error,
+              **options):
+    """Train a small network, from the checkpoint in `out` if first_step > 0: (net, optimizer, metrics).
+
+    options: of the Run.
+    """
     net = small_run.net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
     optimizer = tr.optim.SGD(net.parameters(), lr, 0.9, 1e-4)
     if first_step:
@@ -41,9 +51,9 @@ def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, *
         assert checkpoint.step == first_step
         net.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp),
-                    steps=steps, batch_size=8, seed=3, out=out, config={"lr": lr}, first_step=first_step,
-                    **{"metrics_every": 10, **options})
+    run = Run(out, {"lr": lr}, seed=3, step=first_step, **{"metrics_every": 10, **options})
+    metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp), run,
+                    steps=steps, batch_size=8, compute=compute)
     return net, optimizer, metrics
 
 
@@ -75,7 +85,7 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint.npz", "config.json",
                                                                  "curve.png", "identity.png",
                                                                  "metrics.jsonl"]
-    assert [len(line["h_over_x"]) for line in metrics if "h_over_x" in line] == [2, 2, 2]
+    assert [len(line["residual_ratios"]) for line in metrics if "residual_ratios" in line] == [2, 2, 2]
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
@@ -91,7 +101,7 @@ def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
     assert metrics[-1]["train_error"] == pytest.approx(numpy.mean(errors))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number):
     def schedule(step):
         if step == 6:
@@ -265,11 +275,14 @@ def test_a_file_that_may_not_be_written_is_named(xp, tmp_path, capsys, name):
             small_run(xp, tmp_path, 10)
 
 
-def test_evaluate_against_one_batch(xp):
+def test_evaluate_against_one_batch(xp, monkeypatch):
     net, data = tr.models.cifar_net(2, blocks=1, widths=(4, 8)), small_dataset(xp)
     logits = net(tr.Tensor(standardize(data.train.images)))
-    loss, error = evaluate(net, data.train, batch_size=7)
-    assert loss == pytest.approx(tr.softmax_cross_entropy(logits, data.train.labels).item(), rel=1e-5)
+    monkeypatch.setattr(Split, "evaluation_batch_size", 7)
+    figures = evaluate(net, data.train)
+    loss, error = figures["loss"], figures["error"]
+    expected = tr.softmax_cross_entropy(logits, data.train.labels).item()
+    assert set(figures) == {"loss", "error"} and loss == pytest.approx(expected, rel=1e-5)
     assert error == float((logits.data.argmax(1) != data.train.labels).mean())
     with pytest.raises(ValueError, match="no images"):
         evaluate(net, Split(data.train.images[:0], data.train.labels[:0]))
@@ -322,8 +335,8 @@ def test_a_captured_run_is_the_same_run(xp, tmp_path):
     if xp is numpy:
         pytest.skip("capture needs a GPU")
     plain, captured = (
-        states(*small_run(xp, tmp_path / str(capture), 30, evaluate_every=10, capture=capture)[:2])
-        for capture in (False, True))
+        states(*small_run(xp, tmp_path / str(i), 30, evaluate_every=10, compute=compute)[:2])
+        for i, compute in enumerate([loss_and_error, capture.captured(loss_and_error)]))
     assert all(plain[name].tobytes() == captured[name].tobytes() for name in plain)
 
 
@@ -333,3 +346,54 @@ def test_a_batch_that_is_too_large_leaves_no_folder_behind(xp, tmp_path):
     with pytest.raises(ValueError, match="batch_size 8 must be from 1 to"):
         small_run(xp, tmp_path / "run", 5, data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_version_0_1_0_gives_the_network_that_it_was(xp):
+    checkpoint = load_checkpoint(Path(__file__).parent / "support" / "checkpoint_of_version_0_1_0.npz")
+    net = tr.models.cifar_net(blocks=1, widths=(2, 3), seed=1)
+    net.load_state_dict(checkpoint.model)
+    optimizer = tr.optim.SGD(net.parameters(), 0.1)
+    optimizer.load_state_dict(checkpoint.optimizer)
+    assert checkpoint.step == 4 and checkpoint.config["widths"] == [2, 3]
+    assert float(abs(optimizer.velocities[1]).sum()) == pytest.approx(0.15476641, rel=1e-5)
+    ramp = xp.asarray(numpy.linspace(-1, 1, 32 * 32 * 3, dtype="float32").reshape(1, 32, 32, 3))
+    expected = [0.041445196, -0.027782584, 0.011675017, 0.046128627, -0.033825394, 0.050612096, -0.001209958,
+                0.085146666, 0.096620761, 0.027082136]
+    numpy.testing.assert_allclose(net(tr.Tensor(ramp)).numpy()[0], expected, atol=1e-6)
+
+
+def test_metrics_of_version_0_1_0_are_read_under_todays_names(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "h_over_x": [0.5]}\n')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "residual_ratios": [0.5]}]
+
+
+def test_an_optimizer_derived_by_a_user_trains_saves_and_resumes(xp, tmp_path):
+    class SignDescent(tr.optim.Optimizer):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, lr)
+            self.signs = self.zeros("sign")
+
+        def step(self):
+            for p, sign in zip(self.parameters, self.signs, strict=True):
+                sign[...] = 0.5 * sign + xp.sign(p.grad)
+                p.data -= self.lr * sign
+
+    def run(out, steps, first_step=0):
+        net = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=1)
+        optimizer = SignDescent(net.parameters(), 1e-3)
+        if first_step:
+            checkpoint = load_checkpoint(out / "checkpoint.npz")
+            net.load_state_dict(checkpoint.model)
+            optimizer.load_state_dict(checkpoint.optimizer)
+        train(net, optimizer, lambda step: 1e-3, small_dataset(xp), Run(out, {}, step=first_step),
+              steps=steps, batch_size=8)
+        return states(net, optimizer)
+
+    expected = run(tmp_path / "straight", 12)
+    run(tmp_path / "parts", 7)
+    resumed = run(tmp_path / "parts", 12, first_step=7)
+    assert all(resumed[name].tobytes() == value.tobytes() for name, value in expected.items())
+
+
+def test_train_takes_at_most_eight_parameters():
+    assert len(inspect.signature(train).parameters) <= 8

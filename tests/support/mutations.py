@@ -1,5 +1,6 @@
-"""Damaged files by the thousand: `python tests/mutations.py KIND COUNT SEED` reads so many mutations of good
-files and prints how many were read and how many refused, as JSON. Anything else ends this process.
+"""Damaged files by the thousand: `python -m support.mutations KIND COUNT SEED`, in tests/, reads so many
+mutations of good files and prints how many were read and how many refused, as JSON. Anything else ends this
+process.
 
 A new kind of file is an entry in READERS.
 """
@@ -27,9 +28,10 @@ from PIL import Image
 from test_cifar_files import ROWS, WRITERS, archive_of, images_of, member, packed, random_batch
 
 import tinyres as tr
-from tinyres.datasets.cifar import _read_batch, _unpack
-from tinyres.datasets.image_folder import LEAST_AREA, FolderSplit
-from tinyres.train import load_checkpoint, save_checkpoint
+from tinyres.datasets.archive import unpack
+from tinyres.datasets.cifar import _read_batch
+from tinyres.datasets.image_folder import MIN_AREA, FolderSplit
+from tinyres.training import load_checkpoint, save_checkpoint
 
 SECONDS = 5  # of processor time that a file may take
 MEGABYTES = 400  # that a file may take besides what the process has
@@ -72,7 +74,7 @@ def cifar_archive() -> Reader:
 
     def read(path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as target:
-            _unpack(archive_of(path.read_bytes()), path, Path(target))
+            unpack(archive_of(path.read_bytes()), path, Path(target))
             assert sorted(p.name for p in Path(target, folder).iterdir()) == sorted(names)
             assert all(p.is_file() and not p.is_symlink() for p in Path(target, folder).iterdir())
 
@@ -118,9 +120,9 @@ def picture() -> Reader:
     pool = ThreadPoolExecutor(1)
 
     def read(path: Path) -> None:
-        split = FolderSplit(path.parent, [path.name], [0], pool, LEAST_AREA)
+        split = FolderSplit(path.parent, [path.name], [0], pool, MIN_AREA)
         try:
-            images, _ = split.plain(numpy.array([0]))
+            images, _ = split.evaluation_batch(numpy.array([0]))
         except ValueError as error:  # no other picture could take its place
             assert split.broken == {path.name} and path.name in str(error), repr(error)
             raise ValueError(f"{path}: {error}") from error

@@ -2,19 +2,26 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from . import backend, distributed
+from .fast import capture, precision
+from .models import ResidualNetwork
 from .nn import Module
 from .optim import SGD
-from .train import LOSS_SCALE, Checkpoint, Metrics, load_checkpoint
+from .training import Checkpoint, Run, load_checkpoint, loss_and_error
+from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
-ELSEWHERE = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed", "workers")
-MOST_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
+RUNTIME_OPTIONS = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed",
+                   "workers")
+OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
+MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
 
 
 def parser(description: str, demo: str) -> argparse.ArgumentParser:
@@ -23,22 +30,22 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto",
                         help="auto: CuPy if a GPU works")
-    parser.add_argument("--precision", choices=backend.PRECISIONS,
+    parser.add_argument("--precision", choices=precision.PRECISIONS,
                         help="of matrix products on a GPU; default: tf32 there, float32 with NumPy")
     parser.add_argument("--capture", action="store_true",
                         help="on a GPU, launch steps whole instead of kernel by kernel")
     parser.add_argument("--distributed", action="store_true",
                         help="share the work among the processes that mpirun -n N started")
-    parser.add_argument("--widths", type=whole, nargs="+", metavar="N", help="channels of each stage")
+    parser.add_argument("--widths", type=positive_int, nargs="+", metavar="N", help="channels of each stage")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=whole, metavar="N")
-    length.add_argument("--epochs", type=whole, metavar="N", help="instead of --steps")
-    parser.add_argument("--batch-size", type=whole, metavar="N")
-    parser.add_argument("--lr", type=positive, help="learning rate")
-    parser.add_argument("--momentum", type=share)
-    parser.add_argument("--weight-decay", type=share)
-    parser.add_argument("--evaluate-every", type=whole, metavar="N", help="steps; default: one epoch")
-    parser.add_argument("--seed", type=whole_or_zero, default=0)
+    length.add_argument("--steps", type=positive_int, metavar="N")
+    length.add_argument("--epochs", type=positive_int, metavar="N", help="instead of --steps")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N")
+    parser.add_argument("--lr", type=positive_float, help="learning rate")
+    parser.add_argument("--momentum", type=fraction)
+    parser.add_argument("--weight-decay", type=fraction)
+    parser.add_argument("--evaluate-every", type=positive_int, metavar="N", help="steps; default: one epoch")
+    parser.add_argument("--seed", type=non_negative_int, default=0)
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
@@ -79,8 +86,8 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         if not _fits(checkpoint, args):
             parser.error(f"the weights in {args.evaluate or args.out / 'checkpoint.npz'} are not those of "
                          "the network that its settings describe")
-    if args.widths != sorted(args.widths) or len(args.widths) > MOST_STAGES:
-        parser.error(f"argument --widths: expected up to {MOST_STAGES} numbers that do not fall, got "
+    if args.widths != sorted(args.widths) or len(args.widths) > MAX_STAGES:
+        parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
                      f"{' '.join(map(str, args.widths))}")
     if isinstance(args.blocks, list) and len(args.blocks) != len(args.widths):
         parser.error(f"argument --blocks: expected a number for each of the {len(args.widths)} widths, got "
@@ -96,8 +103,8 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
 def _saved_settings(parser: argparse.ArgumentParser, checkpoint: Checkpoint,
                     names: Iterable[str]) -> dict[str, object]:
     """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
-    words = []
-    for name, value in checkpoint.config.items():
+    words, config = [], {OLD_NAMES.get(name, name): value for name, value in checkpoint.config.items()}
+    for name, value in config.items():
         option = "--" + name.replace("_", "-")
         if name not in names:
             parser.error(f"the checkpoint's settings hold {name!r:.60}, which {parser.prog} does not know")
@@ -111,7 +118,7 @@ def _saved_settings(parser: argparse.ArgumentParser, checkpoint: Checkpoint,
         print(f"That is among the settings in the checkpoint: it was not written by {parser.prog}.",
               file=sys.stderr)
         raise
-    return {name: getattr(saved, name) for name in checkpoint.config}
+    return {name: getattr(saved, name) for name in config}
 
 
 def _fits(checkpoint: Checkpoint, args: argparse.Namespace) -> bool:
@@ -132,13 +139,13 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
     Raises ValueError if the precision needs a GPU and NumPy computes, RuntimeError if a GPU is asked for and
     none works.
     """
-    group = distributed.start(args.backend) if args.distributed else distributed.ALONE
+    group = distributed.start(args.backend) if args.distributed else distributed.SINGLE_PROCESS
     name = backend.use(args.backend).__name__
     args.precision = args.precision or ("float32" if name == "numpy" else "tf32")
     if name == "numpy" and args.precision != "float32" and (args.resume or args.evaluate):
         print(f"The run was started with precision {args.precision}, which needs a GPU: float32 here.")
         args.precision = "float32"
-    backend.use(name, args.precision)
+    precision.use(args.precision)
     if args.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     return group
@@ -146,7 +153,7 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
     """What decides the course of a run, for config.json and the checkpoint: not where its files are."""
-    return {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
+    return {name: value for name, value in vars(args).items() if name not in RUNTIME_OPTIONS}
 
 
 def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | None) -> None:
@@ -160,11 +167,24 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
 
 def build_optimizer(args: argparse.Namespace, network: Module, checkpoint: Checkpoint | None) -> SGD:
     """The optimizer that the settings describe, with a checkpoint's velocities if there is one."""
-    optimizer = SGD(network.parameters(), args.lr, args.momentum, args.weight_decay,
-                    loss_scale=LOSS_SCALE if args.precision == "float16" else 1.0)
+    optimizer = SGD(network.parameters(), args.lr, args.momentum, args.weight_decay)
     if checkpoint:
         optimizer.load_state_dict(checkpoint.optimizer)
     return optimizer
+
+
+def in_precision(args: argparse.Namespace, network: ResidualNetwork) -> Module:
+    """The network as it computes in the precision that the settings ask for."""
+    return precision.Float16(network) if args.precision == "float16" else network
+
+
+def how_to_train(args: argparse.Namespace, checkpoint: Checkpoint | None,
+                 group: distributed.Group) -> dict[str, Any]:
+    """What the settings say of a run to `train`: run, steps, batch_size, compute."""
+    run = Run(args.out, settings(args), seed=args.seed, step=checkpoint.step if checkpoint else 0,
+              evaluate_every=args.evaluate_every, group=group)
+    return dict(run=run, steps=args.steps, batch_size=args.batch_size,
+                compute=capture.captured(loss_and_error) if args.capture else loss_and_error)
 
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:
@@ -184,6 +204,8 @@ def stopped_early(args: argparse.Namespace, metrics: Metrics) -> bool:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script; an error that its user can do something about becomes one line, not a traceback."""
+    # Python has None for a stream that was closed from the start
+    sys.stdout, sys.stderr = (_Output(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
     try:
         main()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
@@ -195,6 +217,35 @@ def run_script(main: Callable[[], None]) -> None:
              "--batch-size")
 
 
+class _Output:
+    """A text stream that goes silent when nothing can be written to it any more: a closed pipe or terminal, a
+    log on a full disk. It must not end a run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with self._silenced_on_error():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._silenced_on_error():
+            self.stream.flush()
+
+    @contextmanager
+    def _silenced_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # from here on, and when Python flushes at its end, the text goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def _end(reason: str, status: int = 1) -> NoReturn:
     message = f"{Path(sys.argv[0]).name}: {reason}"
     distributed.abort(message)
@@ -202,22 +253,22 @@ def _end(reason: str, status: int = 1) -> NoReturn:
     sys.exit(status)
 
 
-def whole(text: str) -> int:
-    """An option's whole number >= 1; argparse puts the option's name before the error."""
-    return _number(text, int, "a whole number from 1 to 2147483647", lambda value: 1 <= value < 2**31)
+def positive_int(text: str) -> int:
+    """An option's integer >= 1; argparse puts the option's name before the error."""
+    return _number(text, int, "an integer from 1 to 2147483647", lambda value: 1 <= value < 2**31)
 
 
-def whole_or_zero(text: str) -> int:
-    """An option's whole number >= 0."""
-    return _number(text, int, "a whole number from 0 to 2147483647", lambda value: 0 <= value < 2**31)
+def non_negative_int(text: str) -> int:
+    """An option's integer >= 0."""
+    return _number(text, int, "an integer from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 
 
-def positive(text: str) -> float:
+def positive_float(text: str) -> float:
     """An option's finite number > 0."""
     return _number(text, float, "a number above 0", lambda value: 0 < value < float("inf"))
 
 
-def share(text: str) -> float:
+def fraction(text: str) -> float:
     """An option's number from 0 to less than 1."""
     return _number(text, float, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
 

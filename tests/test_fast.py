@@ -1,0 +1,197 @@
+"""Every variant of every kernel against its definition, over random shapes; which one is taken, and when."""
+from __future__ import annotations
+
+import collections
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres.arithmetic import matrix_product
+from tinyres.conv import convolution_gradients, convolve, output_size
+from tinyres.fast import elementwise, gpu_conv, neighbours, sliced, winograd
+from tinyres.ops import rectify, relu_gradient
+from tinyres.optim import sgd_update
+from tinyres.tensor import sum_of_two
+
+CASES = 60  # random arguments for each kernel
+
+
+class Draw:
+    """Random sizes and arrays for one set of arguments."""
+
+    def __init__(self, xp, seed):
+        self.xp, self.rng = xp, numpy.random.default_rng(seed)
+
+    def size(self, low, high):
+        return int(self.rng.integers(low, high + 1))
+
+    def choice(self, *values):
+        return values[self.size(0, len(values) - 1)]
+
+    def array(self, *shape):
+        return self.xp.asarray(self.rng.standard_normal(shape))
+
+    def image(self):
+        """(N, H, W, C), often of the sizes that tiles of 4 x 4 pixels want."""
+        H, W = (self.choice(4, 8, 12) if self.size(0, 1) else self.size(1, 9) for _ in "HW")
+        return self.size(0, 7), H, W, self.size(1, 6)
+
+    def convolution(self):
+        """x, w, stride, padding, often 3 x 3 with stride 1 and padding 1."""
+        while True:
+            shape = self.image()
+            if self.size(0, 2):
+                kernel, stride, padding = (3, 3), (1, 1), (1, 1)
+            else:
+                kernel, stride, padding = ((self.size(low, high), self.size(low, high))
+                                           for low, high in ((1, 4), (1, 3), (0, 2)))
+            w_shape = *kernel, shape[3], self.size(1, 6)
+            if min(output_size(shape, w_shape, stride, padding)) >= 1:
+                return self.array(*shape), self.array(*w_shape), stride, padding
+
+    def gradients(self):
+        x, w, stride, padding = self.convolution()
+        g = self.array(len(x), *output_size(x.shape, w.shape, stride, padding), w.shape[3])
+        return g, x, w, stride, padding, self.choice((True, True), (True, False), (False, True))
+
+    def alike(self, count):
+        shape = [self.size(0, 9) for _ in range(self.size(1, 4))]
+        return [self.array(*shape) for _ in range(count)]
+
+    def product(self):
+        n, m, p = (self.size(1, 9) for _ in "nmp")
+        a, b = self.array(n, m), self.array(m, p)
+        return (a if self.size(0, 1) else self.array(m, n).T), (b if self.size(0, 1) else self.array(p, m).T)
+
+    def update(self):
+        lists = [self.alike(3) for _ in range(self.size(1, 4))]
+        return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
+
+
+ARGUMENTS = {
+    sum_of_two: lambda draw: draw.alike(2),
+    rectify: lambda draw: draw.alike(1),
+    relu_gradient: lambda draw: draw.alike(2),
+    matrix_product: Draw.product,
+    convolve: Draw.convolution,
+    convolution_gradients: Draw.gradients,
+    sgd_update: Draw.update,
+}
+
+
+def copied(value):
+    """A copy of arguments, so that what one function writes into them is not seen by the next."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(item) for item in value)
+    return value.copy() if tr.backend.is_array(value) and value.flags.c_contiguous else value
+
+
+def flat(value):
+    """Every array in nested tuples and lists, None for one that is not there."""
+    if isinstance(value, (list, tuple)):
+        return [array for item in value for array in flat(item)]
+    return [tr.backend.to_numpy(value)] if tr.backend.is_array(value) else [None]
+
+
+def test_every_kernel_is_tested_here():
+    assert set(ARGUMENTS) == set(tr.backend.KERNELS)
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Limits so low that small arrays are cut into many slices, and few channels are many."""
+    monkeypatch.setattr(elementwise, "MIN_BYTES", 64)
+    monkeypatch.setattr(elementwise, "SLICE_BYTES", 64)
+    monkeypatch.setattr(elementwise, "CHUNK_SIZE", 50)
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 2)
+    monkeypatch.setattr(winograd, "GROUPS", 3)
+    monkeypatch.setattr(neighbours, "MAX_BYTES", 2000)
+    monkeypatch.setattr(sliced, "MAX_BYTES", 2000)
+    monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
+    monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("kernel", ARGUMENTS, ids=lambda kernel: kernel.__name__)
+def test_variants_against_the_definition(xp, kernel):
+    taken = collections.Counter()
+    for seed in range(CASES):
+        arguments = ARGUMENTS[kernel](Draw(xp, seed))
+        for applies, variant in kernel.variants:
+            if not applies(*arguments):
+                continue
+            taken[variant] += 1
+            theirs, ours = copied(arguments), copied(arguments)
+            results = flat((kernel.definition(*theirs), *theirs)), flat((variant(*ours), *ours))
+            for expected, got in zip(*results, strict=True):
+                assert (got is None) == (expected is None), (variant.__name__, seed)
+                if expected is not None:
+                    assert got.dtype == expected.dtype and got.shape == expected.shape
+                    numpy.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10,
+                                                  err_msg=f"{variant.__name__}, seed {seed}")
+    library = "numpy" if xp is numpy else "cupy"
+    here = [variant for applies, variant in kernel.variants if library in applies.__doc__.lower()]
+    assert all(taken[variant] >= 5 for variant in here), taken
+
+
+def test_winograd_is_as_precise_as_it_says():
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal((2, 8, 8, 128)), rng.standard_normal((3, 3, 128, 128)) / (3 * 128**0.5)
+    exact = convolve.definition(x, w, (1, 1), (1, 1))
+    out = winograd.convolve_winograd(x.astype("float32"), w.astype("float32"), (1, 1), (1, 1))
+    assert out.dtype == "float32" and abs(out - exact).max() < 2e-4
+
+
+def test_each_convolution_is_taken_by_the_variant_meant_for_it():
+    def variant(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
+        x, w = numpy.zeros((1, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)
+        out, gradients = convolve.choose(x, w, (stride,) * 2, (padding,) * 2), convolution_gradients.choose(
+            x, x, w, (stride,) * 2, (padding,) * 2, (True, True))
+        assert out.__module__ == gradients.__module__
+        return sys.modules[out.__module__]
+
+    assert variant(8, 128, 256) is winograd
+    assert variant(8, 16, 256) is variant(8, 256, 16) is variant(7, 256, 256) is neighbours
+    assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
+    assert variant(8, 256, 256, kernel=5) is sliced
+    assert variant(8, 128, 256, dtype="float16") is neighbours
+    with tr.backend.plain():
+        assert variant(8, 128, 256) is tr.conv
+
+
+def test_small_arrays_are_left_to_numpy():
+    small, large = numpy.zeros((2, 1000)), numpy.zeros((2, 300_000))
+    assert rectify.choose(small) is rectify.definition and rectify.choose(large) is not rectify.definition
+    assert sum_of_two.choose(large, large[0]) is sum_of_two.definition
+
+
+def test_a_whole_training_step_is_the_textbooks():
+    """With the variants and without, from the same weights: one step of a network that takes nearly all."""
+    weights = []
+    for context in (tr.backend.plain(), contextlib.nullcontext()):
+        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 64))
+        optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
+        images = numpy.random.default_rng(0).standard_normal((8, 32, 32, 3), dtype="float32")
+        with context:
+            tr.training.training_step(network, optimizer, images, numpy.arange(8))
+        weights.append(numpy.concatenate([p.numpy().ravel() for p in network.parameters()]))
+    assert numpy.linalg.norm(weights[1] - weights[0]) < 1e-6 * numpy.linalg.norm(weights[0])
+
+
+def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
+    done = subprocess.run([sys.executable, "-m", "tinyres.fast"], capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).resolve().parent.parent)
+    assert done.returncode == 0, done.stderr
+    for kernel in tr.backend.KERNELS:
+        assert f"{kernel.__name__}: " in done.stdout
+        for _, variant in kernel.variants:
+            assert variant.__name__ in done.stdout
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    blocks.")}
+    rows = {name: line for name, line in rows.items() if ".conv" in name}
+    assert len(rows) == 54 and rows["blocks.20.conv2"].endswith("convolve_winograd")
+    assert rows["blocks.9.conv1"].endswith("convolve_slices")

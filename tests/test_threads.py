@@ -1,0 +1,129 @@
+"""Work in threads: results, errors, nesting, NumPy's settings; the same bits with any number of threads."""
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+
+import tinyres as tr
+from tinyres.fast import threads
+
+
+def test_results_come_in_order_whoever_computes_them():
+    assert threads.parallel_map(lambda i: i * i, range(1000)) == [i * i for i in range(1000)]
+    assert threads.parallel_map(lambda i: i, []) == []
+
+
+def test_it_can_be_nested():
+    sums = threads.parallel_map(lambda i: sum(threads.parallel_map(lambda j: j, range(i))), range(20))
+    assert sums == [i * (i - 1) // 2 for i in range(20)]
+
+
+two_threads = pytest.mark.skipif(threads.thread_count() < 2, reason="needs two cores")
+
+
+@two_threads
+def test_an_error_waits_for_the_other_threads():
+    both, done = threading.Barrier(2, timeout=60), []
+
+    def work(i: int) -> None:
+        both.wait()  # one of the two is this test's thread
+        if threading.current_thread() is threading.main_thread():
+            raise KeyError(i)
+        time.sleep(0.2)
+        done.append(i)
+
+    with pytest.raises(KeyError):
+        threads.parallel_map(work, range(2))
+    assert len(done) == 1
+
+
+@two_threads
+def test_numpys_errstate_holds_in_all_threads():
+    both = threading.Barrier(2, timeout=60)
+
+    def settings(i: int) -> str:
+        both.wait()
+        return numpy.geterr()["over"]
+
+    with numpy.errstate(over="raise"):
+        assert threads.parallel_map(settings, range(2)) == ["raise", "raise"]
+
+
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
+    def gradients() -> list[bytes]:
+        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 64))
+        images = numpy.random.default_rng(0).standard_normal((16, 32, 32, 3), dtype="float32")
+        tr.softmax_cross_entropy(network(tr.Tensor(images)), numpy.arange(16) % 10).backward()
+        return [parameter.grad.tobytes() for parameter in network.parameters()]
+
+    expected = gradients()
+    monkeypatch.setattr(threads, "thread_count", lambda: 1)
+    assert gradients() == expected
+    monkeypatch.setattr(threads, "thread_count", lambda: 5)
+    pool = threads.ThreadPoolExecutor(4)
+    monkeypatch.setattr(threads, "_pool", lambda: pool)
+    assert gradients() == expected
+
+
+# BLAS as its user set it
+
+
+has_blas = pytest.mark.skipif(threads._blas_functions() is None,
+                              reason="NumPy's BLAS is not the OpenBLAS that comes with it")
+
+
+@has_blas
+def test_importing_and_computing_leave_blas_its_threads():
+    """In a process of its own, which asks BLAS before tinyres is imported."""
+    program = """
+import ctypes, glob, os, sys, numpy
+libraries = os.path.join(os.path.dirname(numpy.__file__), "..", "numpy.libs", "*openblas*")
+library = ctypes.CDLL(glob.glob(libraries)[0])
+get = library.scipy_openblas_get_num_threads64_
+library.scipy_openblas_set_num_threads64_(3)
+assert get() == 3
+import tinyres as tr
+assert get() == 3, "import"
+x = tr.Tensor(numpy.ones((8, 32, 32, 64), "float32"), requires_grad=True)
+w = tr.Tensor(numpy.ones((3, 3, 64, 64), "float32"), requires_grad=True)
+tr.sum(tr.conv2d(x, w, 1, 1)).backward()
+assert get() == 3, "convolution"
+net = tr.models.cifar_net(blocks=1, widths=(8, 16))
+images, labels = numpy.ones((8, 32, 32, 3), "float32"), numpy.arange(8)
+tr.training.training_step(net, tr.optim.SGD(net.parameters(), 0.1), images, labels)
+assert get() == 3, "training step"
+seen = []
+def fail(item):
+    seen.append(get())
+    raise KeyError(item)
+try:
+    tr.fast.threads.parallel_map(fail, range(4))
+except KeyError:
+    pass
+assert seen[0] == 1 and get() == 3, (seen, get())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).resolve().parent.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@has_blas
+def test_blas_is_held_until_the_last_of_several_threads_is_done():
+    get_threads, set_threads = threads._blas_functions()
+    before = get_threads()
+    set_threads(2)
+    try:
+        with threads.blas_held():
+            other = threading.Thread(target=lambda: threads.parallel_map(lambda i: i, range(3)))
+            other.start()
+            other.join()
+            assert get_threads() == 1
+        assert get_threads() == 2
+    finally:
+        set_threads(before)

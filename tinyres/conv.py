@@ -1,0 +1,95 @@
+"""Convolution as matrix multiplication, for both backends and any kernel, stride and padding.
+
+Lay out the window that each output pixel sees as one row of a matrix of "columns" (the name im2col comes from
+the transposed layout). Then the convolution is one matrix product, and so is each of its gradients:
+
+    out     (N OH OW, O)      = columns (N OH OW, KH KW C) @ kernel (KH KW C, O)
+    grad_w  (KH KW C, O)      = columns^T @ grad_out
+    columns' gradient         = grad_out @ kernel^T, each entry added back to the pixel it was copied from
+
+Shapes: x (N, H, W, C), w (KH, KW, C, O), out (N, OH, OW, O), where OH = (H + 2 padding - KH) // stride + 1.
+"""
+from __future__ import annotations
+
+from . import checks
+from .backend import Array, kernel, xp_of
+from .tensor import Tensor
+
+Pair = tuple[int, int]  # (vertical, horizontal)
+
+
+def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0) -> Tensor:
+    """Convolution without bias (cross-correlation, as in every framework): x (N, H, W, C) -> (N, OH, OW, O).
+
+    w: kernel, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
+    zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise.
+    Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
+    fit into the padded image, or stride or padding is not an integer (stride >= 1, padding >= 0).
+    """
+    x, w = checks.operands("conv2d", x, w)
+    stride, padding = checks.pair("conv2d: stride", stride, 1), checks.pair("conv2d: padding", padding, 0)
+    checks.convolution(x, w, padding)
+
+    def vjp(g: Array) -> tuple[Array | None, Array | None]:
+        needs_grad = x.requires_grad, w.requires_grad
+        return convolution_gradients(g, x.data, w.data, stride, padding, needs_grad)
+
+    return Tensor(convolve(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
+
+
+@kernel
+def convolve(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
+    """The convolution: x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O)."""
+    windows = _windows(_pad(x, padding), w.shape, stride)
+    matrix = w.reshape(-1, w.shape[3])
+    columns = windows.reshape(-1, len(matrix))
+    return (columns @ matrix).reshape(*windows.shape[:3], w.shape[3])
+
+
+@kernel
+def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
+                          needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+    """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not needed."""
+    return (_input_gradient(g, x.shape, w, stride, padding) if needs_grad[0] else None,
+            _kernel_gradient(g, x, w.shape, stride, padding) if needs_grad[1] else None)
+
+
+def _kernel_gradient(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
+    KH, KW, C, O = w_shape  # noqa: E741
+    columns = _windows(_pad(x, padding), w_shape, stride).reshape(-1, KH * KW * C)
+    return (columns.T @ g.reshape(-1, O)).reshape(w_shape)
+
+
+def _input_gradient(g: Array, x_shape: tuple[int, ...], w: Array, stride: Pair, padding: Pair) -> Array:
+    N, H, W, C = x_shape
+    KH, KW, _, O = w.shape  # noqa: E741
+    padded = xp_of(g).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), g.dtype)
+    windows = _windows(padded, w.shape, stride)
+    columns = (g.reshape(-1, O) @ w.reshape(-1, O).T).reshape(windows.shape)
+    for i in range(KH):  # windows overlap, but at one position (i, j) no two of them see the same pixel
+        for j in range(KW):
+            windows[:, :, :, i, j] += columns[:, :, :, i, j]
+    return padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
+
+
+def _pad(x: Array, padding: Pair) -> Array:
+    if padding == (0, 0):
+        return x
+    N, H, W, C = x.shape
+    padded = xp_of(x).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), x.dtype)
+    padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W] = x
+    return padded
+
+
+def _windows(padded: Array, w_shape: tuple[int, ...], stride: Pair) -> Array:
+    """A view of every window, (N, OH, OW, KH, KW, C): no copy, the windows share the image's memory."""
+    OH, OW = output_size(padded.shape, w_shape, stride, (0, 0))
+    n, h, w, c = padded.strides
+    return xp_of(padded).lib.stride_tricks.as_strided(
+        padded, (len(padded), OH, OW, *w_shape[:3]), (n, h * stride[0], w * stride[1], h, w, c))
+
+
+def output_size(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Pair:
+    """(OH, OW); below 1 where the kernel does not fit into the padded image."""
+    return tuple((x_shape[1 + i] + 2 * padding[i] - w_shape[i]) // stride[i] + 1 for i in (0, 1))
+

@@ -1,0 +1,180 @@
+"""The training loop: a step, an evaluation, and a run of many steps."""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy
+
+from .. import backend
+from ..backend import Array, xp_of
+from ..datasets.dataset import Dataset, Split
+from ..datasets.loader import evaluation_batches, training_batches
+from ..distributed import SINGLE_PROCESS, Group
+from ..fast import memory_kept
+from ..nn import Module
+from ..ops import softmax_cross_entropy
+from ..optim import Optimizer
+from ..tensor import Tensor, no_grad
+from .curves import Metrics
+from .progress import Progress
+from .run_folder import LOWER_RATE, Run
+from .signals import stop_on_signal
+
+RATIO_IMAGES = 10  # first ones of the test images, on which blocks are compared with the identity
+
+Compute = Callable[[Module, Array, Array], tuple[Array, Array]]
+
+
+def loss_and_error(model: Module, images: Array, labels: Array) -> tuple[Array, Array]:
+    """Forward and backward pass: (loss, fraction of wrong predictions), scalars; gradients in the
+    parameters."""
+    logits = model(Tensor(images))
+    loss = softmax_cross_entropy(logits, labels)
+    loss.backward()
+    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
+
+
+def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Array,
+                  group: Group = SINGLE_PROCESS, compute: Compute = loss_and_error) -> tuple[Array, Array]:
+    """One step on a batch: (loss, fraction of wrong predictions), scalars in the library of the images.
+
+    images: standardized, (N, H, W, C) float32. labels: (N,). group: the processes that take the step
+    together.
+    Raises NotFinite, on NumPy, if an array is not finite, before the weights are moved.
+    """
+    with numpy.errstate(all="ignore"):  # _check_finite says it better
+        loss, error = compute(model, images, labels)
+    group.all_reduce_mean([parameter.grad for parameter in optimizer.parameters])
+    _check_finite(model, images, loss)
+    optimizer.step()
+    return loss, error
+
+
+def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float], dataset: Dataset, run: Run,
+          *, steps: int, batch_size: int, compute: Compute = loss_and_error) -> Metrics:
+    """Train until `steps` steps are done or a signal asks to stop, and return the lines of metrics.jsonl.
+
+    schedule: step -> learning rate. run: where it is recorded, and from which step on.
+    batch_size: of all processes of the run together; each takes its shard.
+    compute: forward and backward pass, as `loss_and_error`, the default.
+    After Ctrl-C, SIGTERM or SIGHUP the step is finished and a checkpoint saved; the last line then has step <
+    steps. A file that cannot be written is reported on stderr and tried again when it is due next.
+    Raises ValueError for labels that are no class's index, or a batch_size that is no multiple of the number
+    of processes; FloatingPointError, without touching the last good checkpoint, if images, weights, the loss
+    or a gradient are not finite, naming the first that is not (on a GPU the loss, when it is fetched: a look
+    at every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not
+    written at the end; RuntimeError if another process trains in the same folder.
+    """
+    group = run.group
+    if batch_size % group.size:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of {group.size}, the number of "
+                         "processes")
+    _check_labels(dataset)
+    evaluate_every = run.evaluate_every or max(1, len(dataset.train.labels) // batch_size)
+    metrics_every = run.metrics_every or (10 if backend.current() is numpy else 100)
+    batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard)
+    with run, stop_on_signal() as stop, memory_kept():
+        group.broadcast([tensor.data for _, tensor in model.named_tensors()] + list(optimizer.state.values()))
+        progress = Progress(run.step, steps, batch_size, run.last_good)
+        for images, labels in batches:
+            optimizer.lr = schedule(progress.step)
+            try:
+                progress.add(*training_step(model, optimizer, images, labels, group, compute))
+            except NotFinite as error:
+                raise FloatingPointError(f"{error.name} is not finite at step {progress.step + 1}: the run "
+                                         f"cannot go on; {run.last_good()}. {error.remedy}") from None
+            step = progress.step
+            last = step == steps or any(group.all_reduce_sum(stop.is_set()))
+            evaluating = step % evaluate_every == 0 or step == steps
+            if evaluating or last or step % metrics_every == 0:
+                line = {"step": step, "lr": float(optimizer.lr), **progress.summary(group)}
+                if evaluating:
+                    figures = evaluate(model, dataset.test, group)
+                    line |= {f"test_{name}": value for name, value in figures.items()}
+                    line |= _residual_ratios(model, dataset.test)
+                run.record(line)
+                progress.restart(line)
+            if evaluating or last or run.checkpoint_due():
+                progress.fetch()  # raises before a diverged network is saved
+                with progress.clock_stopped():
+                    run.save(model, optimizer, step, last)
+            progress.show(evaluating or last)
+            if last:
+                break
+    return run.metrics
+
+
+def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict[str, float]:
+    """Mean "loss", "error" and, for more than five classes, "top5_error" over a split, images not augmented.
+
+    error: the fraction of images whose class is not the one that the network thinks likeliest; top5_error:
+    not among the likeliest five. group: the processes that share the work.
+    Raises ValueError for an empty split, FloatingPointError if the loss is not finite.
+    """
+    if not len(split.labels):
+        raise ValueError("evaluate: the split holds no images")
+    loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0, 0
+    with no_grad():
+        for images, labels in evaluation_batches(split, split.evaluation_batch_size, group.shard):
+            if not len(labels):
+                continue  # none of their files could be read
+            logits = model(Tensor(images))
+            loss = loss + softmax_cross_entropy(logits, labels).data * len(labels)
+            # stable, so that among equals the first class comes first, as with argmax
+            ranked = xp_of(logits.data).argsort(-logits.data, axis=1, kind="stable")
+            missed = ranked != labels[:, None]
+            wrong, wrong5 = wrong + missed[:, 0].sum(), wrong5 + missed[:, :5].all(axis=1).sum()
+            count, classes = count + len(labels), logits.shape[1]
+    loss, wrong, wrong5, count = group.all_reduce_sum(float(loss), float(wrong), float(wrong5), count)
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"the loss over {count:.0f} images is {loss}: the network has diverged; "
+                                 "train with a lower learning rate")
+    figures = {"loss": loss / count, "error": wrong / count, "top5_error": wrong5 / count}
+    return figures if classes > 5 else {name: figures[name] for name in ("loss", "error")}
+
+
+def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
+    """How far each block is from the identity, for a model that can say so (models.ResidualNetwork)."""
+    if not hasattr(model, "residual_ratios"):
+        return {}
+    images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
+    ratios = model.residual_ratios(Tensor(images))
+    return {"residual_ratios": ratios} if ratios else {}
+
+
+class NotFinite(FloatingPointError):
+    """An array of a step is not finite. name: which one; remedy: what to do."""
+
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"{name} is not finite. {remedy}")
+        self.name, self.remedy = name, remedy
+
+
+def _check_finite(model: Module, images: Array, loss: Array) -> None:
+    """On NumPy, raises NotFinite for the first array of a step that is not finite."""
+    if not isinstance(images, numpy.ndarray):
+        return
+
+    def suspects() -> Iterator[tuple[str, Array]]:
+        yield "the batch of images", images
+        yield from ((name, parameter.data) for name, parameter in model.named_parameters())
+        yield "the loss", loss
+        yield from ((f"the gradient of {name}", p.grad) for name, p in model.named_parameters()
+                    if p.grad is not None)
+
+    with numpy.errstate(all="ignore"):  # a sum is finite only if all is; of large numbers it may not be
+        sums = [p.grad.sum() for _, p in model.named_parameters() if p.grad is not None]
+    if not numpy.isfinite([loss, *sums]).all():
+        for name, array in suspects():
+            if not numpy.isfinite(array).all():
+                raise NotFinite(name, "Check the data set" if array is images else LOWER_RATE)
+
+
+def _check_labels(dataset: Dataset) -> None:
+    for name, labels in ("training", dataset.train.labels), ("test", dataset.test.labels):
+        if not len(labels):
+            raise ValueError(f"the data set holds no {name} images")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < len(dataset.classes):
+            raise ValueError(f"the {name} labels go from {labels.min()} to {labels.max()}, expected 0 to "
+                             f"{len(dataset.classes) - 1} for {len(dataset.classes)} classes")

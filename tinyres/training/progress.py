@@ -1,0 +1,91 @@
+"""Figures of a run while it goes on: their means since the last line of metrics, the clock, the progress
+line."""
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..backend import Array, to_numpy
+from ..distributed import SINGLE_PROCESS, Group
+
+DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
+
+
+def say(text: str, **options: Any) -> None:
+    """Print, unless it cannot be written: a closed pipe, or a log on a full disk, must not end a run."""
+    with suppress(OSError, ValueError):  # ValueError: the stream was closed
+        print(text, flush=True, **options)
+
+
+class Progress:
+    """Losses and errors since the last line of metrics, the clock, and the progress line.
+
+    Steps add their figures as arrays where they are. They are fetched, and looked at, only when shown: a GPU
+    need not wait for Python after each step.
+    """
+
+    def __init__(self, first_step: int, steps: int, batch_size: int, last_good: Callable[[], str]) -> None:
+        self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
+        self.last_good = last_good  # which checkpoint there is, for an error message
+        self.terminal = sys.stdout.isatty()
+        self.test, self.line = "", {}
+        self.started = time.perf_counter()
+        self.last_shown = -math.inf
+        self.pending: list[tuple[Array, Array]] = []
+        self.figures: list[tuple[float, float]] = []
+        self.since = self.started
+
+    def add(self, loss: Array, error: Array) -> None:
+        self.step += 1
+        self.pending.append((loss, error))
+
+    def fetch(self) -> None:
+        """Raises FloatingPointError if a loss is not finite, naming the step."""
+        first = self.step - len(self.pending) + 1
+        for step, (loss, error) in enumerate(self.pending, first):
+            self.figures.append((float(to_numpy(loss)), float(to_numpy(error))))
+            if not math.isfinite(self.figures[-1][0]):
+                raise FloatingPointError(f"the loss is {self.figures[-1][0]} at step {step}: the run has "
+                                         f"diverged; {self.last_good()}. Start another run with a lower "
+                                         "learning rate")
+        self.pending = []
+
+    def summary(self, group: Group = SINGLE_PROCESS) -> dict[str, float]:
+        """Means since the last line, over the processes of the group."""
+        self.fetch()
+        loss, error = (sum(column) / len(self.figures) for column in zip(*self.figures, strict=True))
+        speed = len(self.figures) * self.batch_size / (time.perf_counter() - self.since)
+        figures = {"train_loss": loss, "train_error": error, "images_per_second": round(speed, 1)}
+        totals = group.all_reduce_sum(*figures.values())
+        return dict(zip(figures, (total / group.size for total in totals), strict=True))
+
+    def restart(self, line: Mapping[str, float]) -> None:
+        if "test_error" in line:
+            self.test = f"  test error {100 * line['test_error']:.2f} %"
+        self.line, self.figures, self.since = line, [], time.perf_counter()
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Within this context, while a checkpoint is saved, time does not count towards images per second."""
+        start = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - start
+
+    def show(self, always: bool) -> None:
+        now = time.perf_counter()
+        if not always and now - self.last_shown < DISPLAY_SECONDS[not self.terminal]:
+            return
+        self.last_shown = now
+        figures = self.summary() if self.pending or self.figures else self.line
+        left = (now - self.started) / (self.step - self.first_step) * (self.steps - self.step)
+        text = (f"step {self.step}/{self.steps}  loss {figures['train_loss']:.3f}  "
+                f"error {100 * figures['train_error']:.1f} %{self.test}  {figures['images_per_second']:.0f} "
+                f"images/s  {int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
+        if self.terminal:
+            say(f"\r{text:<100}", end="\n" if always else "")
+        else:
+            say(text)

@@ -1,0 +1,39 @@
+"""Ctrl-C, the end of a batch job, a closed terminal: a run finishes its step and saves before it ends."""
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .progress import say
+
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets; the second one acts as usual, at once.
+
+    Under nohup, which has the process ignore it, SIGHUP stays ignored.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # Python delivers signals to the main thread only
+        return
+
+    def on_signal(number: int, frame: object) -> None:
+        signal.signal(number, before[number])
+        stop.set()
+        say("\nstopping after this step", file=sys.stderr)
+
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in before.items():
+        if not (handler is signal.SIG_IGN and number == getattr(signal, "SIGHUP", None)):
+            signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
