@@ -4,12 +4,12 @@ import itertools
 import math
 import os
 
-import numpy as np
+import numpy
 import pytest
 from PIL import Image, ImageColor
 
-from tinyres import plot
-from tinyres.plot import PALETTE, PANEL_HEIGHT, PANEL_WIDTH, Line, Panel, save
+from tinyres.plot import PALETTE, Line, Panel, axes, panel, save, strokes, style, text
+from tinyres.plot.style import PANEL_HEIGHT, PANEL_WIDTH
 
 
 def draw(folder, panels, title=""):
@@ -17,24 +17,24 @@ def draw(folder, panels, title=""):
     save(folder / "chart.png", panels, title)
     with Image.open(folder / "chart.png") as image:
         assert image.format == "PNG" and image.mode == "RGB"
-        return np.asarray(image).astype(int)
+        return numpy.asarray(image).astype(int)
 
 
 def has_color(pixels, color):
-    return np.all(pixels == ImageColor.getrgb(color), axis=-1)
+    return numpy.all(pixels == ImageColor.getrgb(color), axis=-1)
 
 
 def rows_and_columns(pixels, color):
     """Middles of the rows and of the columns that contain a color: pixel 0 covers 0 to 1."""
-    rows, columns = np.nonzero(has_color(pixels, color))
-    return np.unique(rows) + 0.5, np.unique(columns) + 0.5
+    rows, columns = numpy.nonzero(has_color(pixels, color))
+    return numpy.unique(rows) + 0.5, numpy.unique(columns) + 0.5
 
 
 def plot_box(pixels):
     """Left, top, right and bottom of the plot, from its two axes, the longest runs of the axis color."""
-    axis = has_color(pixels, plot.AXIS_COLOR)
-    column, row = np.flatnonzero(axis.sum(0) > 300), np.flatnonzero(axis.sum(1) > 300)
-    rows, columns = np.flatnonzero(axis[:, column[0]]), np.flatnonzero(axis[row[0]])
+    axis = has_color(pixels, style.AXIS_COLOR)
+    column, row = numpy.flatnonzero(axis.sum(0) > 300), numpy.flatnonzero(axis.sum(1) > 300)
+    rows, columns = numpy.flatnonzero(axis[:, column[0]]), numpy.flatnonzero(axis[row[0]])
     return column[-1], rows[0], columns[-1], row[-1]
 
 
@@ -48,7 +48,7 @@ def test_png_of_the_expected_size(tmp_path, count, columns, rows):
 
 def test_one_panel_needs_no_list(tmp_path):
     panel = Panel([Line([0, 1], [0, 1])])
-    assert np.array_equal(draw(tmp_path, panel), draw(tmp_path, [panel]))
+    assert numpy.array_equal(draw(tmp_path, panel), draw(tmp_path, [panel]))
 
 
 def test_panels_stand_in_reading_order(tmp_path):
@@ -71,7 +71,7 @@ def test_horizontal_line_lies_on_its_value(tmp_path):
     # The axis ends 2 % after the last x, and the line of half the length at half of that.
     assert columns[-1] == pytest.approx(left + (right - left) / 2.04, abs=3)
     # Where the line has ended, the grid goes on in the same rows.
-    grid = np.flatnonzero(has_color(pixels, plot.GRID_COLOR)[:, right - 25]) + 0.5
+    grid = numpy.flatnonzero(has_color(pixels, style.GRID_COLOR)[:, right - 25]) + 0.5
     assert rows.mean() in (grid[:-1] + grid[1:]) / 2
     # 0.2 is 60 % of the way from 0.5 to 0.
     other, _ = rows_and_columns(pixels, PALETTE[3])
@@ -120,15 +120,15 @@ def test_no_data_says_so(tmp_path, lines):
     pixels = draw(tmp_path, Panel(lines, log_x=True))
     left, top, right, bottom = plot_box(pixels)
     x, y = (left + right) // 2, (top + bottom) // 2
-    assert has_color(pixels, plot.TEXT_COLOR)[y - 20 : y + 20, x - 90 : x + 90].any()
-    assert not has_color(pixels, plot.GRID_COLOR)[y + 50 : bottom, left:x].any()
+    assert has_color(pixels, style.TEXT_COLOR)[y - 20 : y + 20, x - 90 : x + 90].any()
+    assert not has_color(pixels, style.GRID_COLOR)[y + 50 : bottom, left:x].any()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e-300, 5e-324, 1e299, 0.1 + 0.2, 123456789.0])
 def test_constant_y_is_drawn(tmp_path, value):
     pixels = draw(tmp_path, Panel([Line([1, 2, 3], [value] * 3)]))
     rows, columns = rows_and_columns(pixels, PALETTE[0])
-    assert rows.size == 4 and np.ptp(columns) > 700
+    assert rows.size == 4 and numpy.ptp(columns) > 700
 
 
 def test_lines_are_clipped_to_the_plot(tmp_path):
@@ -138,12 +138,12 @@ def test_lines_are_clipped_to_the_plot(tmp_path):
     dark = has_color(pixels, PALETTE[0])
     assert not dark[: top - 3].any() and not dark[bottom + 3 :].any()
     # The first segment crosses zero half way, straight up.
-    columns = np.flatnonzero(dark[(top + bottom) // 2 - 100, : (left + right) // 2])
+    columns = numpy.flatnonzero(dark[(top + bottom) // 2 - 100, : (left + right) // 2])
     assert columns.mean() == pytest.approx(left + 0.5 * (right - left) / 3.06, abs=1)
     # Points outside are left out altogether.
     pixels = draw(tmp_path, Panel([Line([0, 1, 2], [5, 0, -5], style="points")], y_range=(-1, 1)))
     rows, _ = rows_and_columns(pixels, PALETTE[0])
-    assert np.ptp(rows) < 3 * plot.POINT_RADIUS
+    assert numpy.ptp(rows) < 3 * style.POINT_RADIUS
 
 
 def test_colors_follow_the_palette_and_leave_out_those_asked_for(tmp_path):
@@ -153,13 +153,13 @@ def test_colors_follow_the_palette_and_leave_out_those_asked_for(tmp_path):
     for value, color in enumerate([2, 1, 3, 0, 4]):
         rows, _ = rows_and_columns(pixels, PALETTE[color])
         assert rows.mean() == pytest.approx(bottom - (value + 1) * (bottom - top) / 6, abs=1)
-    assert len(plot._colors([Line([], [])] * 20)) == 20
+    assert len(panel.line_colors([Line([], [])] * 20)) == 20
 
 
 def test_corners_and_ends_are_round():
     image = Image.new("RGB", (100, 100), "white")
-    plot._draw_strokes(image, [[(20, 50), (50, 50), (50, 80)]], 4, "#000000")
-    dark = np.asarray(image)[:, :, 0] < 128
+    strokes.draw_strokes(image, [[(20, 50), (50, 50), (50, 80)]], 4, "#000000")
+    dark = numpy.asarray(image)[:, :, 0] < 128
     assert dark[47, 52]  # outside both segments, but within the radius of their joint
     assert not dark[46, 53]  # a square corner would cover this too
     assert dark[49, 17] and not dark[46, 17]
@@ -167,21 +167,21 @@ def test_corners_and_ends_are_round():
 
 def test_stroke_is_softened_at_its_edge():
     image = Image.new("RGB", (40, 40), "white")
-    plot._draw_strokes(image, [[(10, 20.25), (30, 20.25)]], 2, "#000000")
-    column = 1 - np.asarray(image)[:, 20, 0] / 255
+    strokes.draw_strokes(image, [[(10, 20.25), (30, 20.25)]], 2, "#000000")
+    column = 1 - numpy.asarray(image)[:, 20, 0] / 255
     assert column[18:23] == pytest.approx([0.75, 1, 1, 1, 0.25], abs=0.01)
     assert column.sum() == pytest.approx(4, abs=0.02)
 
 
 def test_dashes_follow_the_length_of_the_line():
-    straight = plot._dashes([(0, 0), (100, 0)], 16, 12)
+    straight = strokes.dashes([(0, 0), (100, 0)], 16, 12)
     assert [(dash[0][0], dash[-1][0]) for dash in straight] == [(0, 16), (28, 44), (56, 72), (84, 100)]
-    pieces = plot._dashes([(x, 0) for x in np.linspace(0, 100, 777)], 16, 12)
+    pieces = strokes.dashes([(x, 0) for x in numpy.linspace(0, 100, 777)], 16, 12)
     assert [dash[0][0] for dash in pieces] == pytest.approx([0, 28, 56, 84])
     assert [dash[-1][0] for dash in pieces] == pytest.approx([16, 44, 72, 100])
-    corner = plot._dashes([(0, 0), (10, 0), (10, 10)], 16, 12)
+    corner = strokes.dashes([(0, 0), (10, 0), (10, 10)], 16, 12)
     assert corner == [[(0, 0), (10, 0), (10, 6)]]
-    dots = plot._dashes([(0, 0), (25, 0)], 0, 10)
+    dots = strokes.dashes([(0, 0), (25, 0)], 0, 10)
     assert [dot[0] for dot in dots] == [(0, 0), (10, 0), (20, 0)]
 
 
@@ -201,7 +201,7 @@ def value_of(label):
 
 
 def test_every_tick_label_says_its_position_and_none_overlap():
-    generator = np.random.default_rng(0)
+    generator = numpy.random.default_rng(0)
     for _ in range(400):
         log, upright = bool(generator.integers(2)), bool(generator.integers(2))
         if log:
@@ -209,9 +209,9 @@ def test_every_tick_label_says_its_position_and_none_overlap():
         else:
             size = 10 ** generator.uniform(-100, 100)
             low = size * generator.uniform(-1, 1) * 10 ** generator.uniform(0, 6)
-        axis = plot._Axis(low, low + size, log, *((800, 50) if upright else (150, 1216)))
-        ticks = plot._ticks(axis, upright)
-        assert 2 <= len(ticks) <= plot.MOST_TICKS
+        axis = axes.Axis(low, low + size, log, *((800, 50) if upright else (150, 1216)))
+        ticks = axes.ticks(axis, upright)
+        assert 2 <= len(ticks) <= style.MAX_TICKS
         for position, label in ticks:
             mantissa, exponent = value_of(label)
             if log:
@@ -222,8 +222,8 @@ def test_every_tick_label_says_its_position_and_none_overlap():
         for (a, b), ((_, a_label), (_, b_label)) in zip(
             itertools.pairwise(places), itertools.pairwise(ticks), strict=True
         ):
-            widths = plot._text_width(a_label, plot.TICK_SIZE) + plot._text_width(b_label, plot.TICK_SIZE)
-            assert abs(b - a) > (plot.TICK_SIZE if upright else widths / 2)
+            widths = text.text_width(a_label, style.TICK_SIZE) + text.text_width(b_label, style.TICK_SIZE)
+            assert abs(b - a) > (style.TICK_SIZE if upright else widths / 2)
 
 
 @pytest.mark.parametrize(("low", "high", "log", "labels"), [
@@ -237,18 +237,18 @@ def test_every_tick_label_says_its_position_and_none_overlap():
     (-308, 308, True, ["10^-300", "10^-200", "10^-100", "1", "10^100", "10^200", "10^300"]),
 ])
 def test_tick_labels(low, high, log, labels):
-    ticks = plot._ticks(plot._Axis(low, high, log, 800, 100), upright=True)
+    ticks = axes.ticks(axes.Axis(low, high, log, 800, 100), upright=True)
     assert [label for _, label in ticks] == labels
 
 
 def test_epochs_have_whole_ticks():
-    axis = plot._Axis(1, 3, False, 100, 1200)
-    assert [label for _, label in plot._ticks(axis, upright=False, whole=True)] == ["1", "2", "3"]
-    assert len(plot._ticks(axis, upright=False)) > 3
+    axis = axes.Axis(1, 3, False, 100, 1200)
+    assert [label for _, label in axes.ticks(axis, upright=False, integers=True)] == ["1", "2", "3"]
+    assert len(axes.ticks(axis, upright=False)) > 3
 
 
 def test_powers_are_raised():
-    parts = list(plot._text_parts("2·10^-5 m", 30))
+    parts = list(text.text_parts("2·10^-5 m", 30))
     assert [text for text, _, _ in parts] == ["2·10", "-5", " m"]
     assert parts[1][2] > 0 == parts[0][2] and parts[1][1].size < parts[0][1].size
 
@@ -259,7 +259,7 @@ def test_powers_are_raised():
 ])
 def test_legend_stands_in_the_free_corner(tmp_path, x, y, corner):
     without = draw(tmp_path, Panel([Line(x, y), Line(x, y)]))
-    legend = np.argwhere((draw(tmp_path, Panel([Line(x, y, "name"), Line(x, y)])) != without).any(axis=-1))
+    legend = numpy.argwhere((draw(tmp_path, Panel([Line(x, y, "name"), Line(x, y)])) != without).any(axis=-1))
     left, top, right, bottom = plot_box(without)
     middle = legend.mean(axis=0)
     assert (int(middle[1] > (left + right) / 2), int(middle[0] > (top + bottom) / 2)) == corner
@@ -277,11 +277,11 @@ def test_no_text_is_cut_at_the_edge(tmp_path, text):
 
 
 def test_thousands_of_points_keep_their_peaks(tmp_path):
-    y = np.random.default_rng(0).uniform(0, 0.5, 5000)
+    y = numpy.random.default_rng(0).uniform(0, 0.5, 5000)
     y[2500] = 1.0
-    pixels = draw(tmp_path, Panel([Line(np.arange(5000), y)], y_range=(0, 1)))
+    pixels = draw(tmp_path, Panel([Line(numpy.arange(5000), y)], y_range=(0, 1)))
     left, top, right, _ = plot_box(pixels)
-    rows, columns = np.nonzero(has_color(pixels, PALETTE[0]))
+    rows, columns = numpy.nonzero(has_color(pixels, PALETTE[0]))
     assert rows.min() == pytest.approx(top, abs=4)
     assert columns[rows == rows.min()].mean() == pytest.approx(left + (right - left) / 2.04, abs=3)
 
@@ -332,7 +332,7 @@ def test_nothing_is_left_behind_when_the_file_cannot_be_replaced(tmp_path):
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):
-    panel = Panel([Line(range(50), np.sin(np.arange(50)), "sine", "dashed")], "title", "x", "y")
+    panel = Panel([Line(range(50), numpy.sin(numpy.arange(50)), "sine", "dashed")], "title", "x", "y")
     for name in ("a.png", "b.png"):
         save(str(tmp_path / name), panel, "title")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.theory import expressivity
+from tinyres.theory import expressivity, expressivity_report
 from tinyres.theory.expressivity import MovingBlock, fit
 
 
@@ -141,8 +141,8 @@ def test_lemma_b1_as_printed_moves_a_wrong_point(xp):
     numpy.testing.assert_allclose(moved(0.3), [0.3, 0.15], atol=1e-12)  # 3 rho'
     assert moved(0.09)[1] > 0.25  # a distance of 3 rho', not squared
     numpy.testing.assert_allclose(moved(0.6), [0.3, 0.0], atol=1e-12)  # 6 rho'
-    assert expressivity._wrong_unit_answer(0.1, 3) == pytest.approx(0.15)
-    assert expressivity._wrong_unit_answer(0.1, 6) == pytest.approx(0, abs=1e-12)
+    assert expressivity_report._wrong_unit_answer(0.1, 3) == pytest.approx(0.15)
+    assert expressivity_report._wrong_unit_answer(0.1, 6) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-8), ("float32", 1e-3)])
@@ -195,8 +195,8 @@ def test_a_projection_without_the_factor_does_not_keep_norms(xp):
 
 def test_random_unit_vectors_are_correlated_at_4_log_r():
     rng = numpy.random.default_rng(0)
-    assert expressivity._correlation(100, math.ceil(4 * math.log(100)), rng) > 0.7
-    assert expressivity._correlation(100, math.ceil(15 * math.log(100)), rng) < 0.5
+    assert expressivity_report._correlation(100, math.ceil(4 * math.log(100)), rng) > 0.7
+    assert expressivity_report._correlation(100, math.ceil(15 * math.log(100)), rng) < 0.5
 
 
 # Errors
@@ -286,7 +286,7 @@ def test_calls_with_wrong_points_or_blocks(xp):
 
 def test_the_report_prints_the_claims_and_draws_the_pictures(tmp_path, capsys):
     points, labels = on_sphere(numpy, 120, r=10)
-    expressivity.report("sphere", points, labels, tmp_path, seed=0)
+    expressivity_report.report("sphere", points, labels, tmp_path, seed=0)
     printed = capsys.readouterr().out
     assert "all n labels are fitted, float32" in printed and "| 120, largest |y^ - y|" in printed
     assert "| 0.15\n" in printed and "16 points change" in printed
@@ -295,6 +295,6 @@ def test_the_report_prints_the_claims_and_draws_the_pictures(tmp_path, capsys):
 
 
 def test_the_demonstration_loads_shapes_where_there_is_no_cifar(tmp_path):
-    name, points, labels = expressivity._load(tmp_path, seed=0)
+    name, points, labels = expressivity_report._load(tmp_path, seed=0)
     assert name == "generated shapes" and points.shape == (5000, 3072) and set(labels) == set(range(10))
     numpy.testing.assert_allclose(numpy.linalg.norm(points, axis=1), 1, rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import tinyres as tr
-from tinyres.theory import linear
+from tinyres.theory import linear, linear_report
 from tinyres.theory.linear import (
     compose,
     descend,
@@ -201,7 +201,7 @@ def test_gradient_against_central_differences(xp, layers):
     found = gradient(xp.asarray(A), xp.asarray(R), xp.asarray(Sigma))
     assert relative_error([layer.tolist() for layer in found], numerical) < 1e-7
     # The paper's order of the factors is right where there is at most one on either side, else wrong.
-    wrong = relative_error(linear._printed_gradient(A, R, Sigma), numerical)
+    wrong = relative_error(linear_report._printed_gradient(A, R, Sigma), numerical)
     assert wrong < 1e-7 if layers < 3 else wrong > 0.1
 
 
@@ -381,7 +381,7 @@ def test_descend_errors(options, message):
 
 
 def test_program_prints_and_draws(tmp_path, capsys):
-    linear.main(["--out", str(tmp_path / "a")])
+    linear_report.main(["--out", str(tmp_path / "a")])
     printed = capsys.readouterr().out
     for claim in ("Theorem 2.1", "Lemma 2.4", "Theorem 2.2", "left 0.574, right 2.297", "standard, zero",
                   "-I_8", "a reflection"):

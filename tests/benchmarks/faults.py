@@ -26,10 +26,9 @@ def kills(folder: Path) -> None:
 
 
 def mutations() -> None:
-    script = Path(__file__).resolve().parent.parent / "mutations.py"
     for kind in READERS:
-        done = subprocess.run([sys.executable, script, kind, str(MUTATIONS), "0"],
-                              capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "support.mutations", kind, str(MUTATIONS), "0"],
+                              capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent)
         outcome = done.stdout.strip() if done.returncode == 0 else f"FAILED: {done.stderr[-500:]}"
         print(f"{MUTATIONS} mutations of a {kind}: {outcome}", flush=True)
 
