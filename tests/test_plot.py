@@ -185,12 +185,12 @@ def test_dashes_follow_the_length_of_the_line():
     assert [dot[0] for dot in dots] == [(0, 0), (10, 0), (20, 0)]
 
 
-@pytest.mark.parametrize(("style", "share"), [("solid", 1.0), ("dashed", 20 / 28), ("dotted", 4 / 10)])
-def test_styles_cover_their_share_of_a_line(tmp_path, style, share):
+@pytest.mark.parametrize(("style", "fraction"), [("solid", 1.0), ("dashed", 20 / 28), ("dotted", 4 / 10)])
+def test_styles_cover_their_share_of_a_line(tmp_path, style, fraction):
     pixels = draw(tmp_path, Panel([Line([0, 1], [0.5, 0.5], style=style, color=5)], y_range=(0, 1)))
     left, _, right, _ = plot_box(pixels)
     _, columns = rows_and_columns(pixels, PALETTE[5])
-    assert columns.size / ((right - left) / 1.02) == pytest.approx(share, abs=0.08)
+    assert columns.size / ((right - left) / 1.02) == pytest.approx(fraction, abs=0.08)
 
 
 def value_of(label):

@@ -37,8 +37,8 @@ class Graph:
         self.nodes: list[tr.Tensor] = []
         self.steps: list[Step] = []
         self.leaf(tuple(self.rng.integers(1, 4, self.rng.choice([0, 1, 2, 3, 4, 4]))))
-        wanted = self.rng.integers(*STEPS)
-        while sum(step.name != "leaf" for step in self.steps) < wanted:
+        count = self.rng.integers(*STEPS)
+        while sum(step.name != "leaf" for step in self.steps) < count:
             name = self.rng.choice(list(OPERATIONS))
             index = int(self.rng.integers(len(self.nodes)))
             if step := OPERATIONS[name](self, index):
@@ -81,7 +81,7 @@ def unary(function: Callable[[tr.Tensor], tr.Tensor],
     return lambda graph, i: (function, i) if admits(graph.nodes[i].data) else None
 
 
-def binary(function: Callable[[tr.Tensor, tr.Tensor], tr.Tensor], least: float = 0.0) -> Callable:
+def binary(function: Callable[[tr.Tensor, tr.Tensor], tr.Tensor], minimum: float = 0.0) -> Callable:
     """With another node where one broadcasts, else with a new leaf of a shape that does; or with itself."""
     def step(graph: Graph, i: int) -> tuple | None:
         x, rng = graph.nodes[i], graph.rng
@@ -93,7 +93,7 @@ def binary(function: Callable[[tr.Tensor, tr.Tensor], tr.Tensor], least: float =
             j = graph.leaf(tuple(1 if rng.random() < 0.4 else size for size in kept))
         if rng.random() < 0.5:
             i, j = j, i
-        return (function, i, j) if abs(graph.nodes[j].data).min() > least else None
+        return (function, i, j) if abs(graph.nodes[j].data).min() > minimum else None
     return step
 
 
@@ -179,7 +179,7 @@ def far_from_zero(x: numpy.ndarray) -> bool:
 
 OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "add": binary(lambda a, b: a + b), "subtract": binary(lambda a, b: a - b),
-    "multiply": binary(lambda a, b: a * b), "divide": binary(lambda a, b: a / b, least=0.2),
+    "multiply": binary(lambda a, b: a * b), "divide": binary(lambda a, b: a / b, minimum=0.2),
     "negate": unary(lambda x: -x), "power": power, "matmul": matmul, "exp": unary(tr.exp),
     "log": unary(tr.log, lambda x: bool((x > 0.1).all())), "relu": unary(tr.relu, far_from_zero),
     "reshape": reshape, "transpose": transpose, "pad": pad, "sum": reduction(tr.sum),

@@ -173,7 +173,8 @@ def test_the_papers_threshold_refuses_with_the_figures(xp):
     assert largest_error(network(points), labels) < 1e-8
     with pytest.raises(ValueError, match="does not apply at width 16") as refusal:
         fit(points, labels, 16, method="paper")
-    inner, norm = re.search(r"largest inner product (\S+), least norm (\S+)\)", str(refusal.value)).groups()
+    figures = re.search(r"largest inner product (\S+), smallest norm (\S+)\)", str(refusal.value))
+    inner, norm = figures.groups()
     projection_rng, _ = numpy.random.default_rng(0).spawn(2)
     z = tr.backend.to_numpy(points) @ projection_rng.standard_normal((256, 16)) / 4
     products = z @ z.T
@@ -182,7 +183,7 @@ def test_the_papers_threshold_refuses_with_the_figures(xp):
     with pytest.raises(ValueError, match="divided by their norms"):
         fit(points * 2, labels, 400, method="paper")
     close = xp.concatenate([points, points[:1] + 0.01 * points[1:2]])
-    with pytest.raises(ValueError, match="least squared distance"):
+    with pytest.raises(ValueError, match="smallest squared distance"):
         fit(close, [*labels, 0], 400, method="paper")
 
 
@@ -210,7 +211,7 @@ def bad(xp, row, value):
 
 @pytest.mark.parametrize("change, message", [
     ({"labels": [0] * 19}, r"shape \(20,\)"),
-    ({"labels": [0.5] * 20}, "whole numbers"),
+    ({"labels": [0.5] * 20}, "integers"),
     ({"labels": [3] * 19 + [-1]}, "go from -1 to 3"),
     ({"labels": [-1] * 20}, "go from -1 to -1"),
     ({"labels": [3] * 20, "num_classes": 3}, "go from 3 to 3, expected 0 to 2"),

@@ -114,7 +114,7 @@ def test_rotations_with_repeated_and_nearly_repeated_angles():
         assert abs(found).max() <= math.pi
         layers = int(rng.integers(1, 30))
         check_factorization(S @ D @ S.T, layers)
-        # No layer stretches, and all of them turn by the same share of the largest angle.
+        # No layer stretches, and all of them turn by the same fraction of the largest angle.
         largest = abs((angles + math.pi) % (2 * math.pi) - math.pi).max()
         norm = max(numpy.linalg.norm(layer, 2) for layer in factorize(S @ D @ S.T, layers))
         assert norm == pytest.approx(2 * math.sin(largest / layers / 2), rel=1e-6, abs=1e-12)
@@ -160,7 +160,7 @@ def test_fewer_layers_than_3_gamma_warn():
     (numpy.array([[1, math.nan], [0, 1]]), 5, "finite"), (numpy.diag([1.0, 0]), 5, "singular"),
     (numpy.outer([1.0, 2], [3, 4]), 5, "singular"), (numpy.diag([-1.0, 1]), 5, "reflection"),
     (REFLECTION, 1000, "reflection"), (-numpy.eye(3), 5, "reflection"),
-    (numpy.eye(2), 0, "layers 0"), (numpy.eye(2), 2.0, r"layers 2\.0"), (numpy.eye(2), -1, "whole number")])
+    (numpy.eye(2), 0, "layers 0"), (numpy.eye(2), 2.0, r"layers 2\.0"), (numpy.eye(2), -1, "integer")])
 def test_factorization_errors(function, R, layers, message):
     with pytest.raises(ValueError, match=message):
         function(R, layers)
@@ -268,7 +268,7 @@ A3, R3 = numpy.zeros((2, 3, 3)), numpy.eye(3)
 @pytest.mark.parametrize(("A", "R", "Sigma", "message"), [
     (A3, numpy.eye(2), None, r"R has shape \(2, 2\): expected \(3, 3\)"),
     (A3, R3, numpy.eye(2), r"Sigma has shape \(2, 2\): expected \(3, 3\)"),
-    (A3, R3, numpy.diag([1.0, -1, 1]), "least eigenvalue is -1"),
+    (A3, R3, numpy.diag([1.0, -1, 1]), "smallest eigenvalue is -1"),
     (A3, R3, numpy.triu(numpy.ones((3, 3))), "transpose"),
     (A3, R3, R3 + math.inf, "Sigma has an entry that is not finite"), (A3 + math.nan, R3, None, "A_1 has"),
     ([], R3, None, "expected one or more"), (R3, R3, None, r"A_1 is float64 of shape \(3,\)"),

@@ -1,4 +1,4 @@
-"""The reader of picture folders against PyTorch's DataLoader: images a second per core, and memory.
+"""The reader of picture folders against PyTorch's DataLoader: images per second and core, and memory.
 
     python tests/benchmarks/input.py FOLDER         needs PyTorch: pip install torch
 

@@ -86,7 +86,7 @@ def main() -> None:
             ours, theirs = losses_of_both(blocks, steps, batch_size, dtype)
             difference = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
             failed |= not difference <= bound
-            print(f"{blocks:>11} a stage {steps:>7} {dtype:>8} {ours[0]:>11.5f} {ours[-1]:>10.5f} "
+            print(f"{blocks:>9} per stage {steps:>7} {dtype:>8} {ours[0]:>11.5f} {ours[-1]:>10.5f} "
                   f"{theirs[-1]:>10.5f} {difference:>19.2e} {bound:>7.0e}")
     sys.exit(int(failed))
 

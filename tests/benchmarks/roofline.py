@@ -34,7 +34,7 @@ def seconds(work: Callable[[], object], runs: int = 9) -> float:
 
 
 def copy_rate() -> float:
-    """Bytes read and written a second, all cores copying arrays larger than their caches."""
+    """Bytes read and written per second, all cores copying arrays larger than their caches."""
     source = numpy.ones((16, 2**21), "float32")
     target = numpy.empty_like(source)
 
@@ -45,7 +45,7 @@ def copy_rate() -> float:
 
 
 def product_rate(rows: int, inner: int, columns: int) -> float:
-    """Operations a second of many (rows, inner) @ (inner, columns), all cores, from and to their caches."""
+    """Operations per second of many (rows, inner) @ (inner, columns), all cores, from and to their caches."""
     stack = max(1, 2**18 // (rows * inner))  # a mebibyte: out of the cache of a core
     left = numpy.ones((thread_count(), stack, rows, inner), "float32")
     right = numpy.ones((inner, columns), "float32")

@@ -158,8 +158,8 @@ class FolderSplit:
                 return decode(self.folder / name, windows, flip, self.min_area), self.labels[number]
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
                 self._skip(name, error)
-        count, most = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
-        if count > most or count == len(self.names):
+        count, limit = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
+        if count > limit or count == len(self.names):
             raise ValueError(f"{count} of the {len(self.names)} pictures in {self.folder} cannot be read, "
                              f"{name} among them: check the copy of the data set")
         return None

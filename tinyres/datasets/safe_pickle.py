@@ -57,10 +57,10 @@ class _Unpickler(pickle.Unpickler):
             "numpy._core.numeric._frombuffer": self._frombuffer,
             "_codecs.encode": self._encode,  # how Python 3 writes bytes in protocol 2
         }
-        wanted = f"{module}.{name}"
-        if wanted not in admitted:
-            raise pickle.UnpicklingError(f"it asks for {wanted[:100]!r}, which a data file has no use for")
-        return admitted[wanted]
+        function = f"{module}.{name}"
+        if function not in admitted:
+            raise pickle.UnpicklingError(f"it asks for {function[:100]!r}, which a data file has no use for")
+        return admitted[function]
 
     def _reconstruct(self, kind: type, shape: tuple[int, ...], code: bytes) -> PixelArray:
         return PixelArray()  # empty whatever the shape

@@ -1,5 +1,5 @@
 // The copies between images and matrices of windows, one thread for each unit of the result. A unit is the
-// longest word of 16, 8, 4 or 2 bytes that a pixel's channels are a whole number of, so that memory is read
+// longest word of 16, 8, 4 or 2 bytes that a pixel's channels are a multiple of, so that memory is read
 // and written in long words whatever the type of the numbers. No thread writes where another one does: same
 // input, same bytes.
 //

@@ -25,10 +25,10 @@ from . import gpu
 from .neighbours import drop_padding_column, is_3x3_same, rotate_180, swap_kernel_axes
 from .sliced import image_slices, of_gradients
 
-MAX_BYTES = 2**29  # most that the matrix of columns takes, unless one image takes more
+MAX_BYTES = 2**29  # at most, of the matrix of columns, unless one image takes more
 THREADS = 256  # of a block
 MIN_ROWS = 512  # windows in one partial sum of the kernel's gradient
-CHUNKS = 32  # most partial sums
+CHUNKS = 32  # partial sums, at most
 
 UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
 SUMS = {"float16": "half, float", "float32": "float, float", "float64": "double, double"}
@@ -148,7 +148,7 @@ def _in_chunks(left: Array, right: Array) -> Array:
     """
     rows = left.shape[1]
     pieces = _chunks(rows)
-    while rows % pieces:  # _thirds makes it a whole number; columns may have any
+    while rows % pieces:  # _thirds makes it a multiple; columns may have any number
         pieces -= 1
     sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), _sum_dtype(left))
     for i in range(len(left)):

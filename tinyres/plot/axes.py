@@ -56,9 +56,9 @@ class Axis:
 
     def pixels(self, coordinates: Sequence[float] | numpy.ndarray) -> list[float]:
         with numpy.errstate(over="ignore"):
-            share = (numpy.asarray(coordinates, dtype=float) - self.low) / (self.high - self.low)
+            fraction = (numpy.asarray(coordinates, dtype=float) - self.low) / (self.high - self.low)
             # A billion pixels away is as good as infinitely far, and stays a number that clip can use.
-            return numpy.clip(self.start + share * (self.end - self.start), -1e9, 1e9).tolist()
+            return numpy.clip(self.start + fraction * (self.end - self.start), -1e9, 1e9).tolist()
 
 
 # Ticks: candidates from fine to coarse, of which an axis takes the first without overlaps

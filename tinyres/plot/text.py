@@ -59,5 +59,5 @@ def fit(text: str, size: float, width: float) -> tuple[float, list[str]]:
         if len(lines) <= most_lines and all(text_width(line, scale * size) <= width for line in lines):
             break
     # The narrowest width that gives as many lines makes them about equally long.
-    choices = (_wrap(text, scale * size, share * width) for share in (0.55, 0.7, 0.85, 1.0))
+    choices = (_wrap(text, scale * size, fraction * width) for fraction in (0.55, 0.7, 0.85, 1.0))
     return scale * size, next(choice for choice in choices if len(choice) == len(lines))

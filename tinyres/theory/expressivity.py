@@ -84,10 +84,10 @@ class MemorizingNetwork(Module):
         """Where points (N, d) are after that many blocks: (N, k); 0 is right after the projection.
 
         Arrays and Tensors as in `__call__`. Raises ValueError for points of another shape, or a block that is
-        not a whole number from 0 to len(blocks).
+        not an integer from 0 to len(blocks).
         """
         if not isinstance(block, Integral) or not 0 <= block <= len(self.blocks):
-            raise ValueError(f"block {block!r}: expected a whole number from 0 to {len(self.blocks)}")
+            raise ValueError(f"block {block!r}: expected an integer from 0 to {len(self.blocks)}")
         return self._run(points, lambda x: self._moved(x, block))
 
     def _moved(self, x: Tensor, block: int) -> Tensor:
@@ -112,14 +112,14 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
     """Build a network that gives every point its label (paper, Theorem 3.2).
 
     points: (n, d) real numbers, NumPy or CuPy; the network lives in the same library.
-    labels: (n,) whole numbers from 0 to r - 1. width: k. num_classes: r, by default the largest label + 1.
+    labels: (n,) integers from 0 to r - 1. width: k. num_classes: r, by default the largest label + 1.
     seed: of A_0 and of the surrogate labels, which are drawn from separate random streams.
     dtype: of the network, float64 or float32. The weights are always worked out in float64.
     method: how a unit is kept silent on all points but its own.
         "sorted", our construction, works for all distinct points, in practice from a width of about 8 in
         float32 and less in float64. Points are moved in the order of falling norm, and surrogate labels have
-        at most half the least norm. By Cauchy-Schwarz, a unit in the direction of its point answers less to
-        all later points and to all that have been moved already, so its threshold can lie between. It may
+        at most half the smallest norm. By Cauchy-Schwarz, a unit in the direction of its point answers less
+        to all later points and to all that have been moved already, so its threshold can lie between. It may
         answer to earlier points of its own block: all the answers of a block form a triangular matrix G, and
         solving V G = moves takes them into account.
         "paper", Lemma B.1: the points are the rows of U, and 1 - 2 rho' is the threshold of all. For points
@@ -137,7 +137,8 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
       Where k < r they are random, and the output block's own thresholds only need them to be distinct.
 
     It takes about n^2 k floating-point operations, and memory for the points and the network.
-    Raises TypeError if points are no array, ValueError for shapes that do not fit, labels that are not whole
+    Raises TypeError if points are no array, ValueError for shapes that do not fit, labels that are not
+    integers
     or out of range, a point with two labels, a zero or non-finite point, a width below 1, an unknown dtype or
     method, and points that this method cannot tell apart at this width and dtype.
     """
@@ -155,15 +156,16 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
     projection = xp.asarray((projection_rng.standard_normal((d, k)) / math.sqrt(k)).astype(dtype))
     z = _project(points, projection)[xp.asarray(rows)]
     norms = xp.linalg.norm(z, axis=1)
-    least, largest = float(norms.min()), float(norms.max())
-    if not 1e-30 < least <= largest < 1e30:
-        raise ValueError(f"points: norms from {least:.1e} to {largest:.1e} after the projection, expected "
+    smallest, largest = float(norms.min()), float(norms.max())
+    if not 1e-30 < smallest <= largest < 1e30:
+        raise ValueError(f"points: norms from {smallest:.1e} to {largest:.1e} after the projection, expected "
                          f"1e-30 to 1e30: scale the points")
     surrogates = _surrogate_labels(r, k, surrogate_rng)
     output, gain = _output_block(surrogates, dtype, xp)
     surrogates = xp.asarray(surrogates)
     if method == "sorted":
-        scale = 2.0 ** math.ceil(1 - math.log2(least))  # for a least norm of 2; a power of 2 changes no digit
+        # smallest norm 2; a power of 2 changes no digit
+        scale = 2.0 ** math.ceil(1 - math.log2(smallest))
         projection, z, norms = projection * dtype.type(scale), z * scale, norms * scale
         order = xp.argsort(-norms)
         rows, z, norms = rows[backend.to_numpy(order)], z[order], norms[order]
@@ -188,12 +190,12 @@ def _checked(points: Array, labels: Array | Sequence[int], width: int, num_class
                          f"{points.shape}; flatten images with points.reshape(len(points), -1)")
     labels = backend.to_numpy(labels) if backend.is_array(labels) else numpy.asarray(labels)
     if labels.shape != points.shape[:1] or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected whole numbers of shape {points.shape[:1]}, one a point, got "
+        raise ValueError(f"labels: expected integers of shape {points.shape[:1]}, one per point, got "
                          f"{labels.dtype} of shape {labels.shape}")
     num_classes = max(int(labels.max()) + 1, 1) if num_classes is None else num_classes
     for name, value in (("width", width), ("num_classes", num_classes)):
         if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} {value!r}: expected a whole number >= 1")
+            raise ValueError(f"{name} {value!r}: expected an integer >= 1")
     if not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} "
                          f"for {num_classes} classes")
@@ -263,8 +265,8 @@ def _output_block(surrogates: numpy.ndarray, dtype: numpy.dtype,
     numpy.fill_diagonal(products, -1)
     margins = (own - products.max(axis=1)) / 2
     if margins.min() < 10 * k * numpy.finfo(dtype).eps:
-        raise ValueError(f"width {k} holds no {r} surrogate labels that {dtype} can tell apart (least margin "
-                         f"{margins.min():.1e}): use a larger width, at best {r} or more, or another seed")
+        raise ValueError(f"width {k} holds no {r} surrogate labels that {dtype} can tell apart (smallest "
+                         f"margin {margins.min():.1e}): use a larger width, at best {r} or more, or another seed")
     B = (numpy.eye(r) - surrogates @ numpy.eye(k, r)) / margins[:, None]
     block = OutputBlock(*(xp.asarray(array.astype(dtype)) for array in (surrogates.T, margins - own, B)))
     return block, 1 + float(numpy.linalg.norm(B, axis=1).max())
@@ -300,14 +302,15 @@ def _lemma_b1(z: Array, surrogates: Array) -> float:
     # <a, b> - ||a||^2 / 2 - ||b||^2 / 2 = -||a - b||^2 / 2, as the inner product of lengthened vectors
     products = _largest_later_products(xp.hstack([w, half, ones]), xp.hstack([w, ones, half]))
     separation = -2 * float(products.max())
-    rho, least, largest = separation / 6, float(squares.min()), float(squares.max())
-    if not (rho > 0 and 1 - rho <= least and largest <= 1 + rho):
+    rho, smallest, largest = separation / 6, float(squares.min()), float(squares.max())
+    if not (rho > 0 and 1 - rho <= smallest and largest <= 1 + rho):
         inner = float(_largest_later_products(w, w).max())
         raise ValueError(
-            f"Lemma B.1 does not apply at width {z.shape[1]}: the least squared distance after projection, "
-            f"{separation:.3g}, gives rho' = {rho:.3g}, but squared norms go from {least:.3g} to "
-            f"{largest:.3g}, not 1 +- rho' (largest inner product {inner:.3g}, least norm "
-            f"{math.sqrt(least):.3g}). Use points divided by their norms, a larger width, or method 'sorted'")
+            f"Lemma B.1 does not apply at width {z.shape[1]}: the smallest squared distance after "
+            f"projection, {separation:.3g}, gives rho' = {rho:.3g}, but squared norms go from {smallest:.3g} to "
+            f"{largest:.3g}, not 1 +- rho' (largest inner product {inner:.3g}, smallest norm "
+            f"{math.sqrt(smallest):.3g}). Use points divided by their norms, a larger width, or method "
+            "'sorted'")
     return rho
 
 

@@ -47,14 +47,14 @@ def _walk(network: MemorizingNetwork, points: numpy.ndarray, labels: numpy.ndarr
     Also the largest error of the scores at the end. All in one forward pass.
     """
     fitted, changed, error = *numpy.zeros((2, len(network.blocks) + 1), int), 0.0
-    wanted = set(stops)
+    stopping = set(stops)
     with no_grad():
         for start, x in _batches(points, network.projection.dtype):
             own = labels[start:start + len(x)]
             h = Tensor(x) @ network.projection
             for stop, block in enumerate([*network.blocks, lambda h: h]):
                 before, h = h, block(h)
-                if stop in wanted:
+                if stop in stopping:
                     fitted[stop] += (network.output(before).data.argmax(axis=1) == own).sum()
                     changed[stop] += (h.data != before.data).any(axis=1).sum()
             error = max(error, _largest_error(network.output(h).data, own))
@@ -76,9 +76,9 @@ def _correlation(r: int, k: int, rng: numpy.random.Generator) -> float:
     return float(numpy.median(abs(q @ q.swapaxes(1, 2) - numpy.eye(r)).max(axis=(1, 2))))
 
 
-def _least_widths(points: numpy.ndarray, labels: numpy.ndarray, sizes: Sequence[int], limit: int, seed: int,
-                  dtype: type, method: str) -> list[float]:
-    """For each n the least width up to limit that fits the first n points within 1e-3, or nan."""
+def _smallest_widths(points: numpy.ndarray, labels: numpy.ndarray, sizes: Sequence[int], limit: int,
+                     seed: int, dtype: type, method: str) -> list[float]:
+    """For each n the smallest width up to limit that fits the first n points within 1e-3, or nan."""
     def works(n: int, width: int) -> bool:
         try:
             network = fit(points[:n], labels[:n], width, 10, seed, dtype, method)
@@ -97,13 +97,13 @@ def _least_widths(points: numpy.ndarray, labels: numpy.ndarray, sizes: Sequence[
 def _width_panel(title: str, points: numpy.ndarray, labels: numpy.ndarray, seed: int) -> plot.Panel:
     n, d = points.shape
     sizes = [size for size in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if size <= n]
-    lines = [plot.Line(sizes, _least_widths(points, labels, sizes, limit, seed, dtype, method), label)
+    lines = [plot.Line(sizes, _smallest_widths(points, labels, sizes, limit, seed, dtype, method), label)
              for label, limit, dtype, method in (
                  ("paper's threshold, up to 2 d", 2 * d, numpy.float64, "paper"),
                  ("sorted, float32", 100, numpy.float32, "sorted"),
                  ("sorted, float64", 100, numpy.float64, "sorted"))]
     lines.append(plot.Line([sizes[0], sizes[-1]], [d, d], "input dimension d", "dotted"))
-    return plot.Panel(lines, title, "points n", "least width k that works", log_x=True, log_y=True)
+    return plot.Panel(lines, title, "points n", "smallest width k that works", log_x=True, log_y=True)
 
 
 def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, seed: int) -> None:
@@ -157,7 +157,7 @@ def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, s
         "expressivity_fitted.png": [plot.Panel(
             [plot.Line(stops, fitted / n, "labels fitted"),
              plot.Line([0, stops[-1]], [1 / r, 1 / r], "chance", "dotted")],
-            f"{n:,} points with random labels, width {k}", "blocks applied", "share of labels fitted",
+            f"{n:,} points with random labels, width {k}", "blocks applied", "fraction of labels fitted",
             y_range=(0, 1.05))],
         "expressivity_width.png": [_width_panel("images of norm 1", points[:5000], labels, seed),
                                    _width_panel("random points of norm 1", sphere, labels, seed)],

@@ -40,15 +40,16 @@ def factorize(R: Array, layers: int) -> list[Array]:
     R: (d, d) with det R > 0. layers: l >= 1.
 
     R = Q P with P symmetric positive definite and Q a rotation. The first p layers are P^(1/p). The other q
-    are Q^(1/q), which turns each plane of Q by a q-th of its angle. p + q = l are chosen for least |||A|||.
+    are Q^(1/q), which turns each plane of Q by a q-th of its angle. p + q = l are chosen for the smallest
+    |||A|||.
 
     What the paper prints, and why this differs:
     * It asks for no sign of det R. But |||A||| < 1 makes every det(I + A_i) positive, and so their product: a
       reflection such as diag(-1, 1) has no factorization with |||A||| < 1, at any depth.
-    * It takes R = U K V^T apart and gives the factors fixed shares of the layers. In general these are
-      fractions, which can break the bound when rounded, and the U and V of LAPACK often contain reflections.
+    * It takes R = U K V^T apart and gives the factors fixed fractions of the layers, which in general are
+      no integers and can break the bound when rounded, and the U and V of LAPACK often contain reflections.
 
-    Raises ValueError unless R is square, finite and invertible with det R > 0, and layers is whole and >= 1.
+    Raises ValueError unless R is square, finite and invertible with det R > 0, and layers is an integer >= 1.
     Warns if layers < 3 gamma, where `norm_bound` is not promised; the product is R all the same.
     """
     R, layers = _matrix("R", R), _number_of_layers(layers)
@@ -91,18 +92,18 @@ def norm_lower_limit(R: Array, layers: int) -> float:
     positive definite. It does not see rotations, for which it is 0. Raises as `factorize` does.
     """
     layers = _number_of_layers(layers)
-    shares = _polar(_matrix("R", R))[2] / layers
-    return max(math.expm1(float(shares.max())), -math.expm1(float(shares.min())))
+    logarithms = _polar(_matrix("R", R))[2] / layers
+    return max(math.expm1(float(logarithms.max())), -math.expm1(float(logarithms.min())))
 
 
 def _polar(R: Array) -> tuple[Array, Array, Array]:
     """R = Q V diag(e^s) V^T with a rotation Q: Q, V (d, d) and s (d,) in float64. Raises ValueError."""
     xp = backend.xp_of(R)
     U, stretch, V_transposed = xp.linalg.svd(R.astype("float64"))
-    most, least = float(stretch[0]), float(stretch[-1])
-    if least <= len(R) * float(numpy.finfo(R.dtype).eps) * most:
-        raise ValueError(f"R is singular (singular values from {least:.1e} to {most:.1e}), but layers near "
-                         f"the identity have an invertible product: add a small multiple of the identity")
+    largest, smallest = float(stretch[0]), float(stretch[-1])
+    if smallest <= len(R) * float(numpy.finfo(R.dtype).eps) * largest:
+        raise ValueError(f"R is singular (singular values from {smallest:.1e} to {largest:.1e}), but layers "
+                         f"near the identity have an invertible product: add a small multiple of the identity")
     Q = U @ V_transposed
     if float(xp.linalg.slogdet(Q)[0]) < 0:
         raise ValueError("det R < 0: R contains a reflection, but |||A||| < 1 makes all det(I + A_i) > 0, "
@@ -120,7 +121,7 @@ def _gamma(log_stretch: Array, layers: int) -> float:
 
 
 def _best_split(log_stretch: numpy.ndarray, angles: numpy.ndarray, layers: int) -> int:
-    """How many layers should stretch, while the others turn, for the least |||A|||."""
+    """How many layers should stretch, while the others turn, for the smallest |||A|||."""
     counts = numpy.arange(1, layers + 1)[:, None]
     norms = []  # of stretching and of turning, when 0, 1, ..., l layers share the work
     for work, norm in ((log_stretch, numpy.expm1), (angles, lambda angle: 2 * numpy.sin(angle / 2))):
@@ -226,9 +227,9 @@ def pl_bound(A: Sequence[Array], R: Array, tau: float, Sigma: Array | None = Non
     if norm > tau + 10 * len(R) * float(numpy.finfo(A.dtype).eps):
         raise ValueError(f"|||A||| = {norm:.6g} is above tau = {tau}, where nothing is promised: take a "
                          f"larger tau, below 1, or smaller weights")
-    least = 1.0 if Sigma is None else max(float(backend.xp_of(A).linalg.eigvalsh(Sigma)[0]), 0.0)
+    smallest = 1.0 if Sigma is None else max(float(backend.xp_of(A).linalg.eigvalsh(Sigma)[0]), 0.0)
     risk = float(_risk(_products(A)[-1] - R, Sigma))
-    return 4 * len(A) * (1 - float(tau)) ** (2 * (len(A) - 1)) * least * risk
+    return 4 * len(A) * (1 - float(tau)) ** (2 * (len(A) - 1)) * smallest * risk
 
 
 def _products(A: Array, origin: float = 1.0) -> list[Array]:
@@ -240,7 +241,7 @@ def _products(A: Array, origin: float = 1.0) -> list[Array]:
 
 
 def _risk(E: Array, Sigma: Array | None) -> Array:
-    """||E Sigma^(1/2)||_F^2 = trace(E Sigma E^T), an array of no axes."""
+    """||E Sigma^(1/2)||_F^2 = trace(E Sigma E^T), a scalar (0-d array)."""
     return (E * (E if Sigma is None else E @ Sigma)).sum()
 
 
@@ -257,7 +258,7 @@ def _gradients(A: Array, products: Sequence[Array], R: Array, Sigma: Array | Non
 
 
 def _norm(A: Array) -> Array:
-    """The spectral norm of a matrix, the largest one of a stack of them: an array of no axes."""
+    """The spectral norm of a matrix, the largest one of a stack of them: a scalar (0-d array)."""
     return backend.xp_of(A).linalg.svd(A, compute_uv=False).max()
 
 
@@ -301,7 +302,7 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
     if len(A) != layers:
         raise ValueError(f"init holds {len(A)} matrices: expected one for each of the {layers} layers")
     if not isinstance(steps, Integral) or steps < 0:
-        raise ValueError(f"steps {steps!r}: expected a whole number >= 0")
+        raise ValueError(f"steps {steps!r}: expected an integer >= 0")
     if step_size is None:
         sigma = 1.0 if Sigma is None else max(1.0, float(_norm(Sigma)))
         step_size = 0.5 / (layers * max(1.0, float(_norm(R)) ** 2) * sigma)
@@ -338,7 +339,7 @@ def _matrix(name: str, M: Array) -> Array:
 
 def _number_of_layers(layers: int) -> int:
     if not isinstance(layers, Integral) or layers < 1:
-        raise ValueError(f"layers {layers!r}: expected a whole number >= 1")
+        raise ValueError(f"layers {layers!r}: expected an integer >= 1")
     return int(layers)
 
 
@@ -362,9 +363,9 @@ def _problem(A: Sequence[Array], R: Array, Sigma: Array | None) -> tuple[Array, 
     if Sigma is not None:
         rounding = 10 * len(Sigma) * float(numpy.finfo(Sigma.dtype).eps) * float(abs(Sigma).max())
         asymmetry = float(abs(Sigma - Sigma.T).max())
-        least = float(backend.xp_of(Sigma).linalg.eigvalsh(Sigma)[0])
-        if asymmetry > rounding or least < -rounding:
-            raise ValueError(f"Sigma differs from its transpose by {asymmetry:.1e}, its least eigenvalue is "
-                             f"{least:.1e}: expected a symmetric positive semidefinite matrix")
+        smallest = float(backend.xp_of(Sigma).linalg.eigvalsh(Sigma)[0])
+        if asymmetry > rounding or smallest < -rounding:
+            raise ValueError(f"Sigma differs from its transpose by {asymmetry:.1e}, its smallest eigenvalue "
+                             f"is {smallest:.1e}: expected a symmetric positive semidefinite matrix")
         Sigma = Sigma.astype(A.dtype, copy=False)
     return A, R.astype(A.dtype, copy=False), Sigma
