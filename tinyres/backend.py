@@ -1,12 +1,11 @@
-"""The array library underneath, NumPy on a CPU or CuPy on a GPU, and the functions on arrays that may be made
-fast.
+"""The array library underneath, NumPy on a CPU or CuPy on a GPU; kernels.
 
-Every other module asks `xp_of(array)` which library an array belongs to and calls that library's functions,
+Every other file asks `xp_of(array)` which library an array belongs to and calls that library's functions,
 which have the same names in both. New arrays (weights, batches) are made in the library chosen by `use`.
 
-A few functions on arrays take nearly all of the time. They are written here and in the files that follow as
-plainly as they can be, and marked `@kernel`. For each one, files in `fast/` may register variants that
-compute the same faster where they apply; the files up to `optim` neither know of them nor need them.
+Kernels are the few functions on arrays that take nearly all of the time, written as plainly as can be and
+marked `@kernel`. Files in `fast/` may register variants that compute the same faster where they apply; the
+files up to `optim` neither know of them nor need them.
 """
 from __future__ import annotations
 

@@ -169,6 +169,28 @@ def _number(name: str, value: float, fits: bool, expected: str) -> float:
     return float(value)
 
 
+def sizes(shape: tuple[int, ...]) -> None:
+    """The shape of weights, without a zero."""
+    if min(shape) < 1:
+        raise ValueError(f"weights of shape {shape}: every size must be >= 1")
+
+
+def widening(name: str, in_channels: int, out_channels: int) -> None:
+    """A block with a shortcut, which cannot take channels away."""
+    if out_channels < in_channels:
+        raise ValueError(f"{name}: out_channels {out_channels} must be >= in_channels {in_channels}: the "
+                         "shortcut can add channels but not take them away")
+
+
+def network(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence[int]) -> None:
+    """Stages of a residual network."""
+    if (not widths or len(blocks) != len(widths) or min(blocks) < 1 or min(widths) < 1
+            or list(widths) != sorted(widths) or num_classes < 2):
+        raise ValueError(f"{name}: expected blocks >= 1 for each stage, non-decreasing widths >= 1, "
+                         f"num_classes >= 2, got blocks {list(blocks)}, widths {list(widths)}, num_classes "
+                         f"{num_classes}")
+
+
 def load(owner: str, arrays: Mapping[str, Array], state: Mapping[str, numpy.ndarray]) -> None:
     """Copy a saved state into arrays, in place. Nothing is changed unless all names, shapes and kinds fit."""
     missing, unknown = sorted(arrays.keys() - state.keys()), sorted(state.keys() - arrays.keys())

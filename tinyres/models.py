@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import numpy
 
+from . import checks
 from .nn import Conv2d, Module, RandomProjection, ResidualBlock
 from .ops import global_avg_pool2d
 from .tensor import Tensor, no_grad
 
 
 class ResidualNetwork(Module):
-    """A convolution, stages of residual blocks, the mean over all pixels, a fixed random projection.
+    """A convolution, residual blocks, the mean over all pixels, a fixed random projection.
 
     (N, H, W, 3) images -> (N, num_classes) logits. Made by `cifar_net` and `imagenet_net`.
     """
@@ -69,7 +70,7 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
     Raises ValueError for blocks < 1, no widths, widths < 1 or decreasing, num_classes < 2.
     """
     rng = numpy.random.default_rng(seed)
-    _check("cifar_net", num_classes, [blocks] * len(widths), widths)
+    checks.network("cifar_net", num_classes, [blocks] * len(widths), widths)
     stem = Conv2d(3, min(16, widths[0]), 3, padding=1, rng=rng)
     return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, residual, rng)
 
@@ -96,17 +97,9 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
     Raises ValueError as `cifar_net`, and unless there are as many blocks as widths.
     """
     rng = numpy.random.default_rng(seed)
-    _check("imagenet_net", num_classes, blocks, widths)
+    checks.network("imagenet_net", num_classes, blocks, widths)
     stem = Conv2d(3, widths[0], 7, stride=2, padding=3, rng=rng)
     return _build_stages(stem, num_classes, blocks, widths, 2, True, rng)
-
-
-def _check(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence[int]) -> None:
-    if (not widths or len(blocks) != len(widths) or min(blocks) < 1 or min(widths) < 1
-            or list(widths) != sorted(widths) or num_classes < 2):
-        raise ValueError(f"{name}: expected blocks >= 1 for each stage, non-decreasing widths >= 1, "
-                         f"num_classes >= 2, got blocks {list(blocks)}, widths {list(widths)}, num_classes "
-                         f"{num_classes}")
 
 
 def _build_stages(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int],

@@ -1,9 +1,13 @@
-"""Layers: objects that hold weights and are called on tensors."""
+"""Layers: objects that hold weights and are called on tensors.
+
+rng is the source of a layer's initial weights everywhere; by default they are different ones each time.
+"""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
 import numpy
+from numpy.random import Generator, default_rng
 
 from . import backend, checks
 from .conv import conv2d
@@ -15,8 +19,7 @@ class Module:
     """Something with weights. A subclass sets tensors and modules as attributes and defines `__call__`.
 
     Tensors are found by walking the attributes, and lists, tuples and dicts of them, in the order in which
-    they were set. Those that require a gradient are its parameters; the others are constants that belong to
-    it, and are saved with it.
+    they were set. Those that require a gradient are its parameters; the others are saved with it.
     """
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -28,11 +31,11 @@ class Module:
                 yield name, tensor
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor that requires a gradient once, with its dotted name."""
+        """Those tensors that require a gradient."""
         return ((name, tensor) for name, tensor in self.named_tensors() if tensor.requires_grad)
 
     def parameters(self) -> list[Tensor]:
-        """Every tensor that requires a gradient, in the order of `named_parameters`."""
+        """The tensors of `named_parameters`."""
         return [tensor for _, tensor in self.named_parameters()]
 
     def num_parameters(self) -> int:
@@ -44,12 +47,9 @@ class Module:
         return {name: numpy.array(tensor.numpy()) for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set every parameter and constant, in place. Nothing is changed unless everything fits.
-
-        Raises ValueError if names are missing or unknown, or if a shape or kind of value differs.
-        """
-        arrays = {name: tensor.data for name, tensor in self.named_tensors()}
-        checks.load(type(self).__name__, arrays, state)
+        """Set every parameter and constant, in place. Raises ValueError, and changes nothing, if names or
+        shapes differ."""
+        checks.load(type(self).__name__, {name: tensor.data for name, tensor in self.named_tensors()}, state)
 
 
 def _walk(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -63,13 +63,11 @@ def _walk(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _walk(child, f"{name}.{key}" if name else str(key))
 
 
-def _normal(shape: tuple[int, ...], std: float, rng: numpy.random.Generator | None,
+def _normal(shape: tuple[int, ...], std: float, rng: Generator | None,
             requires_grad: bool = True) -> Tensor:
     """Gaussian float32 weights, drawn with NumPy and then moved: the same for a seed on both backends."""
-    if min(shape) < 1:
-        raise ValueError(f"weights of shape {shape}: every size must be >= 1")
-    rng = rng or numpy.random.default_rng()
-    values = rng.standard_normal(shape, dtype=numpy.float32) * numpy.float32(std)
+    checks.sizes(shape)
+    values = (rng or default_rng()).standard_normal(shape, dtype=numpy.float32) * numpy.float32(std)
     return Tensor(backend.current().asarray(values), requires_grad=requires_grad)
 
 
@@ -78,12 +76,10 @@ class Conv2d(Module):
 
     kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`.
     std: standard deviation of the initial weights; default 1 / (k sqrt(out_channels)) (paper, section 4.1).
-    rng: source of the initial weights; default: different ones each time.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
-                 padding: int = 0, *, std: float | None = None,
-                 rng: numpy.random.Generator | None = None) -> None:
+                 padding: int = 0, *, std: float | None = None, rng: Generator | None = None) -> None:
         std = 1 / (kernel_size * out_channels**0.5) if std is None else std
         self.weight = _normal((kernel_size, kernel_size, in_channels, out_channels), std, rng)
         self.stride, self.padding = stride, padding
@@ -96,11 +92,9 @@ class Linear(Module):
     """x @ weight + bias, (..., in_features) -> (..., out_features).
 
     Weights start N(0, 1 / in_features), biases at 0.
-    rng: source of the initial weights; default: different ones each time.
     """
 
-    def __init__(self, in_features: int, out_features: int, *,
-                 rng: numpy.random.Generator | None = None) -> None:
+    def __init__(self, in_features: int, out_features: int, *, rng: Generator | None = None) -> None:
         self.weight = _normal((in_features, out_features), in_features**-0.5, rng)
         self.bias = Tensor(backend.current().zeros(out_features, numpy.float32), requires_grad=True)
 
@@ -115,8 +109,7 @@ class RandomProjection(Module):
     deviation 1 / sqrt(in_features) keeps the size of x, while 1 makes the paper's recipe diverge.
     """
 
-    def __init__(self, in_features: int, out_features: int, *,
-                 rng: numpy.random.Generator | None = None) -> None:
+    def __init__(self, in_features: int, out_features: int, *, rng: Generator | None = None) -> None:
         self.matrix = _normal((in_features, out_features), in_features**-0.5, rng, requires_grad=False)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -133,16 +126,13 @@ class ResidualBlock(Module):
 
     residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), whose weights start as in He et al.
         (2015), sigma = sqrt(2 / (9 channels in)): with the paper's tiny weights nothing would get through it.
-    rng: source of the initial weights; default: different ones each time.
     Raises ValueError if out_channels < in_channels, which no zero padding can give.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, residual: bool = True,
-                 rng: numpy.random.Generator | None = None) -> None:
-        if out_channels < in_channels:
-            raise ValueError(f"ResidualBlock: out_channels {out_channels} must be >= in_channels "
-                             f"{in_channels}: the shortcut can add channels but not take them away")
-        rng = rng or numpy.random.default_rng()
+                 rng: Generator | None = None) -> None:
+        checks.widening("ResidualBlock", in_channels, out_channels)
+        rng = rng or default_rng()
 
         def std(channels: int) -> float:
             return 1 / (9 * out_channels) if residual else (2 / (9 * channels)) ** 0.5

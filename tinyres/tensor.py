@@ -175,7 +175,7 @@ def _check_gradient(gradient: Array, node: Node | Tensor, what: str) -> None:
 
 def _as_float_array(data: object) -> Array:
     if isinstance(data, Tensor):
-        raise TypeError("Tensor(tensor): expected an array or numbers; use tensor.detach() for a tensor off "
+        raise TypeError("Tensor(tensor): expected an array or numbers; tensor.detach() takes a tensor off "
                         "the graph")
     if isinstance(data, numpy.generic):
         data = numpy.asarray(data)

@@ -266,7 +266,8 @@ def _output_block(surrogates: numpy.ndarray, dtype: numpy.dtype,
     margins = (own - products.max(axis=1)) / 2
     if margins.min() < 10 * k * numpy.finfo(dtype).eps:
         raise ValueError(f"width {k} holds no {r} surrogate labels that {dtype} can tell apart (smallest "
-                         f"margin {margins.min():.1e}): use a larger width, at best {r} or more, or another seed")
+                         f"margin {margins.min():.1e}): use a larger width, at best {r} or more, or another "
+                         "seed")
     B = (numpy.eye(r) - surrogates @ numpy.eye(k, r)) / margins[:, None]
     block = OutputBlock(*(xp.asarray(array.astype(dtype)) for array in (surrogates.T, margins - own, B)))
     return block, 1 + float(numpy.linalg.norm(B, axis=1).max())
@@ -307,8 +308,8 @@ def _lemma_b1(z: Array, surrogates: Array) -> float:
         inner = float(_largest_later_products(w, w).max())
         raise ValueError(
             f"Lemma B.1 does not apply at width {z.shape[1]}: the smallest squared distance after "
-            f"projection, {separation:.3g}, gives rho' = {rho:.3g}, but squared norms go from {smallest:.3g} to "
-            f"{largest:.3g}, not 1 +- rho' (largest inner product {inner:.3g}, smallest norm "
+            f"projection, {separation:.3g}, gives rho' = {rho:.3g}, but squared norms go from {smallest:.3g} "
+            f"to {largest:.3g}, not 1 +- rho' (largest inner product {inner:.3g}, smallest norm "
             f"{math.sqrt(smallest):.3g}). Use points divided by their norms, a larger width, or method "
             "'sorted'")
     return rho

@@ -103,7 +103,7 @@ def _polar(R: Array) -> tuple[Array, Array, Array]:
     largest, smallest = float(stretch[0]), float(stretch[-1])
     if smallest <= len(R) * float(numpy.finfo(R.dtype).eps) * largest:
         raise ValueError(f"R is singular (singular values from {smallest:.1e} to {largest:.1e}), but layers "
-                         f"near the identity have an invertible product: add a small multiple of the identity")
+                         "near the identity have an invertible product: add a small multiple of the identity")
     Q = U @ V_transposed
     if float(xp.linalg.slogdet(Q)[0]) < 0:
         raise ValueError("det R < 0: R contains a reflection, but |||A||| < 1 makes all det(I + A_i) > 0, "
