@@ -79,13 +79,14 @@ def test_a_closed_terminal_saves_too(tmp_path):
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "40", "--out", str(tmp_path)]
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "300", "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     while not process.stdout.readline().startswith("step "):
-        os.kill(process.pid, signal.SIGHUP)
+        pass
+    os.kill(process.pid, signal.SIGHUP)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "step 40/40" in printed
+    assert process.returncode == 0 and "step 300/300" in printed
 
 
 @pytest.mark.parametrize("shell", ["{} | head -1", "{} > /dev/full", "{} >&-", "{} 2>&1 | true"])

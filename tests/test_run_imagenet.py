@@ -5,6 +5,7 @@ import functools
 import json
 from pathlib import Path
 
+import numpy
 import pytest
 from support.harness import run_script, weight_bytes
 
@@ -64,6 +65,16 @@ def test_resume_and_evaluate(pictures, straight, tmp_path):
     printed = run("--data", pictures, "--evaluate", out / "checkpoint.npz", "--backend", "numpy")
     assert (f"step 6, test loss {last['test_loss']:.4f}, top-1 error {last['test_error']:.2%}, "
             f"top-5 error {last['test_top5_error']:.2%}") in printed
+
+
+def test_settings_of_version_0_1_0_are_understood(pictures, straight, tmp_path):
+    with numpy.load(straight[0] / "checkpoint.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    config = json.loads(arrays["config"].item())
+    config["least_area"] = config.pop("min_area")
+    numpy.savez(tmp_path / "old.npz", **{**arrays, "config": numpy.array(json.dumps(config))})
+    printed = run("--data", pictures, "--evaluate", tmp_path / "old.npz", "--backend", "numpy")
+    assert "step 6, test loss" in printed
 
 
 @pytest.mark.parametrize("arguments, message", [
