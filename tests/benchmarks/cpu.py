@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+import measuring
 import numpy
 
 import tinyres as tr
@@ -199,10 +200,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds of whole steps; default: 5")
     parser.add_argument("--only", default="", help="only the lines with this in their name")
     args = parser.parse_args()
+    measuring.begin()
     if importlib.util.find_spec("torch") is None:
         sys.exit("cpu.py compares with PyTorch, which is not installed: pip install torch")
     dezero_installed = importlib.util.find_spec("dezero") is not None
-    print(f"{CORES} cores, NumPy {numpy.__version__}\n{'':48} {'tinyres':>9} {'PyTorch':>9} {'ratio':>7} "
+    print(f"{'':48} {'tinyres':>9} {'PyTorch':>9} {'ratio':>7} "
           f"{'im2col':>7} {'DeZero':>7}")
     for name, arguments in (
         ("(a) training step, paper's network, batch 32", (PAPER, 32, True)),

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import measuring
 import numpy
 from PIL import Image
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=11, help="of 480 images each; default: 11")
     args = parser.parse_args()
+    measuring.begin()
     if importlib.util.find_spec("torch") is None:
         sys.exit("input.py compares with PyTorch, which is not installed: pip install torch")
     with tempfile.TemporaryDirectory() as root:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+import measuring
 import numpy
 
 import tinyres as tr
@@ -78,6 +79,7 @@ def losses_of_both(blocks: int, steps: int, batch_size: int, dtype: str) -> tupl
 
 
 def main() -> None:
+    measuring.begin()
     failed = False
     print(f"{'network':>20} {'steps':>6} {'dtype':>8} {'first loss':>11} {'last loss':>10} {'PyTorch':>10} "
           f"{'largest difference':>19} {'bound':>7}")

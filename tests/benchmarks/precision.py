@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 
+import measuring
 import numpy
 
 import tinyres as tr
@@ -37,6 +38,7 @@ def gradients(dtype: str) -> tuple[list[numpy.ndarray], list[numpy.ndarray]]:
 
 
 def main() -> None:
+    measuring.begin()
     fast = gradients("float32")
     with tr.backend.plain():
         (exact, exact_masks), reference = gradients("float64"), gradients("float32")

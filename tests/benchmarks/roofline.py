@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import measuring
 import numpy
 
 import tinyres as tr
@@ -88,9 +89,10 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--batch-size", type=int, default=128)
     args = parser.parse_args()
+    measuring.begin()
     net = tr.models.cifar_net(blocks=args.blocks, widths=args.widths)
     rate = copy_rate()
-    print(f"{thread_count()} threads, copies {rate / 1e9:.0f} GB/s, NumPy {numpy.__version__}\n"
+    print(f"{thread_count()} threads, copies {rate / 1e9:.0f} GB/s\n"
           f"{'convolution':<26}{'method':<12}{'GFLOP':>7}{'GFLOP/s':>9}{'MB':>7}{'products':>10}{'copies':>8}"
           f"{'bound':>7}{'measured':>10}   ms")
     rng, side, totals, seen = numpy.random.default_rng(0), 32, [0.0, 0.0], {}

@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
+import measuring
 import numpy
 
 import tinyres as tr
@@ -56,6 +57,7 @@ def milliseconds(function: Callable[..., object], arguments: tuple[object, ...])
 
 
 def main() -> None:
+    measuring.begin()
     print(f"{'kernel':<22} {'work':<28} {'variant':<26} {'definition':>10} {'variant':>9} {'ratio':>6}")
     with memory_kept():
         for name, kernel, arguments in work():

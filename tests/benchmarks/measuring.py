@@ -1,0 +1,63 @@
+"""What all benchmarks begin with: an environment as users have it, and a line that says what is measured.
+
+Variables such as OPENBLAS_CORETYPE hold NumPy's BLAS to the kernels of another processor, at half the speed,
+and PyTorch not. A benchmark that finds one starts itself again without it.
+"""
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+
+from tinyres.fast.threads import core_count
+
+FOREIGN = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE"
+
+
+def begin() -> None:
+    """Start again without FOREIGN variables if there are any, else print the machine and the libraries."""
+    if found := [name for name in FOREIGN if name in os.environ]:
+        settings = ", ".join(f"{name}={os.environ[name]}" for name in found)
+        print(f"Measured without {settings}, which the environment holds here.", flush=True)
+        environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        sys.exit(subprocess.call([sys.executable, *sys.argv], env=environment))
+    print(f"{_processor()}, {core_count()} cores; {_blas()}; NumPy {numpy.__version__}; "
+          f"PyTorch {_version('torch')}; Python {platform.python_version()}", flush=True)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = values.get("model name", platform.machine())
+    return f"{name} (family {values.get('cpu family')}, model {values.get('model')})"
+
+
+def _blas() -> str:
+    """The version of NumPy's OpenBLAS and the processor whose kernels it chose."""
+    for library in Path(numpy.__file__).parent.parent.glob("numpy.libs/*openblas*"):
+        loaded = ctypes.CDLL(str(library))
+        for suffix in "64_", "":
+            if hasattr(loaded, f"scipy_openblas_get_config{suffix}"):
+                texts = []
+                for name in "config", "corename":
+                    function = getattr(loaded, f"scipy_openblas_get_{name}{suffix}")
+                    function.restype = ctypes.c_char_p
+                    texts.append(function().decode())
+                return f"{' '.join(texts[0].split()[:2])} with kernels for {texts[1]}"
+    return "a BLAS that is not NumPy's own"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
