@@ -41,7 +41,7 @@ def schedule(step):
     if step == 1 and fate == "stop" and group.rank == group.size - 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return 0.1
-tr.datasets.image_folder.FolderSplit.evaluation_batch_size = 4
+type(dataset.test).evaluation_batch_size = 4
 metrics = train(net, optimizer, schedule, dataset, Run(out, {}, seed=2, group=group), steps=3, batch_size=6)
 if fate == "":
     print("figures", *evaluate(net, dataset.test, group).values())

@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, first_step: int, steps: int, batch_size: int, last_good: Callable[[], str]) -> None:
         self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
         self.last_good = last_good  # which checkpoint there is, for an error message
-        self.terminal = sys.stdout.isatty()
+        self.terminal = sys.stdout is not None and sys.stdout.isatty()
         self.test, self.line = "", {}
         self.started = time.perf_counter()
         self.last_shown = -math.inf
