@@ -19,7 +19,7 @@ matrices go from 1/24 to 8.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy
 
@@ -30,7 +30,10 @@ from .sliced import of_gradients
 from .threads import parallel_map
 
 MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
-GROUPS = 8  # of images, each with its own sum of the kernel's gradient
+GROUPS = 16  # of images, each with its own sum of the kernel's gradient
+MAX_KERNEL_BYTES = 2**20  # of the kernel's gradient at all points: more than that is not added up in a cache
+MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
+MIN_SLICES = 16  # work for eight threads; with one image each, two threads take up to a tenth longer
 BLOCK = 2048  # columns
 
 B = numpy.array([[4, 0, 0, 0, 0, 0],
@@ -74,32 +77,56 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
 def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
                        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """a quarter of the multiplications, for both gradients"""
-    C, O = w.shape[2:]  # noqa: E741
     kernel = _kernel_points(w.swapaxes(2, 3))
     output_transform, input_transform = OUTPUT_TRANSFORM.astype(x.dtype), INPUT_TRANSFORM.astype(x.dtype)
     grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
 
-    def differentiate(group: slice) -> numpy.ndarray:
+    def points_of_g(images: slice) -> numpy.ndarray:
+        """The points of g, and the gradient of x on the way."""
+        g_points = output_transform.T @ _tiles(g[images]).reshape(-1, 16, g.shape[3])
+        if needs_grad[0]:
+            _add_patches(input_transform.T @ _multiply(g_points, kernel), grad_x[images])
+        return g_points
+
+    if not needs_grad[1]:
+        parallel_map(points_of_g, _slices(0, len(x), x, w))
+        return grad_x, None
+    add_up = _sum_by_point if kernel.nbytes > MAX_KERNEL_BYTES else _sum_by_image
+    total = add_up(points_of_g, x, w)
+    return grad_x, _in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
+
+
+def _sum_by_image(points_of_g: Callable[[slice], numpy.ndarray], x: numpy.ndarray,
+                  w: numpy.ndarray) -> numpy.ndarray:
+    """The kernel's gradient at each point, (36, C, O), where it is small: a sum for each group of images."""
+    def sum_of_group(group: slice) -> numpy.ndarray:
         total = 0
-        for part in _slices(group.start, group.stop, x, w):
-            g_points = output_transform.T @ _tiles(g[part]).reshape(-1, 16, O)
-            if needs_grad[0]:
-                _add_patches(input_transform.T @ _multiply(g_points, kernel), grad_x[part])
-            if needs_grad[1]:
-                total += _points(x[part]).transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
+        for images in _slices(group.start, group.stop, x, w):
+            g_points = points_of_g(images)
+            total += _points(x[images]).transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
         return total
 
-    totals = parallel_map(differentiate, _groups(x, w))
-    if not needs_grad[1]:
-        return grad_x, None
-    total = totals[0] if totals else numpy.zeros((36, C, O), x.dtype)
+    totals = parallel_map(sum_of_group, _groups(x, w))
+    # in order, so that the sum is always the same
+    return sum(totals[1:], totals[0]) if totals else numpy.zeros((36, *w.shape[2:]), x.dtype)
 
-    def add_up(point: int) -> None:
-        for part in totals[1:]:  # in order, so that the sum is always the same
-            total[point] += part[point]
 
-    parallel_map(add_up, range(36))
-    return grad_x, _in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
+def _sum_by_point(points_of_g: Callable[[slice], numpy.ndarray], x: numpy.ndarray,
+                  w: numpy.ndarray) -> numpy.ndarray:
+    """The same where it is large: one product for each point, so that nothing is added up afterwards."""
+    N, H, W, C = x.shape
+    tiles = H // 4 * (W // 4)
+    x_points = numpy.empty((N * tiles, 36, C), x.dtype)
+    g_points = numpy.empty((N * tiles, 36, w.shape[3]), x.dtype)
+    total = numpy.empty((36, *w.shape[2:]), x.dtype)
+
+    def transform(images: slice) -> None:
+        part = slice(images.start * tiles, images.stop * tiles)
+        x_points[part], g_points[part] = _points(x[images]), points_of_g(images)
+
+    parallel_map(transform, _slices(0, N, x, w))
+    parallel_map(lambda i: numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i]), range(36))
+    return total
 
 
 def _points(x: numpy.ndarray) -> numpy.ndarray:
@@ -156,9 +183,11 @@ def _tiles(image: numpy.ndarray) -> numpy.ndarray:
 
 
 def _slices(first: int, last: int, x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
-    """Images with as many tiles as there are channels, so that patches take what the kernel's points take."""
+    """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 16 slices where N allows
+    it."""
     N, H, W, _ = x.shape
-    images = max(1, min(max(w.shape[2:]) // (H // 4 * (W // 4)), -(-N // 2)))
+    tiles = MAX_PRODUCT // (w.shape[2] * w.shape[3])
+    images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))
     return (slice(n, min(n + images, last)) for n in range(first, last, images))
 
 
