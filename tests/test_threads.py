@@ -11,7 +11,8 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.fast import threads
+from tinyres.conv import convolution_gradients, convolve
+from tinyres.fast import neighbours, sliced, threads, winograd
 
 
 def test_results_come_in_order_whoever_computes_them():
@@ -57,18 +58,44 @@ def test_numpys_errstate_holds_in_all_threads():
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     def gradients() -> list[bytes]:
-        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 64))
+        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 96, 160))
         images = numpy.random.default_rng(0).standard_normal((16, 32, 32, 3), dtype="float32")
         tr.softmax_cross_entropy(network(tr.Tensor(images)), numpy.arange(16) % 10).backward()
         return [parameter.grad.tobytes() for parameter in network.parameters()]
 
     expected = gradients()
-    monkeypatch.setattr(threads, "thread_count", lambda: 1)
-    assert gradients() == expected
-    monkeypatch.setattr(threads, "thread_count", lambda: 5)
-    pool = threads.ThreadPoolExecutor(4)
-    monkeypatch.setattr(threads, "_pool", lambda: pool)
-    assert gradients() == expected
+    for count in 1, 2, 3, 5, 8, 16:
+        monkeypatch.setattr(threads, "thread_count", lambda count=count: count)
+        pool = threads.ThreadPoolExecutor(max(1, count - 1))
+        monkeypatch.setattr(threads, "_pool", lambda pool=pool: pool)
+        assert gradients() == expected, f"{count} threads"
+        pool.shutdown()
+
+
+def test_there_is_work_for_many_threads_in_every_layer_of_the_papers_network(monkeypatch):
+    """Pieces of work in the largest part of each convolution at batch 32, forward and backward."""
+    pieces: list[int] = []
+    parallel_map = threads.parallel_map
+
+    def counted(function, items):
+        items = list(items)
+        pieces.append(len(items))
+        return parallel_map(function, items)
+
+    for module in winograd, neighbours, sliced:
+        monkeypatch.setattr(module, "parallel_map", counted)
+    network, x = tr.models.cifar_net(blocks=2), numpy.ones((32, 32, 32, 3), "float32")
+    layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]
+    for layer in layers:
+        w, stride, padding = layer.weight.data, (layer.stride,) * 2, (layer.padding,) * 2
+        pieces.clear()
+        out = convolve(x, w, stride, padding)
+        expected = 16 if min(w.shape[2:]) >= 64 and layer.stride == 1 else 4
+        assert max(pieces) >= expected, (x.shape, w.shape, pieces)
+        pieces.clear()
+        convolution_gradients(out, x, w, stride, padding, (True, True))
+        assert max(pieces) >= expected, (x.shape, w.shape, pieces)
+        x = out
 
 
 # BLAS as its user set it

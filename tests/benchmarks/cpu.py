@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import importlib.util
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -147,7 +148,7 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
     import resource
     if contender not in ("tinyres", "im2col", "dezero"):
         import torch
-        torch.set_num_threads(CORES)
+        torch.set_num_threads(int(os.environ.get("OPENBLAS_NUM_THREADS", CORES)))
     plain = tr.backend.plain() if contender == "im2col" else contextlib.nullcontext()
     kept = tr.fast.memory_kept() if contender in ("tinyres", "im2col") else contextlib.nullcontext()
     with plain, kept:  # as in tinyres.training.train

@@ -31,6 +31,11 @@ def begin() -> None:
           f"PyTorch {_version('torch')}; Python {platform.python_version()}", flush=True)
 
 
+def again(*arguments: str, **variables: str) -> None:
+    """Run this benchmark with other arguments in a process of its own, with these variables set."""
+    subprocess.run([sys.executable, sys.argv[0], *arguments], env={**os.environ, **variables}, check=True)
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -23,7 +23,8 @@ from .sliced import of_gradients
 from .threads import parallel_map
 
 BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them as they lie, uncopied
-MAX_BYTES = 2**20  # pixels with neighbours are made for so many images at a time as stay in a core's cache
+MAX_BYTES = 2**21  # of pixels with neighbours in a slice of images: as many as a core's cache can hold
+MIN_SLICES = 4  # where MAX_BYTES makes fewer; many small slices cost more than further threads bring
 
 
 def is_3x3_same(w: Array, stride: Pair, padding: Pair) -> bool:
@@ -131,5 +132,5 @@ def drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:
 
 def _slices(x: numpy.ndarray) -> Iterator[slice]:
     N, H, W, C = x.shape
-    images = max(1, MAX_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize))
+    images = max(1, min(MAX_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize), -(-N // MIN_SLICES)))
     return (slice(n, min(n + images, N)) for n in range(0, N, images))

@@ -33,7 +33,8 @@ MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
 MAX_KERNEL_BYTES = 2**20  # of the kernel's gradient at all points: more than that is not added up in a cache
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
-MIN_SLICES = 16  # work for eight threads; with one image each, two threads take up to a tenth longer
+# where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
+MIN_SLICES = 8
 BLOCK = 2048  # columns
 
 B = numpy.array([[4, 0, 0, 0, 0, 0],
@@ -183,8 +184,8 @@ def _tiles(image: numpy.ndarray) -> numpy.ndarray:
 
 
 def _slices(first: int, last: int, x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
-    """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 16 slices where N allows
-    it."""
+    """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 8 slices where N
+    allows it."""
     N, H, W, _ = x.shape
     tiles = MAX_PRODUCT // (w.shape[2] * w.shape[3])
     images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))

@@ -1,0 +1,157 @@
+"""What each further core gives: training steps at 1, 2, ... threads beside PyTorch, and each layer beside its
+floor.
+
+    python tests/benchmarks/cores.py                 needs PyTorch: pip install torch; some minutes per thread
+    count python tests/benchmarks/cores.py --threads 1 2 4
+
+Each contender at each number of threads is a process of its own; tinyres and PyTorch take turns, and figures
+are
+medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is the
+time that its products, Winograd's transforms among them, take at the rate of a large product of as many
+threads,
+or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their floor come
+first, by the time that the step would gain. runs/cores.png shows seconds per step against threads.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cpu
+import measuring
+import numpy
+
+import tinyres as tr
+from tinyres import plot
+from tinyres.conv import convolution_gradients, convolve
+from tinyres.fast import memory_kept
+from tinyres.fast.threads import core_count, parallel_map, thread_count
+from tinyres.ops import rectify, relu_gradient
+from tinyres.optim import sgd_update
+from tinyres.tensor import sum_of_two
+
+BATCH_SIZE, ROUNDS = 32, 5
+STEPS = {"paper's network, batch 32": (cpu.PAPER, 32, True),
+         "1 block, 16-32-64, batch 128": (cpu.SMALL, 128, True)}
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """The median time of a call, after a quarter of a second of calls that do not count."""
+    start = time.perf_counter()
+    while time.perf_counter() < start + 0.25:
+        work()
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def rates() -> tuple[float, float]:
+    """(floating-point operations, bytes copied) per millisecond, all threads."""
+    a = numpy.ones((2048, 2048), "float32")
+    source = numpy.ones((16, 2**21), "float32")
+    target = numpy.empty_like(source)
+    out = numpy.empty_like(a)
+    product = milliseconds(lambda: numpy.matmul(a, a, out=out))
+    copy = milliseconds(lambda: parallel_map(lambda i: numpy.copyto(target[i], source[i]), range(16)))
+    return 2 * len(a) ** 3 / product, 2 * source.nbytes / copy
+
+
+def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float, float]]:
+    """(name, how often in the paper's network, measured, floor) of every kind of layer, milliseconds."""
+    rng, rows = numpy.random.default_rng(0), []
+
+    def array(*shape: int) -> numpy.ndarray:
+        return rng.standard_normal(shape, "float32")
+
+    for count, side, C, O, stride in ((1, 32, 3, 16, 1), (1, 32, 16, 64, 1), (17, 32, 64, 64, 1),  # noqa: E741
+                                      (1, 32, 64, 128, 2), (17, 16, 128, 128, 1), (1, 16, 128, 256, 2),
+                                      (17, 8, 256, 256, 1)):
+        x, w, pair = array(BATCH_SIZE, side, side, C), array(3, 3, C, O), (stride, stride)
+        g = array(BATCH_SIZE, side // stride, side // stride, O)
+        pixels, first = g.size // O, C == 3
+        if convolve.choose(x, w, pair, (1, 1)).__name__ == "convolve_winograd":
+            products = 2 * 36 * (pixels // 16) * C * O
+            x_transform, g_transform = (2 * 36 * k * (pixels // 16) * c for k, c in ((36, C), (16, O)))
+            forward = products + x_transform + g_transform
+            backward = 2 * products + 2 * x_transform + g_transform
+        else:
+            forward = 2 * pixels * 9 * C * O
+            backward = forward * (1 if first else 2)
+        needs_grad, name = (not first, True), f"{side}x{side}x{C} -> {O}, stride {stride}"
+        arguments = x, w, pair, (1, 1)
+        rows.append((f"{name}, forward", count, milliseconds(lambda: convolve(*arguments)),  # noqa: B023
+                     forward / operations))
+        rows.append((f"{name}, backward", count,
+                     milliseconds(lambda: convolution_gradients(g, *arguments, needs_grad)),  # noqa: B023
+                     backward / operations))
+    for side, C in ((32, 64), (16, 128), (8, 256)):
+        x, g = array(BATCH_SIZE, side, side, C), array(BATCH_SIZE, side, side, C)
+        for count, arrays, kernel, arguments in ((18, 3, sum_of_two, (x, g)), (9, 2, rectify, (x,)),
+                                                 (9, 3, relu_gradient, (g, x))):
+            measured = milliseconds(lambda: kernel(*arguments))  # noqa: B023
+            rows.append((f"{side}x{side}x{C}, {kernel.__name__}", count, measured,
+                         arrays * x.nbytes / bytes_copied))
+    weights = [parameter.numpy() for parameter in tr.models.cifar_net().parameters()]
+    others = [[array(*w.shape) for w in weights] for _ in range(2)]
+    measured = milliseconds(lambda: sgd_update(weights, *others, 1e-9, 0.9, 1e-4))
+    rows.append(("SGD, 13.5 million weights", 1, measured, 5 * sum(w.nbytes for w in weights) / bytes_copied))
+    return rows
+
+
+def floor_table() -> None:
+    """The table of layers at this process's number of threads."""
+    with memory_kept():
+        operations, bytes_copied = rates()
+        rows = layers(operations, bytes_copied)
+    print(f"\n{thread_count()} threads: products {operations / 1e6:.0f} GFLOP/s, copies "
+          f"{bytes_copied / 1e6:.0f} GB/s\n{'layer, batch 32':<38}{'times':>6}{'ms':>8}{'floor':>8}"
+          f"{'ratio':>7}{'above it, ms per step':>24}")
+    for name, count, measured, floor in sorted(rows, key=lambda row: row[1] * (row[3] - row[2])):
+        print(f"{name:<38}{count:>6}{measured:>8.2f}{floor:>8.2f}{measured / floor:>7.1f}"
+              f"{count * (measured - floor):>24.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=list(range(1, core_count() + 1)))
+    parser.add_argument("--floors", action="store_true", help="only the table of layers")
+    args = parser.parse_args()
+    if args.floors:
+        floor_table()
+        return
+    measuring.begin()
+    panels = []
+    for name, arguments in STEPS.items():
+        print(f"\n{name + ', ms per step':<38}{'threads':>8}{'tinyres':>9}{'speed-up':>9}{'PyTorch':>9}"
+              f"{'speed-up':>9}{'ratio':>7}")
+        seconds: dict[str, list[float]] = {"tinyres": [], "channels_last": []}
+        for threads in args.threads:
+            os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+            figures = cpu.measure(cpu.network, arguments, ROUNDS, tuple(seconds),
+                                  times=5 if "1 block" in name else 1)
+            for contender, values in seconds.items():
+                values.append(figures[contender][0])
+            ours, theirs = seconds.values()
+            print(f"{'':<38}{threads:>8}{1000 * ours[-1]:>9.1f}{ours[0] / ours[-1]:>9.2f}"
+                  f"{1000 * theirs[-1]:>9.1f}{theirs[0] / theirs[-1]:>9.2f}{ours[-1] / theirs[-1]:>7.2f}",
+                  flush=True)
+        lines = [plot.Line(args.threads, values, label)
+                 for label, values in zip(("tinyres", "PyTorch"), seconds.values(), strict=True)]
+        panels.append(plot.Panel(lines, name, "threads", "seconds per step", log_y=True))
+    for threads in args.threads:
+        measuring.again("--floors", OPENBLAS_NUM_THREADS=str(threads))
+    Path("runs").mkdir(exist_ok=True)
+    plot.save("runs/cores.png", panels)
+    print("\nruns/cores.png")
+
+
+if __name__ == "__main__":
+    main()
