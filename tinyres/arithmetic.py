@@ -1,8 +1,8 @@
 """The operators + - * / ** @ on tensors, each beside its vector-Jacobian product.
 
 g is the gradient of the loss with respect to the result. Operands broadcast as in NumPy; numbers and arrays
-may stand on either side. An operand of another dtype or library is a TypeError: nothing is converted
-silently.
+may stand on either side. Numbers, lists and integer arrays take the tensor's dtype; floats of another dtype,
+or arrays of another library, are a TypeError.
 """
 from __future__ import annotations
 

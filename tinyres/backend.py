@@ -3,9 +3,11 @@
 Every other file asks `xp_of(array)` which library an array belongs to and calls that library's functions,
 which have the same names in both. New arrays (weights, batches) are made in the library chosen by `use`.
 
-Kernels are the few functions on arrays that take nearly all of the time, written as plainly as can be and
-marked `@kernel`. Files in `fast/` may register variants that compute the same faster where they apply; the
-files up to `optim` neither know of them nor need them.
+Kernels (not those of a convolution, which are called w here) are the few functions on arrays that take nearly
+all of the time. What is written in the core, as plainly as can be and marked `@kernel`, is a reference
+implementation, the kernel's definition. Files in `fast/` may register optimized ones, its variants, with the
+condition under which they apply; calling a kernel dispatches to one of them. The core neither knows nor needs
+them.
 """
 from __future__ import annotations
 
@@ -90,7 +92,10 @@ def to_numpy(array: Array) -> numpy.ndarray:
 
 
 class Kernel:
-    """A function on arrays, given by its definition, for which faster variants may stand in."""
+    """A function on arrays, given by its definition, for which faster variants may stand in.
+
+    It takes positional arguments only.
+    """
 
     def __init__(self, definition: Callable[..., Any]) -> None:
         self.definition = definition
@@ -98,7 +103,11 @@ class Kernel:
         functools.update_wrapper(self, definition)
 
     def variant(self, applies: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function for the arguments to which it applies, ahead of those before it."""
+        """Register the decorated function for all arguments of which `applies` says so.
+
+        The variant registered last is tried first. The docstring of `applies` says for which arrays, with
+        the library's name, and that of the variant why it pays: `python -m tinyres.fast` prints them.
+        """
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.variants.insert(0, (applies, function))
             return function
@@ -136,5 +145,5 @@ def setting(variable: ContextVar[bool], value: bool) -> Iterator[None]:
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-    """Within this context every kernel computes by its definition, to run, time and debug the textbook."""
+    """Within this context, and in this thread, every kernel computes by its definition: the textbook."""
     return setting(_plain, True)

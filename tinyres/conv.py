@@ -21,7 +21,7 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0) -> Tensor:
     """Convolution without bias (cross-correlation, as in every framework): x (N, H, W, C) -> (N, OH, OW, O).
 
-    w: kernel, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
+    w: weights, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
     zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise.
     Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
     fit into the padded image, or stride or padding is not an integer (stride >= 1, padding >= 0).
@@ -42,7 +42,7 @@ def convolve(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """The convolution: x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O)."""
     windows = _windows(_pad(x, padding), w.shape, stride)
     matrix = w.reshape(-1, w.shape[3])
-    columns = windows.reshape(-1, len(matrix))
+    columns = windows.reshape(-1, len(matrix))  # the one copy: KH KW times the image
     return (columns @ matrix).reshape(*windows.shape[:3], w.shape[3])
 
 
@@ -65,10 +65,10 @@ def _input_gradient(g: Array, x_shape: tuple[int, ...], w: Array, stride: Pair, 
     KH, KW, _, O = w.shape  # noqa: E741
     padded = xp_of(g).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), g.dtype)
     windows = _windows(padded, w.shape, stride)
-    columns = (g.reshape(-1, O) @ w.reshape(-1, O).T).reshape(windows.shape)
+    columns_gradient = (g.reshape(-1, O) @ w.reshape(-1, O).T).reshape(windows.shape)
     for i in range(KH):  # windows overlap, but at one position (i, j) no two of them see the same pixel
         for j in range(KW):
-            windows[:, :, :, i, j] += columns[:, :, :, i, j]
+            windows[:, :, :, i, j] += columns_gradient[:, :, :, i, j]  # a view: this adds into padded
     return padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
 
 

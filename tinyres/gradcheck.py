@@ -12,8 +12,9 @@ from .tensor import Tensor, no_grad
 def gradcheck(fn: Callable[..., Tensor], *tensors: Tensor, step: float = 1e-5, seed: int = 0) -> float:
     """The largest relative error of the gradients that `backward` gives for fn(*tensors), over the tensors.
 
-    fn must return one Tensor. Its result is contracted with a random cotangent, so that one backward pass
-    checks every output. For each tensor that requires a gradient the derivative is computed by central
+    fn must return one Tensor. Its result is multiplied by random numbers of its shape, the cotangent, and
+    summed to a scalar, so that one backward pass, which starts from them, checks every output. For each
+    tensor that requires a gradient the derivative is computed by central
     differences with the given step, one entry at a time, and the error is ||analytic - numerical|| /
     max(||analytic||, ||numerical||, 1e-8). That the forward pass is right needs a test of its own.
     Raises TypeError unless the tensors are float64: in float32 rounding drowns the difference.

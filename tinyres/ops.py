@@ -2,7 +2,7 @@
 
 Each one computes its result with the array's own library and returns it as a Tensor together with its
 vector-Jacobian product, forward and backward side by side. g is the gradient of the loss with respect to the
-result. An x that is no Tensor is a TypeError.
+result. Functions marked `@kernel` work on arrays, all others on Tensors; an x that is none is a TypeError.
 """
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ class Optimizer:
         self.state: dict[str, Array] = {}
 
     def step(self) -> None:
-        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        """Move every parameter, in place, by its `.grad` from the last `backward`, None if it had no part in
+        it."""
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def zeros(self, name: str) -> list[Array]:

@@ -1,9 +1,10 @@
 """Tensor: an array that remembers how it was computed, so that gradients can flow back through it.
 
 Every operation returns `Tensor(out, parents=(a, b), vjp=...)`. The function `vjp` (vector-Jacobian product)
-takes the gradient of the loss with respect to `out` and returns the gradients with respect to each parent.
-That is the whole of automatic differentiation: `backward` walks the graph from the loss to the leaves and
-calls them in turn. For example, y = a * b is
+takes the gradient of the loss with respect to `out` and returns a tuple with one gradient for each parent, of
+its shape and dtype, or None for a parent that needs none. That is the whole of automatic differentiation:
+`backward` walks the graph from the loss to the leaves, the tensors that no operation computed, such as
+weights, and calls each vjp in turn. For example, y = a * b is
 
     y = Tensor(a.data * b.data, parents=(a, b), vjp=lambda g: (g * b.data, g * a.data))
 """
@@ -25,7 +26,7 @@ _recording: ContextVar[bool] = ContextVar("recording", default=True)  # False un
 
 @kernel
 def sum_of_two(a: Array, b: Array) -> Array:
-    """a + b, with broadcasting."""
+    """a + b, with broadcasting. Here, and not in arithmetic.py, because `backward` adds gradients too."""
     return a + b
 
 
@@ -87,13 +88,14 @@ class Tensor:
             element, and is then 1.
 
         `.grad` is replaced, not added to: calling backward twice gives the same answer, and there is nothing
-        to set to zero between steps. To accumulate over several losses, add the losses.
+        to set to zero between steps. To accumulate over several losses, add the losses. Tensors that an
+        operation computed get no `.grad`, and leaves outside this graph keep theirs.
         Raises RuntimeError without a graph, ValueError for a grad of the wrong shape, dtype or library.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that no leaf with requires_grad=True leads to, "
                                "or that was computed under no_grad()")
-        root = self.node or self
+        root = self.node or self  # a leaf stands for itself in the graph
         gradients = {id(root): self._initial_gradient(grad)}
         _check_gradient(gradients[id(root)], root, "the grad given to backward()")
         for node in _topological_order(root):

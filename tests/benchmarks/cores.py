@@ -136,7 +136,7 @@ def main() -> None:
         for threads in args.threads:
             os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
             figures = cpu.measure(cpu.network, arguments, ROUNDS, tuple(seconds),
-                                  times=5 if "1 block" in name else 1)
+                                  times=30 if "1 block" in name else 3)
             for contender, values in seconds.items():
                 values.append(figures[contender][0])
             ours, theirs = seconds.values()

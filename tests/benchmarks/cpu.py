@@ -216,7 +216,7 @@ def main() -> None:
         if args.only in name:
             with_dezero = dezero_installed and ("batch 32" in name or "(b)" in name)
             figures = measure(network, arguments, args.rounds, CONTENDERS[:None if with_dezero else -1],
-                              times=5 if "(b)" in name else 1)
+                              times=30 if "(b)" in name else 3 if "batch 32" in name else 1)
             report(name + ", ms", {contender: 1000 * seconds for contender, (seconds, _) in figures.items()})
             if "128" in name and "(a)" in name:
                 report("(e) its peak memory, MiB", {name: peak for name, (_, peak) in figures.items()})
