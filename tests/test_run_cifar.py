@@ -51,7 +51,8 @@ def test_resume_and_evaluate(straight, tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "100000", "--out", str(tmp_path)]
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
+               "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step "):
@@ -66,7 +67,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
 
 def test_a_closed_terminal_saves_too(tmp_path):
     """SIGHUP, when an ssh session ends, with nobody left to read what is printed."""
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "100000", "--out", str(tmp_path)]
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
+               "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not process.stdout.readline().startswith("step "):
         pass
@@ -79,7 +81,8 @@ def test_a_closed_terminal_saves_too(tmp_path):
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--steps", "300", "--out", str(tmp_path)]
+    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "300",
+               "--out", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     while not process.stdout.readline().startswith("step "):
