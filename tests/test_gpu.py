@@ -5,7 +5,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.fast import capture, gpu, precision
+from tinyres.fast import capture, gpu, gpu_conv, precision
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -81,3 +81,25 @@ def test_matmul(dtype, tolerance, turned):
     assert abs(out.get() - expected).max() < tolerance * abs(expected).max()
     with pytest.raises(ValueError, match="do not fit"):
         gpu.matmul(out, out, out)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("C", [2, 4, 8])
+@pytest.mark.parametrize("offset", [1, 2, 3, 4, 6])
+def test_views_that_start_anywhere(dtype, C, offset):
+    """A word of the kernels that copy pixels is 2 to 16 bytes, and must lie at a multiple of that."""
+    import cupy
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal((2, 6, 5, C)).astype(dtype), rng.standard_normal((3, 3, C, 4)).astype(dtype)
+    memory = cupy.empty(x.size + offset, dtype)
+    view = memory[offset:].reshape(x.shape)
+    view[...] = cupy.asarray(x)
+    assert view.data.ptr % gpu_conv._units(view)[0] == 0
+    leaves = [tr.Tensor(array, requires_grad=True) for array in (view, cupy.asarray(w))]
+    expected = [tr.Tensor(array.astype("float64"), requires_grad=True) for array in (x, w)]
+    for operands in (leaves, expected):
+        out = tr.conv2d(*operands, padding=1)
+        tr.sum(out * out).backward()
+    tolerance = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
+    for got, want in zip(leaves, expected, strict=True):
+        assert difference(tr.backend.to_numpy(got.grad).astype("float64"), want.grad) < tolerance

@@ -115,6 +115,7 @@ def on_numpy(kernels, monkeypatch):
     """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu_conv, "_launch", kernels)
+    monkeypatch.setattr(gpu_conv, "_address", lambda array: array.ctypes.data)
     monkeypatch.setattr(gpu, "matmul", product)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 

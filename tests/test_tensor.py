@@ -1,3 +1,4 @@
+import functools
 import gc
 import operator
 import weakref
@@ -257,7 +258,32 @@ def test_backward_needs_a_gradient_of_the_right_kind(xp):
         a.backward(xp.ones(2, "float32"))
 
 
-def test_a_faulty_operation_is_found(xp):
-    a = random(xp, 2)
-    with pytest.raises(ValueError, match="computed by an operation"):
-        tr.Tensor(a.data * 2, parents=(a,), vjp=lambda g: (g[:1],)).backward(xp.ones(2))
+def faulty(x, answer):
+    """An operation whose vjp returns `answer(g)`."""
+    return tr.Tensor(x.data * 2, parents=(x,), vjp=lambda g: answer(g))
+
+
+@pytest.mark.parametrize("answer, error, message", [
+    (lambda g: (g[:1],), ValueError, r"computed by faulty has shape \(1,\)"),
+    (lambda g: (g.astype("float32"),), ValueError, "computed by faulty .* dtype float32"),
+    (lambda g: (None,), TypeError, r"computed by faulty is a NoneType: expected an array of shape \(2,\)"),
+    (lambda g: g, TypeError, r"vjp of faulty returned ndarray: expected a tuple of 1, .* such as \(g,\)"),
+    (lambda g: (g, g), TypeError, "vjp of faulty returned a tuple of 2: expected a tuple of 1"),
+])
+def test_a_faulty_operation_is_named(xp, answer, error, message):
+    with pytest.raises(error, match=message):
+        faulty(random(xp, 2), answer).backward(xp.ones(2))
+
+
+def test_a_vjp_without_a_name_is_told_of_too(xp):
+    x = random(xp, 2)
+    with pytest.raises(TypeError, match="the vjp of an operation returned"):
+        tr.Tensor(x.data * 2, parents=(x,), vjp=functools.partial(lambda x, g: g, x)).backward(xp.ones(2))
+
+
+def test_operands_of_two_dtypes_are_told_the_remedy():
+    x, w = tr.Tensor(numpy.zeros(2)), tr.Tensor(numpy.zeros(2, "float32"))
+    with pytest.raises(TypeError, match=r"\(2,\) is float64, the second \(2,\) is float32 .* "
+                                        r"tr.astype\(x, 'float32'\)"):
+        x * w
+    assert (tr.astype(x, "float32") * w).dtype == "float32"

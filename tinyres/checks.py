@@ -40,7 +40,8 @@ def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[
                         "tr.backend.use(...)")
     if a.dtype != b.dtype:
         raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, the second {b.shape} is "
-                        f"{b.dtype}: convert one with .astype(...) before making the Tensor")
+                        f"{b.dtype} (NumPy's numbers are float64 unless told otherwise): convert one, as in "
+                        f"tr.astype(x, '{min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)}')")
     try:
         broadcast and numpy.broadcast_shapes(a.shape, b.shape)
     except ValueError:
@@ -141,7 +142,7 @@ def labels(name: str, labels: object, logits: Tensor) -> Array:
 
 def parameters(name: str, parameters: Iterable[object]) -> list[Tensor]:
     """One or more tensors that require a gradient."""
-    parameters = list(parameters)
+    parameters = list(parameters) if isinstance(parameters, Iterable) else []
     if not parameters or not all(getattr(p, "requires_grad", False) for p in parameters):
         raise ValueError(f"{name}: expected at least one parameter, each a Tensor with requires_grad=True: "
                          "pass model.parameters()")

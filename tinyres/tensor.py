@@ -103,10 +103,10 @@ class Tensor:
             if isinstance(node, Tensor):  # a leaf
                 node.grad = backend.xp_of(gradient).array(gradient)  # a copy: others may hold the same array
                 continue
-            for parent, parent_gradient in zip(node.parents, node.vjp(gradient), strict=True):
+            for parent, parent_gradient in zip(node.parents, node.gradients(gradient), strict=True):
                 if not parent.requires_grad:
                     continue
-                _check_gradient(parent_gradient, parent, "a gradient computed by an operation")
+                _check_gradient(parent_gradient, parent, f"a gradient computed by {node.operation}")
                 if id(parent) in gradients:  # it was used more than once
                     parent_gradient = sum_of_two(gradients[id(parent)], parent_gradient)
                 gradients[id(parent)] = parent_gradient
@@ -136,6 +136,20 @@ class Node:
         self.parents: tuple[Node | Tensor, ...] = tuple(parent.node or parent for parent in parents)
         self.vjp = vjp
         self.shape, self.dtype, self.library = out.shape, out.dtype, backend.xp_of(out)
+
+    @property
+    def operation(self) -> str:
+        """The name of the function that defined the vjp, for messages."""
+        return getattr(self.vjp, "__qualname__", "an operation").split(".<locals>")[0]
+
+    def gradients(self, g: Array) -> tuple[Array | None, ...]:
+        """What the vjp returns, one gradient for each parent. Raises TypeError if it does not."""
+        gradients = self.vjp(g)
+        if not isinstance(gradients, tuple) or len(gradients) != len(self.parents):
+            got = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
+            raise TypeError(f"the vjp of {self.operation} returned {got}: expected a tuple of "
+                            f"{len(self.parents)}, one gradient for each parent, such as (g,)")
+        return gradients
 
 
 def no_grad() -> contextlib.AbstractContextManager[None]:
@@ -167,6 +181,8 @@ def _parents(node: Node | Tensor) -> Iterator[Node | Tensor]:
 
 def _check_gradient(gradient: Array, node: Node | Tensor, what: str) -> None:
     """Every gradient has its tensor's shape, dtype and library: this finds a faulty operation at once."""
+    if not backend.is_array(gradient) and not isinstance(gradient, numpy.generic):
+        raise TypeError(f"{what} is a {type(gradient).__name__}: expected an array of shape {node.shape}")
     library = backend.xp_of(node.data) if isinstance(node, Tensor) else node.library
     expected = (node.shape, node.dtype, library.__name__)
     got = (gradient.shape, gradient.dtype, backend.xp_of(gradient).__name__)
