@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from tinyres.lessons import depth
+from tinyres.lessons import depth, graph
+from tinyres.plot import PALETTE
 
 
 def size(path):
@@ -32,3 +33,11 @@ def test_depth_keeps_the_gradient_and_loses_the_images(tmp_path):
 ])
 def test_the_fraction_that_differs_between_images(activations, expected):
     assert depth.varying_fraction(activations) == pytest.approx(expected)
+
+
+def test_the_walk_through_a_graph_gives_the_gradients_of_backward(tmp_path, capsys):
+    graph.main(tmp_path)
+    assert capsys.readouterr().out.count("to the last bit") == 2
+    with Image.open(tmp_path / "graph.png") as image:
+        colors = {color for _, color in image.getcolors(2**20)}
+    assert {ImageColor.getrgb(PALETTE[i]) for i in (3, 4, 5)} <= colors  # leaves, operations, gradients
