@@ -21,7 +21,7 @@ from .backend import Array, kernel
 
 VJP = Callable[[Array], "tuple[Array | None, ...]"]
 
-_recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
+recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
 
 
 @kernel
@@ -49,7 +49,7 @@ class Tensor:
         self.data: Array = _as_float_array(data)
         self.grad: Array | None = None
         self.requires_grad, self.node = requires_grad, None
-        if vjp is not None and _recording.get() and any(parent.requires_grad for parent in parents):
+        if vjp is not None and recording.get() and any(parent.requires_grad for parent in parents):
             self.requires_grad, self.node = True, Node(self.data, parents, vjp)
 
     @property
@@ -154,7 +154,7 @@ class Node:
 
 def no_grad() -> contextlib.AbstractContextManager[None]:
     """Within this context operations record no graph: for evaluation, where no gradient is needed."""
-    return backend.setting(_recording, False)
+    return backend.setting(recording, False)
 
 
 def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
