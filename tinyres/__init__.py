@@ -42,11 +42,13 @@ from .tensor import Tensor, no_grad
 
 # isort: split
 from . import datasets, distributed, fast, plot, theory, training
+from .training import accuracy, predict
 
 # `from tinyres import *` leaves Python's own sum, max and abs alone
 __all__ = [
-    "Tensor", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets", "distributed",
-    "exp", "fast", "global_avg_pool2d", "gradcheck", "log", "log_softmax", "matmul", "max_pool2d", "maximum",
-    "mean", "methods", "models", "nn", "no_grad", "optim", "pad", "plot", "relu", "reshape", "sigmoid",
-    "softmax", "softmax_cross_entropy", "sqrt", "stack", "tanh", "theory", "training", "transpose",
+    "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
+    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "log", "log_softmax", "matmul",
+    "max_pool2d", "maximum", "mean", "methods", "models", "nn", "no_grad", "optim", "pad", "plot",
+    "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt", "stack", "tanh",
+    "theory", "training", "transpose",
 ]

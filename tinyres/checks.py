@@ -5,6 +5,7 @@ whose argument it is.
 """
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -38,15 +39,22 @@ def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[
                         f"{b.shape} a {libraries[1]} array: make both with the library chosen by "
                         "tr.backend.use(...)")
     if a.dtype != b.dtype:
-        raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, the second {b.shape} is "
-                        f"{b.dtype} (NumPy's numbers are float64 unless told otherwise): convert one, as in "
-                        f"tr.astype(x, '{min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)}')")
+        wide, dtype = (0, b.dtype) if a.dtype.itemsize > b.dtype.itemsize else (1, a.dtype)
+        raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, {_origin(a)}, the second "
+                        f"{b.shape} is {b.dtype}, {_origin(b)}; NumPy's numbers are float64 unless told "
+                        f"otherwise. Convert the {('first', 'second')[wide]}: x.astype('{dtype}')")
     try:
         broadcast and numpy.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast: counted from the right, "
                          f"each pair of sizes must be equal or one of them 1") from None
     return a, b
+
+
+def _origin(x: Tensor) -> str:
+    if x.node is not None:
+        return f"computed by {x.node.operation}"
+    return "a leaf with requires_grad, such as a weight" if x.requires_grad else "made from an array"
 
 
 def _constant(name: str, value: object, like: object) -> Tensor:
@@ -138,6 +146,37 @@ def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tupl
         raise ValueError(f"{name}: shapes {', '.join(str(x.shape) for x in tensors)} must be equal"
                          + ("" if axis is None else f" but for axis {axis}"))
     return tensors
+
+
+def differentiable(name: str, arguments: tuple[object, ...]) -> tuple[list[object], list[Tensor]]:
+    """Arguments for a function, floats as float64 tensors, and those tensors that require a gradient."""
+    if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
+        arguments = tuple(arguments[0])
+    made = []
+    for x in arguments:
+        if isinstance(x, Real) or backend.is_array(x) and x.dtype.kind == "f":
+            x = Tensor(x if backend.is_array(x) else numpy.array(float(x)), requires_grad=True)
+        if isinstance(x, Tensor) and x.dtype != numpy.float64:
+            raise TypeError(f"{name}: expected float64 tensors, got {x.dtype} of shape {x.shape}: write "
+                            "Tensor(x.numpy().astype('float64'), requires_grad=True)")
+        made.append(x)
+    tensors = [x for x in made if isinstance(x, Tensor) and x.requires_grad]
+    if not tensors:
+        raise ValueError(f"{name}: no argument requires a gradient: make one as Tensor(array, "
+                         "requires_grad=True)")
+    return made, tensors
+
+
+def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
+    """Warn where an error comes with derivatives that differ on the two sides of a point."""
+    jump = abs(right - left)
+    if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
+        index = numpy.unravel_index(jump.argmax(), jump.shape)
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
+                      f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
+                      "can be both, so the error says nothing. Choose a point at a distance from it, as 0.5 "
+                      "instead of 0 for relu", stacklevel=3)
 
 
 def window(name: str, size: object, x: Tensor) -> None:
