@@ -5,7 +5,7 @@ import numpy
 import pytest
 from PIL import Image, ImageColor
 
-from tinyres.lessons import depth, graph
+from tinyres.lessons import chain_rule, convolution, depth, graph, optimizers
 from tinyres.plot import PALETTE
 
 
@@ -41,3 +41,27 @@ def test_the_walk_through_a_graph_gives_the_gradients_of_backward(tmp_path, caps
     with Image.open(tmp_path / "graph.png") as image:
         colors = {color for _, color in image.getcolors(2**20)}
     assert {ImageColor.getrgb(PALETTE[i]) for i in (3, 4, 5)} <= colors  # leaves, operations, gradients
+
+
+def test_the_vjps_by_hand_agree_with_difference_quotients():
+    errors = chain_rule.main()
+    assert len(errors) == 6 and max(errors.values()) < 1e-6
+
+
+def test_im2col_and_the_gradient_as_a_convolution_are_what_conv2d_computes(tmp_path, capsys):
+    results = convolution.main(tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("the same as") == 3 and "DIFFERENT" not in printed
+    assert results["columns"].shape == (9, 9) and results["image_gradient"].shape == (5, 5)
+    assert size(tmp_path / "convolution.png") == (2560, 1220)
+    assert size(tmp_path / "convolution_gradient.png") == (2560, 1160)
+
+
+def test_momentum_and_adam_come_further_than_sgd(tmp_path):
+    (path, sgd), (_, momentum), (adam_path, adam) = optimizers.main(tmp_path).values()
+    assert momentum[-1] < sgd[-1] / 2 and adam[-1] < sgd[-1] / 2
+    assert numpy.all(numpy.diff(numpy.sign(path[:20, 1])) != 0)  # SGD zigzags across the valley
+    assert abs(adam_path[1] - adam_path[0]) == pytest.approx([0.5, 0.5], rel=1e-6)
+    diverged = optimizers.descend(optimizers.optim.SGD, lr=0.051, momentum=0.0)[1]
+    assert diverged[-1] > diverged[0]  # above 2 / 40
+    assert size(tmp_path / "optimizers.png") == (2560, 1760)

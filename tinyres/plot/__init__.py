@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .drawing import Drawing, checked_path, write_png
+from .drawing import Drawing, checked_path, tint, write_png
 from .panel import Line, Panel, draw_panel
 from .style import LINE_HEIGHT, MARGIN, PALETTE, PANEL_HEIGHT, PANEL_WIDTH, STYLES, TITLE_SIZE
 from .text import draw_paragraph, fit
 
-__all__ = ["PALETTE", "STYLES", "Drawing", "Line", "Panel", "save"]
+__all__ = ["PALETTE", "STYLES", "Drawing", "Line", "Panel", "save", "tint"]
 
 
 def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = "") -> None:
