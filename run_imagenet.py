@@ -40,7 +40,8 @@ def main() -> None:
     if args.demo and not args.data.exists():
         print(f"Drawing pictures into {args.data}")
         tr.datasets.save_as_folder(tr.datasets.shapes(**DEMO_IMAGES), args.data)
-    args.data = cli.data_folder(args.data, ["train"])
+    if args.data.exists():
+        args.data = cli.data_folder(args.data, ["train"])
     dataset = tr.datasets.image_folder(args.data, args.workers, args.min_area)
     if args.evaluate:
         network = cli.in_precision(args, build_network(args, dataset, checkpoint))

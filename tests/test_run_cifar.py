@@ -187,3 +187,27 @@ def test_from_the_folder_above_a_clone_of_the_packages_name(tmp_path):
                           text=True)
     assert "tinyres.tensor.Tensor" in done.stdout, done.stderr
     assert 'package-dir = {"" = "."}' in (SCRIPT.parent / "pyproject.toml").read_text()
+
+
+def test_evaluate_and_resume_remember_where_the_data_were(straight, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    out, _ = straight
+    saved = json.loads((out / "config.json").read_text())["data"]
+    assert saved == str(Path("data").absolute())
+    for arguments in ["--evaluate", str(out / "checkpoint.npz")], ["--resume", "--out", str(out)]:
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
+        assert run_cifar.parse_arguments()[0].data == Path(saved)
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments, "--data", "elsewhere"])
+        assert run_cifar.parse_arguments()[0].data == Path("elsewhere")
+
+
+def test_runs_of_other_rates_and_lengths_have_folders_of_their_own(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    names = set()
+    for arguments in [], ["--lr", "0.01"], ["--steps", "9"], ["--epochs", "9"]:
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
+        names.add(run_cifar.parse_arguments()[0].out.name)
+    assert names == {f"cifar10-residual-9x64-128-256-{part}-seed0" for part in (
+        "50000steps-lr0.05", "50000steps-lr0.01", "9steps-lr0.05", "9epochs-lr0.05")}
