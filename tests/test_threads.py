@@ -30,7 +30,8 @@ two_threads = pytest.mark.skipif(threads.thread_count() < 2, reason="needs two c
 
 
 def test_no_more_threads_than_cores():
-    done = subprocess.run([sys.executable, "-c", "from tinyres.fast import threads; print(threads.thread_count())"],
+    program = "from tinyres.fast import threads; print(threads.thread_count())"
+    done = subprocess.run([sys.executable, "-c", program],
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1000"}, capture_output=True, text=True,
                           timeout=120, cwd=Path(__file__).resolve().parent.parent, check=True)
     assert int(done.stdout) <= threads.core_count()
