@@ -18,8 +18,8 @@ from .training import Checkpoint, Run, load_checkpoint, loss_and_error
 from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
-RUNTIME_OPTIONS = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed",
-                   "workers")
+RUNTIME_OPTIONS = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "laptop",
+                   "distributed", "workers")
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
 
@@ -54,13 +54,18 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mapping[str, Any],
-          name: Callable[[argparse.Namespace], str]) -> tuple[argparse.Namespace, Checkpoint | None]:
+          name: Callable[[argparse.Namespace], str],
+          laptop: Mapping[str, Any] | None = None) -> tuple[argparse.Namespace, Checkpoint | None]:
     """The settings and, with --resume or --evaluate, the checkpoint whose settings they are.
 
-    paper, demo: settings of the paper's run, the defaults, and those of --demo. name: of a run's folder.
+    paper, demo, laptop: settings of the paper's run, the defaults, and those of --demo and --laptop. name: of
+    a run's folder.
     """
     parser.set_defaults(**paper)
     args = parser.parse_args()
+    if laptop and args.laptop:
+        parser.set_defaults(**laptop)
+        args = parser.parse_args()
     checkpoint = None
     if args.demo:
         if args.resume or args.evaluate or args.distributed:
