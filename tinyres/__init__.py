@@ -27,6 +27,9 @@ from .tensor import Tensor, no_grad
 
 # isort: split
 from . import datasets, distributed, fast, plot, theory, training
+from .pretrained import pretrained
+
+models.pretrained = pretrained  # beside the networks, though it reads a file, which the core does not
 
 __all__ = [
     "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "distributed", "exp", "fast",

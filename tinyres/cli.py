@@ -19,7 +19,7 @@ from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
 RUNTIME_OPTIONS = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "laptop",
-                   "distributed", "workers")
+                   "dry_run", "classify", "pictures", "export", "distributed", "workers")
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
 
@@ -49,6 +49,8 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="take three steps, and say what the whole run would cost in memory and hours")
     parser.add_argument("--demo", action="store_true", help=demo)
     return parser
 
@@ -99,7 +101,7 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
                      f"{len(args.blocks)}")
     if not args.out:
         args.out = Path("runs") / name(args)
-    new = not (args.resume or args.evaluate or args.demo and args.out == demo["out"])
+    new = not (args.resume or args.evaluate or args.dry_run or args.demo and args.out == demo["out"])
     if new and (args.out / "checkpoint.npz").exists():
         parser.error(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
     return args, checkpoint

@@ -1,4 +1,4 @@
-"""The paper's networks, and nothing else."""
+"""The paper's networks, and nothing else. `models.pretrained` is in pretrained.py."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
 
     blocks: residual blocks per stage. widths: channels of each stage; from the second stage on, the first
     block halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
-    weights. initial_scale: of residual blocks, default the paper's (see nn.ResidualBlock). The paper says 13.59 million weights; its Table 1 adds up to the number above.
+    weights. initial_scale: of residual blocks, default the paper's (see nn.ResidualBlock).
+
+    The paper says 13.59 million weights; its Table 1 adds up to the number above.
 
     | layers              | kernel              | stride   | pixels out |
     |---------------------|---------------------|----------|------------|

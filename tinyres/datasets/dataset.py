@@ -51,8 +51,8 @@ class Dataset(NamedTuple):
         Raises ValueError unless that leaves training images.
         """
         if not 1 <= images < len(self.train.labels):
-            raise ValueError(f"{images} images held out: expected from 1 to {len(self.train.labels) - 1}, one "
-                             "less than there are to train on")
+            raise ValueError(f"{images} images held out: expected from 1 to {len(self.train.labels) - 1}, "
+                             "so that one is left to train on")
         first, last = (Split(*(part[rows] for part in self.train)) for rows in
                        (slice(-images), slice(-images, None)))
         return self._replace(train=first, test=last)

@@ -1,0 +1,42 @@
+"""The trained network that comes along. Its card, data/networks/README.md, says how it was made."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy
+
+from .files import write_atomically
+from .models import ResidualNetwork, cifar_net
+from .training import Checkpoint, load_checkpoint
+
+NETWORK = Path(__file__).resolve().parent.parent / "data" / "networks" / "cifar10-laptop.npz"
+
+
+def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
+    """The network that comes along: (N, 32, 32, 3) standardized images -> (N, 10) logits.
+
+    Class i of CIFAR-10 is `datasets.CIFAR10_CLASSES[i]`; `datasets.augment.standardize` makes the input from
+    uint8 pixels. path: any other network or checkpoint that `run_cifar.py` saved.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds no network of `run_cifar.py`.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    try:
+        blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
+        network = cifar_net(checkpoint.model["projection.matrix"].shape[1], blocks, widths, not plain)
+        network.load_state_dict(checkpoint.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
+    return network
+
+
+def save_network(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's weights alone, in float16: about an eighth of its size. Its settings stay with it.
+
+    Raises OverflowError, and writes nothing, if a weight is too large for float16.
+    """
+    arrays = {f"model/{name}": value.astype(numpy.float16) for name, value in checkpoint.model.items()}
+    if not all(numpy.isfinite(value).all() for value in arrays.values()):
+        raise OverflowError("a weight is above 65504, the largest number in float16")
+    write_atomically(path, lambda file: numpy.savez(file, **arrays, step=numpy.int64(checkpoint.step),
+                                                    config=numpy.array(json.dumps(checkpoint.config))))
