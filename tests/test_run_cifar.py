@@ -144,3 +144,17 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
     assert "already holds a run" in run(*SMALL, "--steps", "30", "--out", str(out), ok=False)
     assert "started with lr 0.05" in run("--resume", "--out", str(out), "--lr", "0.1", ok=False)
     assert "at step 30 already" in run("--resume", "--out", str(out), "--backend", "numpy", ok=False)
+
+
+def test_the_laptops_settings_and_their_cost():
+    printed = run("--laptop", "--dataset", "shapes", "--dry-run", "--backend", "numpy")
+    assert "1,157,040 trainable weights, batches of 64" in printed
+    assert "14,000 steps  about" in printed and "an estimate" in printed
+
+
+def test_held_out_images_take_the_place_of_test_images(tmp_path):
+    printed = run(*SMALL, "--steps", "2", "--held-out", "100", "--schedule", "one-cycle",
+                  "--initial-scale", "0.3", "--out", tmp_path)
+    assert "9,900 training and 100 held-out images" in printed
+    assert "held-out error" in run("--evaluate", tmp_path / "checkpoint.npz", "--backend", "numpy")
+    assert "10000 images held out" in run(*SMALL, "--held-out", "10000", "--out", tmp_path / "other", ok=False)

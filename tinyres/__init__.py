@@ -26,10 +26,9 @@ from .ops import (
 from .tensor import Tensor, no_grad
 
 # isort: split
-from . import datasets, distributed, fast, plot, theory, training
-from .pretrained import pretrained
+from . import datasets, distributed, fast, plot, pretrained, theory, training
 
-models.pretrained = pretrained  # beside the networks, though it reads a file, which the core does not
+models.pretrained = pretrained.pretrained  # beside the networks, though the core reads no files
 
 __all__ = [
     "Tensor", "astype", "avg_pool2d", "backend", "conv2d", "datasets", "distributed", "exp", "fast",

@@ -33,10 +33,12 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
 def save_network(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint's weights alone, in float16: about an eighth of its size. Its settings stay with it.
 
-    Raises OverflowError, and writes nothing, if a weight is too large for float16.
+    Raises ValueError, and writes nothing, if a weight is too large for float16.
     """
+    largest = float(numpy.finfo(numpy.float16).max)
+    for name, value in checkpoint.model.items():
+        if abs(value).max() > largest:
+            raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
     arrays = {f"model/{name}": value.astype(numpy.float16) for name, value in checkpoint.model.items()}
-    if not all(numpy.isfinite(value).all() for value in arrays.values()):
-        raise OverflowError("a weight is above 65504, the largest number in float16")
     write_atomically(path, lambda file: numpy.savez(file, **arrays, step=numpy.int64(checkpoint.step),
                                                     config=numpy.array(json.dumps(checkpoint.config))))
