@@ -157,4 +157,5 @@ def test_held_out_images_take_the_place_of_test_images(tmp_path):
                   "--initial-scale", "0.3", "--out", tmp_path)
     assert "9,900 training and 100 held-out images" in printed
     assert "held-out error" in run("--evaluate", tmp_path / "checkpoint.npz", "--backend", "numpy")
-    assert "10000 images held out" in run(*SMALL, "--held-out", "10000", "--out", tmp_path / "other", ok=False)
+    refused = run(*SMALL, "--held-out", "10000", "--out", tmp_path / "other", ok=False)
+    assert "10000 images held out: expected from 1 to 9999" in refused

@@ -196,7 +196,8 @@ def how_to_train(args: argparse.Namespace, checkpoint: Checkpoint | None,
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:
     """Every setting that is not the paper's."""
-    return "; ".join(f"{name.replace('_', ' ')} {getattr(args, name)} (paper: {'its own' if value is None else value})"
+    return "; ".join(f"{name.replace('_', ' ')} {getattr(args, name)} "
+                     f"(paper: {'its own' if value is None else value})"
                      for name, value in paper.items() if getattr(args, name) != value) or "nothing"
 
 
