@@ -37,8 +37,8 @@ def small_checkpoint(residual: bool = True) -> Checkpoint:
 
 
 def test_confusion_counts_pairs_of_true_and_predicted():
-    counts = confusion_matrix(numpy.array([0, 0, 1, 2]), numpy.array([0, 2, 1, 0]), 3)
-    assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    counts = confusion_matrix(numpy.array([0, 0, 1, 2, 0]), numpy.array([0, 2, 1, 0, 2]), 3)
+    assert counts.tolist() == [[1, 0, 2], [0, 1, 0], [1, 0, 0]]
 
 
 def test_the_worst_mistake_is_the_surest():
