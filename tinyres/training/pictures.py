@@ -12,6 +12,7 @@ from ..datasets.augment import standardize
 from ..datasets.dataset import Split
 from ..datasets.loader import evaluation_batches
 from ..models import ResidualNetwork
+from ..more_ops import softmax
 from ..nn import Module
 from ..tensor import Tensor, no_grad
 
@@ -22,15 +23,8 @@ RIGHT, WRONG = "#0072B2", "#D55E00"
 def probabilities(model: Module, split: Split) -> numpy.ndarray:
     """What the model thinks of each image of a split: (N, classes), each row summing to 1."""
     with no_grad():
-        logits = [model(Tensor(images)).numpy() for images, _ in
-                  evaluation_batches(split, split.evaluation_batch_size)]
-    return softmax(numpy.concatenate(logits))
-
-
-def softmax(logits: numpy.ndarray) -> numpy.ndarray:
-    """(N, classes) -> probabilities."""
-    powers = numpy.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+        return numpy.concatenate([softmax(model(Tensor(images))).numpy() for images, _ in
+                                  evaluation_batches(split, split.evaluation_batch_size)])
 
 
 def confusion_matrix(labels: numpy.ndarray, predictions: numpy.ndarray, classes: int) -> numpy.ndarray:
@@ -140,7 +134,7 @@ def _if_identity(network: ResidualNetwork, x: Tensor, blocks: int) -> numpy.ndar
     """The probabilities (classes,) if the blocks after the first so many added nothing to x."""
     for block in network.blocks[blocks:]:
         x = block.shortcut(x)
-    return softmax(network.classify(x).numpy())[0]
+    return softmax(network.classify(x)).numpy()[0]
 
 
 def _sizes(x: Tensor) -> numpy.ndarray:
