@@ -180,7 +180,7 @@ def test_batch_normalization_against_its_formula(xp):
     check(lambda x: layer.eval()(x), expected, x)
     assert list(before) == ["weight", "bias", "running_mean", "running_variance"]
     assert all((layer.state_dict()[name] == value).all() for name, value in before.items())
-    with pytest.raises(ValueError, match=r"expected \(N, H, W, 3\), got \(2, 1, 1, 4\)"):
+    with pytest.raises(ValueError, match=r"^BatchNorm2d: expected \(N, H, W, 3\), got \(2, 1, 1, 4\)"):
         layer(random(xp, 2, 1, 1, 4))
     with pytest.raises(ValueError, match="needs two values or more"):
         layer.train()(random(xp, 1, 1, 1, 3))

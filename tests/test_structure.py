@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tinyres"
 CORE = ["backend", "tensor", "checks", "arithmetic", "ops", "conv", "gradcheck", "more_ops", "methods",
         "layer_checks", "module", "more_layers", "nn", "models", "optim"]
 ROOMS = [*CORE, "fast", "files", "plot", "datasets", "distributed", "training", "pretrained", "theory",
-         "lessons", "cli", "experiments"]
+         "lessons", "options", "cli", "experiments"]
 MAX_LINES = 300
 # One section of the paper each: theorems, proofs and what they need of one another read better in one piece.
 LONGER = {"theory.linear", "theory.expressivity"}

@@ -218,7 +218,7 @@ def test_matmul_of_wrong_shapes(xp, shapes):
 def test_mixed_dtypes_are_refused(xp):
     a, b = tr.Tensor(xp.zeros((2, 2), "float32")), tr.Tensor(xp.zeros((2, 2)))
     for op in [*BINARY, operator.matmul]:
-        with pytest.raises(TypeError, match="first operand .* is float32, the second .* is float64"):
+        with pytest.raises(TypeError, match="first operand .* is float32, .* the second .* is float64"):
             op(a, b)
 
 
@@ -281,8 +281,8 @@ def test_a_vjp_without_a_name_is_told_of_too(xp):
 
 def test_operands_of_two_dtypes_are_told_where_each_came_from():
     x, w = tr.Tensor(numpy.zeros((2, 3))), tr.nn.Linear(3, 2).weight
-    with pytest.raises(TypeError, match=r"float64, made from an array, the second \(3, 2\) is float32, a "
-                                        r"leaf with requires_grad, .* Convert the first: x.astype\('float32'\)"):
+    with pytest.raises(TypeError, match=r"float64, made from an array, the second \(3, 2\) is float32, a leaf"
+                                        r" with requires_grad, .* Convert the first: x.astype\('float32'\)"):
         x @ w
     with pytest.raises(TypeError, match="float32, computed by multiply, .* Convert the second"):
         (w.T * 2) + numpy.zeros((2, 3))

@@ -123,7 +123,7 @@ def _watched(call: Callable[..., Any]) -> Callable[..., Any]:
                 error.layer, error.text = self, str(error)
             name = next((name for name, module in self.named_modules() if module is error.layer), "")
             place = f"{name} ({type(error.layer).__name__})" if name else type(error.layer).__name__
-            error.args = (f"{place}: {error.text}",)
+            error.args = (error.text if error.text.startswith(f"{place}: ") else f"{place}: {error.text}",)
             raise
         if isinstance(out, Tensor):
             self.__dict__["out_shape"] = out.shape

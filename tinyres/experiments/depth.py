@@ -26,6 +26,7 @@ import numpy
 
 from .. import backend, cli, datasets, models, optim, plot
 from ..datasets import Dataset, Split
+from ..options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
 from ..training import Run, evaluate, load_checkpoint, read_metrics, train
 
 HELD_OUT = 5000  # training images on which learning rates are compared
@@ -221,26 +222,29 @@ def print_table(experiment: Experiment, results: Results) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tinyres.experiments.depth", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=cli.positive_int, nargs="+", default=[1, 2, 4, 9], metavar="N",
-                        help="residual blocks per stage; default: 1 2 4 9")
-    parser.add_argument("--widths", type=cli.positive_int, nargs="+", default=[16, 32, 64], metavar="N",
-                        help="channels of each stage; default: 16 32 64")
-    parser.add_argument("--epochs", type=cli.positive_int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=128, metavar="N", help="default: 128")
-    parser.add_argument("--lrs", type=cli.positive_float, nargs="+", default=[0.05, 0.02], metavar="LR",
-                        help="learning rates to choose from; default: 0.05 0.02")
-    parser.add_argument("--seeds", type=cli.non_negative_int, nargs="+", default=[0, 1], metavar="N",
-                        help="default: 0 1")
-    parser.add_argument("--weight-decay", type=cli.fraction, default=1e-4, help="default: 0.0001")
-    parser.add_argument("--initial-scale", type=cli.positive_float, default=0.3, metavar="X",
-                        help="of residual blocks, see nn.ResidualBlock; default: 0.3")
-    parser.add_argument("--dataset", choices=DATASETS, default="cifar10")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR")
-    parser.add_argument("--out", type=Path, default=Path("runs/depth"), metavar="DIR")
+    parser = Parser(prog="python -m tinyres.experiments.depth", description=__doc__, formatter_class=Help)
+    parser.add_argument("--blocks", type=positive_int, nargs="+", default=[1, 2, 4, 9], metavar="N",
+                        help="residual blocks per stage")
+    parser.add_argument("--widths", type=positive_int, nargs="+", default=[16, 32, 64], metavar="N",
+                        help="channels of each stage")
+    parser.add_argument("--epochs", type=positive_int, default=8, metavar="N", help="of each run")
+    parser.add_argument("--batch-size", type=positive_int, default=128, metavar="N", help="images per step")
+    parser.add_argument("--lrs", type=positive_float, nargs="+", default=[0.05, 0.02], metavar="LR",
+                        help="learning rates to choose from")
+    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[0, 1], metavar="N",
+                        help="of weights and batches")
+    parser.add_argument("--weight-decay", type=fraction, default=1e-4, help="times the weights, added to the "
+                        "gradient")
+    parser.add_argument("--initial-scale", type=positive_float, default=0.3, metavar="X",
+                        help="of residual blocks, see nn.ResidualBlock")
+    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="what to learn")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
+                        help="the folder of the data sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/depth"), metavar="DIR",
+                        help="for checkpoints and pictures")
     parser.add_argument("--results", type=Path, metavar="FILE", help="default: results.jsonl in --out")
-    parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto")
+    parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto",
+                        help="the array library; auto: CuPy if a GPU works")
     return parser.parse_args()
 
 
