@@ -190,6 +190,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
         kind, widths = "plain" if args.plain else "residual", "-".join(map(str, args.widths))
         return f"{args.dataset}-{kind}-{args.blocks}x{widths}-{cli.length_and_rate(args)}-seed{args.seed}"
 
+    parser.set_defaults(**PAPER)  # for --help
     known = parser.parse_known_args()[0]
     if (known.classify or known.pictures) and not known.evaluate:
         parser.set_defaults(evaluate=NETWORK)

@@ -31,8 +31,8 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
 
 
 def save_network(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's weights alone, in float16: a quarter of its size. Its settings stay with it, but for the
-    place of the data.
+    """Write a checkpoint's weights alone, in float16: a quarter of its size. Its settings stay with it, but
+    for where its data were.
 
     Raises ValueError, and writes nothing, if a weight is too large for float16.
     """
