@@ -138,3 +138,11 @@ def test_a_star_import_leaves_pythons_functions_alone():
     exec("from tinyres import *", names)
     assert not {"sum", "max", "abs"} & names.keys() and names["relu"] is tr.relu
     assert {name for name in names if not name.startswith("_")} == set(tr.__all__)
+
+
+def test_argmax_gives_indices_and_a_missing_method_says_what_to_write():
+    x = tr.Tensor([[1.0, 3.0], [5.0, 2.0]])
+    assert x.argmax(1).tolist() == [1, 0] and x.argmax() == 2
+    for name, hint in ("exp", r"tr\.exp\(x\)"), ("view", "reshape"), ("absent", "no 'absent'$"):
+        with pytest.raises(AttributeError, match=hint):
+            getattr(x, name)

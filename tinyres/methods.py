@@ -34,7 +34,18 @@ def transpose(x: Tensor, *axes: Any) -> Tensor:
     return ops.transpose(x, axes[0] if axes and not isinstance(axes[0], int) else axes or None)
 
 
-Tensor.reshape, Tensor.transpose = reshape, transpose
+def argmax(x: Tensor, axis: int | None = None) -> Array:
+    """Where the largest value is, an array of indices: no gradient goes through it."""
+    return x.data.argmax(axis)
+
+
+def _missing(x: Tensor, name: str) -> Any:
+    hint = {"view": ": x.reshape(...)", "flatten": ": x.reshape(len(x), -1)", "pow": ": x ** 2"}.get(
+        name, f": tr.{name}(x)" if hasattr(more_ops, name) or hasattr(ops, name) else "")
+    raise AttributeError(f"a Tensor has no {name!r}{hint}")
+
+
+Tensor.reshape, Tensor.transpose, Tensor.argmax, Tensor.__getattr__ = reshape, transpose, argmax, _missing
 
 
 # Values out of a tensor, as Python and NumPy ask for them. None of these is recorded.

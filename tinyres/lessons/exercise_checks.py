@@ -25,8 +25,8 @@ def _same(got: object, expected: Array, what: str) -> None:
     assert is_array(got) or isinstance(got, numpy.generic), f"{what} is a {type(got).__name__}, not an array"
     assert got.shape == expected.shape, f"{what} has shape {got.shape}, expected {expected.shape}"
     assert numpy.allclose(got, expected, rtol=1e-4, atol=1e-6), (
-        f"{what} has wrong values: {numpy.ravel(got)[:4].round(4).tolist()}..., expected "
-        f"{numpy.ravel(expected)[:4].round(4).tolist()}...")
+        f"{what} has wrong values: {numpy.ravel(got)[:4].astype(float).round(4).tolist()}..., expected "
+        f"{numpy.ravel(expected)[:4].astype(float).round(4).tolist()}...")
 
 
 def _gradients(function: Callable[..., Tensor], *tensors: Tensor) -> None:
@@ -82,7 +82,8 @@ def topological_order(f: Callable[..., Any]) -> None:
     a, constant = _tensor(2), Tensor(numpy.ones(2))
     b = product(a, constant)
     root = product(product(b, a), b).node
-    order = list(f(root))
+    order = f(root)
+    assert isinstance(order, list), f"it returned a {type(order).__name__}, not a list"
     assert order and order[0] is root, "root must come first"
     assert len(order) == len(set(map(id, order))), "a node is listed twice: remember which you have seen"
     places = {id(node): place for place, node in enumerate(order)}
