@@ -192,6 +192,14 @@ def network(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence
                          f"{num_classes}")
 
 
+class NotFinite(FloatingPointError):
+    """An array of a step is not finite. name: which one; remedy: what to do."""
+
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"{name} is not finite. {remedy}")
+        self.name, self.remedy = name, remedy
+
+
 def load(owner: str, arrays: Mapping[str, Array], state: Mapping[str, numpy.ndarray]) -> None:
     """Copy a saved state into arrays, in place. Nothing is changed unless all names, shapes and kinds fit."""
     missing, unknown = sorted(arrays.keys() - state.keys()), sorted(state.keys() - arrays.keys())

@@ -13,7 +13,7 @@ from . import backend, distributed
 from .fast import capture, precision
 from .models import ResidualNetwork
 from .nn import Module
-from .optim import SGD
+from .optim import SGD, Optimizer
 from .training import Checkpoint, Run, load_checkpoint, loss_and_error
 from .training.curves import Metrics
 
@@ -165,17 +165,20 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
                          "go on")
 
 
-def build_optimizer(args: argparse.Namespace, network: Module, checkpoint: Checkpoint | None) -> SGD:
-    """The optimizer that the settings describe, with a checkpoint's velocities if there is one."""
-    optimizer = SGD(network.parameters(), args.lr, args.momentum, args.weight_decay)
-    if checkpoint:
-        optimizer.load_state_dict(checkpoint.optimizer)
-    return optimizer
-
-
 def in_precision(args: argparse.Namespace, network: ResidualNetwork) -> Module:
     """The network as it computes in the precision that the settings ask for."""
     return precision.Float16(network) if args.precision == "float16" else network
+
+
+def build_optimizer(args: argparse.Namespace, model: Module, checkpoint: Checkpoint | None) -> Optimizer:
+    """The optimizer that the settings describe for a model from `in_precision`, with a checkpoint's state."""
+    optimizer = SGD(model.parameters(), args.lr, args.momentum, args.weight_decay)
+    if isinstance(model, precision.Float16):
+        optimizer = precision.ScaledOptimizer(optimizer, model)
+    if checkpoint:  # which may come from another precision
+        optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
+                                   if name in optimizer.state or name not in precision.SCALE_STATE})
+    return optimizer
 
 
 def how_to_train(args: argparse.Namespace, checkpoint: Checkpoint | None,
