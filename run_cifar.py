@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
     return train(model, optimizer, schedule, dataset,
-                 **cli.how_to_train(args, checkpoint, group))
+                 **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def demo(args: argparse.Namespace) -> None:

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
     return train(model, optimizer, schedule, dataset,
-                 **cli.how_to_train(args, checkpoint, group))
+                 **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:

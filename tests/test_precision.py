@@ -93,7 +93,7 @@ def test_activations_that_overflow_are_reported_with_the_layers_name(scaled):
     model.network.blocks[1].conv1.weight.data[...] = 6e4
     with numpy.errstate(all="ignore"):
         model.network.blocks[0].conv2.weight.data[...] = 0.1
-        with pytest.raises(FloatingPointError, match="the output of blocks.1.conv1, in float16, is not finite"):
+        with pytest.raises(FloatingPointError, match="output of blocks.1.conv1, in float16, is not finite"):
             step(model, optimizer, numpy.nan)
     assert float(model.loss_scale) == precision.LOSS_SCALE and len(before) == len(bytes_of(model, optimizer))
 

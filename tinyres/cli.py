@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import numpy
+
 from . import backend, distributed
+from .datasets import Dataset
 from .fast import capture, precision
 from .models import ResidualNetwork
 from .nn import Module
 from .optim import SGD, Optimizer
-from .training import Checkpoint, Run, load_checkpoint, loss_and_error
+from .training import Checkpoint, Run, load_checkpoint, loss_and_error, trial
 from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
@@ -181,13 +184,20 @@ def build_optimizer(args: argparse.Namespace, model: Module, checkpoint: Checkpo
     return optimizer
 
 
-def how_to_train(args: argparse.Namespace, checkpoint: Checkpoint | None,
+def how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, checkpoint: Checkpoint | None,
                  group: distributed.Group) -> dict[str, Any]:
-    """What the settings say of a run to `train`: run, steps, batch_size, compute."""
+    """What the settings say of a run to `train`: run, steps, batch_size, compute. On a GPU, tries some steps
+    and says what the run will need; raises RuntimeError if that is more memory than there is."""
     run = Run(args.out, settings(args), seed=args.seed, step=checkpoint.step if checkpoint else 0,
               evaluate_every=args.evaluate_every, group=group)
-    return dict(run=run, steps=args.steps, batch_size=args.batch_size,
-                compute=capture.captured(loss_and_error) if args.capture else loss_and_error)
+    compute = capture.captured(loss_and_error) if args.capture else loss_and_error
+    if backend.current() is not numpy:
+        images, _ = dataset.test.evaluation_batch(numpy.arange(1))
+        text = trial.describe(model, compute, images.shape[1:], args.batch_size // group.size,
+                              args.steps - run.step, args.precision + ", captured" * args.capture)
+        if group.rank == 0:
+            print(text)
+    return dict(run=run, steps=args.steps, batch_size=args.batch_size, compute=compute)
 
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:

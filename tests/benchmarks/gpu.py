@@ -33,8 +33,8 @@ except ImportError:
     torch = None
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
-# Bytes that a residual block moves, counted in images of its output (fast/gpu_conv.py): each of its two
-# convolutions reads 1 and writes 3, then three products, one for each third of the windows, read all 3 each
+# Bytes that a residual block moves, counted in images of its output (fast/gpu_conv.py): each of its
+# two convolutions reads 1 and writes 3, then three products, one for each third of the windows, read all 3 each
 # and write 1 between them; back does so with its gradient, adds an edge (2), and for the kernel three products
 # read all 3 again, and 1; relu (2 + 3), sum (3) and the sum of gradients (3).
 IMAGES_PER_BLOCK = 2 * ((1 + 3 + 3 * 3 + 1) * 2 + 2 + (3 * 3 + 1)) + 11

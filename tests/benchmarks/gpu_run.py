@@ -104,7 +104,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "tf32", "float16"], default="tf32")
     parser.add_argument("--no-capture", dest="capture", action="store_false")
     parser.add_argument("--steps", type=int, default=PAPER_STEPS)
-    parser.add_argument("--prepare", metavar="COMMAND", help="writes CIFAR-10 into data/; run where it is absent")
+    parser.add_argument("--prepare", metavar="COMMAND",
+                        help="writes CIFAR-10 into data/; run where it is absent")
     return parser.parse_args()
 
 

@@ -118,7 +118,8 @@ class ScaledOptimizer(Optimizer):
         super().__init__(optimizer.parameters, optimizer.lr)
         self.optimizer, self.model = optimizer, model
         self.good_steps: Array = xp_of(model.loss_scale).zeros((), "float32")
-        self.state = optimizer.state | dict(zip(SCALE_STATE, (model.loss_scale, self.good_steps), strict=True))
+        scale_state = model.loss_scale, self.good_steps
+        self.state = optimizer.state | dict(zip(SCALE_STATE, scale_state, strict=True))
 
     def step(self) -> None:
         """Move the parameters, or, if a gradient is not finite, halve the scale.

@@ -42,8 +42,8 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
 
     images: standardized, (N, H, W, C) float32. labels: (N,). group: the processes that take the step
     together.
-    Raises NotFinite if, on NumPy, an array is not finite or, in float16, an activation, before the weights are
-    moved.
+    Raises NotFinite if, on NumPy, an array is not finite or, in float16, an activation, before the weights
+    are moved.
     """
     with numpy.errstate(all="ignore"):  # _check_finite says it better
         loss, error = compute(model, images, labels)
