@@ -5,7 +5,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.fast import capture, gpu, gpu_conv, precision
+from tinyres.fast import capture, gpu, gpu_block, gpu_conv, precision
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -24,6 +24,8 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     xp = tr.backend.use(backend)
     precision.use(products)
     network = tr.models.cifar_net(blocks=2, widths=(16, 32, 64))
+    if backend == "cupy":
+        gpu_block.arrange(network)
     network = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)

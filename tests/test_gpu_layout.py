@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_conv
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_sgd
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -159,20 +159,22 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_the_kernels_compile(architecture):
+@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_sgd], ids=["gpu_conv", "gpu_block", "gpu_sgd"])
+def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc
     packages = Path(cupy.__file__).parent.parent
     roots = [Path(cupy.cuda.get_cuda_path() or "/usr/local/cuda"), *packages.glob("nvidia/*")]
     options = [f"--gpu-architecture={architecture}", "--std=c++14", *(f"-I{root}/include" for root in roots)]
-    program = nvrtc.createProgram(gpu_conv.SOURCE.read_text(), "gpu_conv.cu", [], [])
-    for name in gpu_conv.NAMES:
+    source = module.SOURCE if isinstance(module.SOURCE, str) else module.SOURCE.read_text()
+    program = nvrtc.createProgram(source, "kernels.cu", [], [])
+    for name in module.NAMES:
         nvrtc.addNameExpression(program, name)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     code = nvrtc.getCUBIN(program)
-    for name in gpu_conv.NAMES:
+    for name in module.NAMES:
         lowered = nvrtc.getLoweredName(program, name)
         assert (lowered if isinstance(lowered, bytes) else lowered.encode()) in code

@@ -13,7 +13,7 @@ import numpy
 
 from . import backend, distributed
 from .datasets import Dataset
-from .fast import capture, precision
+from .fast import capture, gpu_block, precision
 from .models import ResidualNetwork
 from .nn import Module
 from .optim import SGD, Optimizer
@@ -169,7 +169,9 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
 
 
 def in_precision(args: argparse.Namespace, network: ResidualNetwork) -> Module:
-    """The network as it computes in the precision that the settings ask for."""
+    """The network as it computes in the precision that the settings ask for; arranged for a GPU on one."""
+    if backend.current() is not numpy:
+        gpu_block.arrange(network)
     return precision.Float16(network) if args.precision == "float16" else network
 
 

@@ -38,7 +38,7 @@ import tinyres as tr
 if why := tr.backend.why_no_gpu():
     sys.exit(f"PREFLIGHT FAILED: {why}")
 import cupy
-from tinyres.fast import capture, precision
+from tinyres.fast import capture, gpu_block, precision
 from tinyres.training import loss_and_error, training_step
 runtime = cupy.cuda.runtime
 free, total = runtime.memGetInfo()
@@ -50,6 +50,8 @@ def losses(backend, products="float32", captured=False):
     xp = tr.backend.use(backend)
     precision.use(products)
     network = tr.models.cifar_net(blocks=1, widths=(16, 32, 64))
+    if backend == "cupy":
+        gpu_block.arrange(network)
     model = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(model.parameters(), 0.02, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)

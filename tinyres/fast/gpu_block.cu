@@ -31,13 +31,15 @@ __device__ void put(Value* stack, Value value, unsigned row, unsigned h, unsigne
     if (last) stack[here + after] = zero; else stack[here + next + before] = value;
 }
 
-// A stack of an image (N, H, W, units).
+// A stack of an image (N, H, W, units), or of its relu.
 template <typename Number, unsigned WIDTH, bool BACKWARD>
 __global__ void stack_image(const Number* __restrict__ image, Number* __restrict__ stack, unsigned rows,
-                            unsigned H, unsigned W, unsigned units) {
+                            unsigned H, unsigned W, unsigned units, unsigned relu) {
     typedef Unit<Number, WIDTH> Value;
     FOR_EACH_UNIT {
         Value value = ((const Value*)image)[(row * W + w) * units + unit];
+        for (unsigned j = 0; j < WIDTH; j++)
+            if (relu && value.number[j] < Number(0)) value.number[j] = Number(0);
         put<BACKWARD>((Value*)stack, value, row, h, H, w, W, unit, units);
     }
 }
@@ -67,24 +69,9 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
         Value value;
         for (unsigned j = 0; j < WIDTH; j++) {
             Sum b = Sum(beside.number[j]);
-            bool keep = then == 1 ? sum[j] > Sum(0) : then != 3 || b > Sum(0);
-            if (then == 1 && sum[j] != sum[j]) keep = true;  // a nan stays one
+            bool keep = then == 1 ? !(sum[j] < Sum(0)) : then != 3 || b > Sum(0);  // a nan stays one
             value.number[j] = Number(keep ? then == 2 ? sum[j] + b : sum[j] : Sum(0));
         }
         put<BACKWARD>((Value*)stack, value, row, h, H, w, W, unit, units);
-    }
-}
-
-// The sum over chunks of kernel gradients (chunks, kw, C, kh, O) as (kh, kw, C, O), in the chunks' order.
-template <typename Number, typename Sum>
-__global__ void add_chunks(const Sum* __restrict__ chunks, Number* __restrict__ gradient, unsigned count,
-                           unsigned C, unsigned O) {
-    for (unsigned row = blockIdx.x; row < 9 * C; row += gridDim.x) {  // kw, c and kh, in this order
-        unsigned kh = row % 3, kw_c = row / 3;
-        for (unsigned o = threadIdx.x; o < O; o += blockDim.x) {
-            Sum sum = 0;
-            for (unsigned i = 0; i < count; i++) sum += chunks[(i * 9 * C + row) * O + o];
-            gradient[(kh * 3 * C + kw_c) * O + o] = Number(sum);
-        }
     }
 }

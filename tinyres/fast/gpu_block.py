@@ -12,8 +12,9 @@ What is left is to add three partial sums for each pixel. The same pass adds the
 gradient, and stores the result with its neighbours, ready for the next product (gpu_block.cu).
 
 Why it is faster: what counts on a GPU is bytes moved. Forward, a convolution moves 12 images where the three
-products of overlapping windows in gpu_conv.py move 14, backward 18 where they move 26, in 6 launches instead
-of 12, and relu, the sum and their gradients cost no pass of their own. cuBLAS sees large matrices without gaps.
+products of overlapping windows in gpu_conv.py move 14, backward 18 where they move 26, in 7 launches where
+they take 12, and relu, the sum and their gradients cost no pass of their own. cuBLAS sees large matrices
+without gaps.
 
 The tensor of the block's output is a view of the middle pixels of its stack. So what a block returns must not
 be written to: its neighbours would not know.
@@ -29,6 +30,8 @@ from weakref import WeakValueDictionary
 import numpy
 
 from ..backend import Array
+from ..conv import convolution_gradients, convolve
+from ..models import ResidualNetwork
 from ..nn import residual_sum
 from ..tensor import Tensor
 from . import gpu
@@ -44,46 +47,65 @@ SOURCE = Path(__file__).with_suffix(".cu")
 NAMES = [name for dtype in TYPES for width in (1, 16 // numpy.dtype(dtype).itemsize)
          for back in ("false", "true")
          for name in (f"stack_image<{TYPES[dtype]}, {width}, {back}>",
-                      f"combine<{TYPES[dtype]}, {SUMS[dtype]}, {width}, {back}>")
-         ] + [f"add_chunks<{TYPES[dtype]}, {SUMS[dtype]}>" for dtype in TYPES]
+                      f"combine<{TYPES[dtype]}, {SUMS[dtype]}, {width}, {back}>")]
 NOTHING, RELU, ADD, WHERE_POSITIVE = range(4)  # what `_combine` does to the sums
 
-# the stacks that are alive, by the address of their first middle pixel, which is that of the tensor's array
-_stacks: dict[bool, WeakValueDictionary[int, Array]] = {False: WeakValueDictionary(), True: WeakValueDictionary()}
+# the stacks that are alive, of images and of gradients, by the address of their first middle pixel
+_stacks: dict[bool, WeakValueDictionary[int, Array]] = {
+    False: WeakValueDictionary(), True: WeakValueDictionary()}
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, w1: Tensor, w2: Tensor, stride: int) -> bool:
-    """tensors on CuPy, blocks of stride 1"""
-    return gpu.cupy_arrays(x.data) and stride == 1 and x.data.size > 0
+    """tensors on CuPy, fewer than 2**30 numbers in an image of the batch"""
+    return gpu.cupy_arrays(x.data) and 0 < max(x.data.size, shortcut.data.size) < 2**30
 
 
 @residual_sum.variant(cupy_block)
 def residual_sum_fused(shortcut: Tensor, x: Tensor, w1: Tensor, w2: Tensor, stride: int) -> Tensor:
-    """relu and the sum are in the passes between the products; half the launches and memory traffic"""
-    m1, m2 = _as_matrix(w1.data), _as_matrix(w2.data)
-    x_stack, base = _stacked(x.data, False), shortcut.data
-    y_stack = _combine(_product(x_stack, m1), RELU)
-    out = _combine(_product(y_stack, m2), ADD, x_stack if shortcut is x else base)
+    """relu and the sum are in the passes between the products; less than half the launches"""
+    m2, strides, padding = _as_matrix(w2.data), (stride, stride), (1, 1)
+    if stride == 1:
+        x_stack, m1 = _stacked(x.data, False), _as_matrix(w1.data)
+        y_stack = _combine(_product(x_stack, m1), RELU)
+    else:
+        y_stack = _stack(convolve(x.data, w1.data, strides, padding), relu=True)
+    out = _combine(_product(y_stack, m2), ADD, x_stack if shortcut is x else shortcut.data)
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        g_stack = _stacked(g, True)
-        grad_w2 = _kernel_gradient(y_stack, g_stack, w2) if w2.requires_grad else None
+        g_stack, grad_x, grad_w1, grad_w2 = _stacked(g, True), None, None, None
+        if w2.requires_grad:
+            grad_w2 = _kernel_gradient(y_stack, g_stack, w2)
         inner = _combine(_product(g_stack, m2.T), WHERE_POSITIVE, y_stack, backward=True)
-        grad_w1 = _kernel_gradient(x_stack, inner, w1) if w1.requires_grad else None
-        if not x.requires_grad:
-            grad_x = None
-        elif shortcut is x:
-            grad_x = _middle(_combine(_product(inner, m1.T), ADD, g_stack, backward=True))
+        if stride > 1:
+            grad_x, grad_w1 = convolution_gradients(_middle(inner), x.data, w1.data, strides, padding,
+                                                    (x.requires_grad, w1.requires_grad))
         else:
-            grad_x = _middle(_combine(_product(inner, m1.T), NOTHING, backward=True))
+            if w1.requires_grad:
+                grad_w1 = _kernel_gradient(x_stack, inner, w1)
+            if x.requires_grad:
+                then, other = (ADD, g_stack) if shortcut is x else (NOTHING, None)
+                grad_x = _middle(_combine(_product(inner, m1.T), then, other, backward=True))
         return (grad_x, grad_w1, grad_w2) if shortcut is x else (g, grad_x, grad_w1, grad_w2)
 
     return Tensor(_middle(out), parents=(x, w1, w2) if shortcut is x else (shortcut, x, w1, w2), vjp=vjp)
 
 
+def arrange(network: ResidualNetwork) -> None:
+    """Keep the kernels that become matrices in memory as such, so that no step has to copy them."""
+    for block in network.blocks:
+        for weight in [block.conv1.weight] * (block.stride == 1) + [block.conv2.weight]:
+            matrix = _as_matrix(weight.data)
+            weight.data = _from_matrix(matrix, weight.shape)
+
+
 def _as_matrix(w: Array) -> Array:
-    """M, from w (3, 3, C, O): (3C, 3O)."""
+    """M (3C, 3O), from w (3, 3, C, O): a view if w is one of a matrix."""
     return gpu.cupy.ascontiguousarray(w.transpose(1, 2, 0, 3)).reshape(3 * w.shape[2], 3 * w.shape[3])
+
+
+def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
+    """A view of M (3C, 3O) as w (3, 3, C, O)."""
+    return matrix.reshape(3, shape[2], 3, shape[3]).transpose(2, 0, 1, 3)
 
 
 def _product(stack: Array, matrix: Array) -> Array:
@@ -95,7 +117,7 @@ def _product(stack: Array, matrix: Array) -> Array:
 
 
 def _kernel_gradient(x_stack: Array, g_stack: Array, w: Tensor) -> Array:
-    """X^T @ G as (3, 3, C, O): products over chunks of the pixels, enough to keep the GPU busy, then added."""
+    """X^T @ G as (3, 3, C, O): the sum of products over chunks of the pixels, many enough for the GPU."""
     C, O = x_stack.shape[4], g_stack.shape[4]  # noqa: E741
     pixels = x_stack.size // (3 * C)
     chunks = max(1, min(-(-MULTIPROCESSORS * TILE // (9 * C * O)), MAX_CHUNKS, pixels // MIN_ROWS))
@@ -104,14 +126,12 @@ def _kernel_gradient(x_stack: Array, g_stack: Array, w: Tensor) -> Array:
     left, right = (stack.reshape(chunks, pixels // chunks, -1) for stack in (x_stack, g_stack))
     sums = gpu.cupy.empty((chunks, 3 * C, 3 * O), "float32" if w.dtype == "float16" else w.dtype)
     gpu.matmul(left.swapaxes(1, 2), right, sums)
-    gradient = gpu.cupy.empty(w.shape, w.dtype)
-    name = f"add_chunks<{TYPES[w.dtype.name]}, {SUMS[w.dtype.name]}>"
-    _function(name)((9 * C,), (THREADS,), (sums, gradient, *map(numpy.uint32, (chunks, C, O))))
-    return gradient
+    total = sums.sum(axis=0) if chunks > 1 else sums[0]
+    return _from_matrix(total.astype(w.dtype, copy=False), w.shape)
 
 
 def _combine(partial: Array, then: int, other: Array | None = None, backward: bool = False) -> Array:
-    """The stack (N, H, W, 3, C) of what partial sums (N, H, W, 3, C) add up to. other: a stack, or an image."""
+    """The stack (N, H, W, 3, C) of what partial sums of that shape add up to. other: a stack, or an image."""
     if other is not None and other.ndim == 4:
         other = gpu.cupy.ascontiguousarray(other)
     stack = gpu.cupy.empty(partial.shape, partial.dtype)
@@ -130,10 +150,15 @@ def _stacked(image: Array, backward: bool) -> Array:
     stack = _stacks[backward].get(image.data.ptr)
     if stack is not None and _middle(stack).strides == image.strides and _middle(stack).shape == image.shape:
         return stack
+    return _stack(image, backward)
+
+
+def _stack(image: Array, backward: bool = False, relu: bool = False) -> Array:
     image = gpu.cupy.ascontiguousarray(image)
     stack = gpu.cupy.empty((*image.shape[:3], 3, image.shape[3]), image.dtype)
     width, units = _width(image, stack)
-    _launch(f"stack_image<{TYPES[image.dtype.name]}, {width}, {str(backward).lower()}>", (image, stack), units)
+    name = f"stack_image<{TYPES[image.dtype.name]}, {width}, {str(backward).lower()}>"
+    _launch(name, (image, stack), units, int(relu))
     return stack
 
 
@@ -142,8 +167,8 @@ def _middle(stack: Array) -> Array:
 
 
 def _width(*arrays: Array) -> tuple[int, int]:
-    """(numbers in a unit, units in a pixel): units of 16 bytes, if pixels are multiples of that and so are the
-    addresses, else of one number."""
+    """(numbers in a unit, units in a pixel): units of 16 bytes, if pixels and addresses are multiples of
+    that, else of one number."""
     C, itemsize = arrays[0].shape[-1], arrays[0].itemsize
     width = 16 // itemsize
     fits = C % width == 0 and all(array.data.ptr % 16 == 0 for array in arrays)

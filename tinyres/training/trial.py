@@ -34,11 +34,11 @@ def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
         largest = largest_batch(lambda size: _bytes(model, image_shape, size), free)
         remedy = (f"about --batch-size {largest} would" if largest
                   else "no batch would; take fewer --blocks or smaller --widths")
-        raise RuntimeError(f"a step of {batch_size} images does not fit into the {free / GIB:.1f} GiB that "
-                           f"are free on {name}: {remedy}")
+        raise RuntimeError(f"a step of {batch_size} images does not fit into the {free / GIB:.1f} GiB "
+                           f"that are free on {name}: {remedy}")
     used = free - cupy.cuda.runtime.memGetInfo()[0]
-    return (f"{name}, {precision}: {used / GIB:.1f} of {total / GIB:.1f} GiB; {1000 * seconds:.1f} ms a step, "
-            f"so that {steps:,} steps take about {steps * seconds:,.0f} s, evaluations aside")
+    return (f"{name}, {precision}: {used / GIB:.1f} of {total / GIB:.1f} GiB; {1000 * seconds:.1f} ms a "
+            f"step, so that {steps:,} steps take about {steps * seconds:,.0f} s, evaluations aside")
 
 
 def largest_batch(used: Callable[[int], float], free: float) -> int:
