@@ -7,6 +7,7 @@ cuBLAS is stood in for by its definition, applied to memory: column by column, w
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy
 import pytest
 
+import tinyres as tr
+from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
 from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_sgd
 
@@ -115,7 +118,7 @@ def on_numpy(kernels, monkeypatch):
     """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu_conv, "_launch", kernels)
-    monkeypatch.setattr(gpu_conv, "_address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(gpu, "matmul", product)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -153,6 +156,67 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
         if other is not None:
             assert gradient.dtype == dtype
             numpy.testing.assert_allclose(gradient, other, rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def block_kernels(tmp_path_factory):
+    """A function (name, arrays, units, settings...) that runs a kernel of gpu_block.cu on NumPy arrays."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("block_kernels")
+    names = [name for name in gpu_block.NAMES if "half" not in name]
+    calls = []
+    for i, name in enumerate(names):
+        pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
+        number = name.split("<")[1].split(",")[0]
+        parameters = [f"{number}* p{j}" for j in range(pointers)] + [f"unsigned a{j}" for j in range(count)]
+        arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
+        calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) {{ RUN_2D({name}({arguments})); }}')
+    source = folder / "kernels.cpp"
+    source.write_text(f'#include "{HEADER}"\n#include "{gpu_block.SOURCE}"\n' + "\n".join(calls))
+    library = folder / "kernels.so"
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
+    loaded = ctypes.CDLL(str(library))
+
+    def run(name, arrays, units, *settings):
+        assert all(array.flags.c_contiguous for array in arrays)
+        N, H, W = arrays[-1].shape[:3]
+        getattr(loaded, f"kernel_{names.index(name)}")(
+            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
+            *map(ctypes.c_uint, (N * H, H, W, units, *settings)))
+
+    return run
+
+
+@pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
+@pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kernels, C, O, stride, size,  # noqa: E741
+                                                        dtype):
+    monkeypatch.setattr(gpu, "cupy", numpy)
+    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gpu, "matmul", lambda a, b, out: numpy.matmul(a, b, out=out))
+    monkeypatch.setattr(gpu_block, "_launch", block_kernels)
+    monkeypatch.setattr(gpu_block, "MIN_ROWS", 4)
+    rng, results = numpy.random.default_rng(0), []
+
+    def leaf(*shape):
+        return tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
+
+    x = leaf(3, *size, C)
+    shortcut = x if C == O and stride == 1 else leaf(3, *(-(-side // stride) for side in size), O)
+    weights = leaf(3, 3, C, O), leaf(3, 3, O, O), leaf(3, 3, O, O), leaf(3, 3, O, O)
+    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+        y = block(shortcut, x, *weights[:2], stride)
+        out = block(y, y, *weights[2:], 1)  # a second block, which finds the stacks that the first has made
+        tr.sum(out * out).backward()
+        results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
+    for expected, got in zip(*results, strict=True):
+        numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
+                                      * abs(expected).max())
+    del y, out, got, expected, results
+    gc.collect()
+    assert not any(map(len, gpu_block._stacks.values())), "stacks live as long as what is a view of them"
 
 
 # The kernels for a GPU that is not here

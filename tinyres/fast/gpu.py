@@ -33,6 +33,11 @@ DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
 COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
 
 
+def address(array: Array) -> int:
+    """Of an array's first number."""
+    return array.data.ptr
+
+
 def cupy_arrays(*arrays: object) -> bool:
     """CuPy arrays"""
     return backend.xp_of(arrays[0]) is not numpy

@@ -141,13 +141,13 @@ def _combine(partial: Array, then: int, other: Array | None = None, backward: bo
     dtype = partial.dtype.name
     _launch(f"combine<{TYPES[dtype]}, {SUMS[dtype]}, {width}, {str(backward).lower()}>",
             (partial, beside, stack), units, step, start, then)
-    _stacks[backward][_middle(stack).data.ptr] = stack
+    _stacks[backward][gpu.address(_middle(stack))] = stack
     return stack
 
 
 def _stacked(image: Array, backward: bool) -> Array:
     """The stack (N, H, W, 3, C) whose middle an image (N, H, W, C) is, or else a new one."""
-    stack = _stacks[backward].get(image.data.ptr)
+    stack = _stacks[backward].get(gpu.address(image))
     if stack is not None and _middle(stack).strides == image.strides and _middle(stack).shape == image.shape:
         return stack
     return _stack(image, backward)
@@ -171,7 +171,7 @@ def _width(*arrays: Array) -> tuple[int, int]:
     that, else of one number."""
     C, itemsize = arrays[0].shape[-1], arrays[0].itemsize
     width = 16 // itemsize
-    fits = C % width == 0 and all(array.data.ptr % 16 == 0 for array in arrays)
+    fits = C % width == 0 and all(gpu.address(array) % 16 == 0 for array in arrays)
     return (width, C // width) if fits else (1, C)
 
 
