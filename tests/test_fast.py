@@ -168,6 +168,25 @@ def test_winograd_is_as_precise_as_it_says():
     assert out.dtype == "float32" and abs(out - exact).max() < 2e-4
 
 
+@pytest.mark.parametrize("size", [(1, 4, 8), (2, 8, 8), (3, 12, 4)])
+@pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("limits", [(0, 0), (0, 2**30)])
+def test_winograd_point_by_point(monkeypatch, size, needs_grad, limits):
+    """What is done only for kernels that are too large for a cache, on small ones."""
+    monkeypatch.setattr(winograd, "MAX_SUMMED_KERNEL", limits[0])
+    monkeypatch.setattr(winograd, "MAX_SLICED_KERNEL", limits[1])
+    rng = numpy.random.default_rng(0)
+    x, w, g = (rng.standard_normal(shape) for shape in ((*size, 5), (3, 3, 5, 6), (*size, 6)))
+    numpy.testing.assert_allclose(winograd.convolve_winograd(x, w, (1, 1), (1, 1)),
+                                  convolve.definition(x, w, (1, 1), (1, 1)), rtol=1e-10, atol=1e-10)
+    results = (method(g, x, w, (1, 1), (1, 1), needs_grad)
+               for method in (winograd.gradients_winograd, convolution_gradients.definition))
+    for got, expected in zip(*results, strict=True):
+        assert (got is None) == (expected is None)
+        if expected is not None:
+            numpy.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     def variant(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
         x, w = numpy.zeros((1, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)

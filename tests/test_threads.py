@@ -1,6 +1,7 @@
 """Work in threads: results, errors, nesting, NumPy's settings; the same bits with any number of threads."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,14 @@ def test_it_can_be_nested():
 
 
 two_threads = pytest.mark.skipif(threads.thread_count() < 2, reason="needs two cores")
+
+
+def test_no_more_threads_than_cores():
+    program = "from tinyres.fast import threads; print(threads.thread_count())"
+    done = subprocess.run([sys.executable, "-c", program],
+                          env={**os.environ, "OPENBLAS_NUM_THREADS": "1000"}, capture_output=True, text=True,
+                          timeout=120, cwd=Path(__file__).resolve().parent.parent, check=True)
+    assert int(done.stdout) <= threads.core_count()
 
 
 @two_threads
@@ -58,7 +67,7 @@ def test_numpys_errstate_holds_in_all_threads():
 
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
     def gradients() -> list[bytes]:
-        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 96, 160))
+        network = tr.models.cifar_net(blocks=1, widths=(16, 48, 96, 176))
         images = numpy.random.default_rng(0).standard_normal((16, 32, 32, 3), dtype="float32")
         tr.softmax_cross_entropy(network(tr.Tensor(images)), numpy.arange(16) % 10).backward()
         return [parameter.grad.tobytes() for parameter in network.parameters()]

@@ -5,7 +5,7 @@ small products of a network that is the wrong way round: BLAS waits for its slow
 product, and the loops between them keep one core busy. `parallel_map` gives BLAS one thread for its own
 duration, and works on independent slices of a batch side by side, one thread each: NumPy releases Python's
 lock meanwhile. Results are the same, bit for bit, with any number of threads. OPENBLAS_NUM_THREADS or
-OMP_NUM_THREADS, if set, say how many.
+OMP_NUM_THREADS, if set, say how many, up to the number of cores.
 
 Memory. A training step frees its arrays and asks for the same ones again. The C library hands large ones back
 to the system each time and gets new pages, which the system fills with zeros before use: a third of the time
@@ -102,7 +102,7 @@ def thread_count() -> int:
     """How many threads `parallel_map` uses: 1 where BLAS cannot be held, and would use all cores in each."""
     for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
         if os.environ.get(name, "").isdigit():
-            return max(1, int(os.environ[name])) if _blas_functions() else 1
+            return max(1, min(int(os.environ[name]), core_count())) if _blas_functions() else 1
     return core_count() if _blas_functions() else 1
 
 

@@ -19,7 +19,7 @@ matrices go from 1/24 to 8.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy
 
@@ -31,7 +31,9 @@ from .threads import parallel_map
 
 MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
-MAX_KERNEL_BYTES = 2**20  # of the kernel's gradient at all points: more than that is not added up in a cache
+MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient is not added up in a cache
+MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
+TILES = 8  # multiplied at a time where a product is one point's
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
 # where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
 MIN_SLICES = 8
@@ -65,12 +67,21 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
     kernel = _kernel_points(w)
     output_transform = OUTPUT_TRANSFORM.astype(x.dtype)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
+    slices = _slices(x, w)
+    if kernel.nbytes > MAX_SLICED_KERNEL:
+        points = _of_all_images(lambda images: _points(x[images]), slices, x, w.shape[2])
+        products = numpy.empty((len(points), 36, w.shape[3]), x.dtype)
+        parallel_map(lambda i: _multiply_point(points, kernel, products, i), range(36))
 
     def work(images: slice) -> None:
+        if kernel.nbytes > MAX_SLICED_KERNEL:
+            product = products[_tiles_of(images, x)]
+        else:
+            product = _multiply(_points(x[images]), kernel)
         tiles = _tiles(out[images])
-        tiles[...] = (output_transform @ _multiply(_points(x[images]), kernel)).reshape(tiles.shape)
+        tiles[...] = (output_transform @ product).reshape(tiles.shape)
 
-    parallel_map(work, _slices(0, len(x), x, w))
+    parallel_map(work, slices)
     return out
 
 
@@ -78,56 +89,78 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
 def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
                        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """a quarter of the multiplications, for both gradients"""
-    kernel = _kernel_points(w.swapaxes(2, 3))
+    kernel = _kernel_points(w.swapaxes(2, 3)) if needs_grad[0] else None
     output_transform, input_transform = OUTPUT_TRANSFORM.astype(x.dtype), INPUT_TRANSFORM.astype(x.dtype)
     grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
+    C, O = w.shape[2:]  # noqa: E741
+    slices, bytes_of_kernel = _slices(x, w), 36 * C * O * x.itemsize
+    product_by_point = needs_grad[0] and bytes_of_kernel > MAX_SLICED_KERNEL
 
     def points_of_g(images: slice) -> numpy.ndarray:
-        """The points of g, and the gradient of x on the way."""
-        g_points = output_transform.T @ _tiles(g[images]).reshape(-1, 16, g.shape[3])
-        if needs_grad[0]:
-            _add_patches(input_transform.T @ _multiply(g_points, kernel), grad_x[images])
-        return g_points
+        """The points of g, and the gradient of x on the way unless that is done point by point."""
+        points = output_transform.T @ _tiles(g[images]).reshape(-1, 16, O)
+        if needs_grad[0] and not product_by_point:
+            _add_patches(input_transform.T @ _multiply(points, kernel), grad_x[images])
+        return points
 
+    if bytes_of_kernel <= MAX_SUMMED_KERNEL:
+        if not needs_grad[1]:
+            parallel_map(points_of_g, slices)
+            return grad_x, None
+        total = _sum_over_images(points_of_g, slices, x, w)
+    else:  # one product for each point, so that nothing is added up afterwards
+        g_points = _of_all_images(points_of_g, slices, x, O)
+        if needs_grad[1]:
+            x_points = _of_all_images(lambda images: _points(x[images]), slices, x, C)
+            total = numpy.empty((36, C, O), x.dtype)
+        if product_by_point:
+            products = numpy.empty((len(g_points), 36, C), x.dtype)
+
+        def at_point(i: int) -> None:
+            if needs_grad[1]:
+                numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i])
+            if product_by_point:
+                _multiply_point(g_points, kernel, products, i)
+
+        parallel_map(at_point, range(36))
+        if product_by_point:
+            parallel_map(lambda images: _add_patches(input_transform.T @ products[_tiles_of(images, x)],
+                                                     grad_x[images]), slices)
     if not needs_grad[1]:
-        parallel_map(points_of_g, _slices(0, len(x), x, w))
         return grad_x, None
-    add_up = _sum_by_point if kernel.nbytes > MAX_KERNEL_BYTES else _sum_by_image
-    total = add_up(points_of_g, x, w)
     return grad_x, _in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
 
 
-def _sum_by_image(points_of_g: Callable[[slice], numpy.ndarray], x: numpy.ndarray,
-                  w: numpy.ndarray) -> numpy.ndarray:
-    """The kernel's gradient at each point, (36, C, O), where it is small: a sum for each group of images."""
-    def sum_of_group(group: slice) -> numpy.ndarray:
-        total = 0
-        for images in _slices(group.start, group.stop, x, w):
-            g_points = points_of_g(images)
-            total += _points(x[images]).transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
-        return total
+def _sum_over_images(points_of_g: Callable[[slice], numpy.ndarray], slices: list[slice], x: numpy.ndarray,
+                     w: numpy.ndarray) -> numpy.ndarray:
+    """The kernel's gradient at each point, (36, C, O), where it is small: a sum for each group of slices."""
+    def sum_of_group(group: list[slice]) -> numpy.ndarray:
+        return sum(_points(x[images]).transpose(1, 2, 0) @ points_of_g(images).swapaxes(0, 1)
+                   for images in group)
 
-    totals = parallel_map(sum_of_group, _groups(x, w))
+    size = max(1, -(-len(slices) // GROUPS))
+    totals = parallel_map(sum_of_group, [slices[i:i + size] for i in range(0, len(slices), size)])
     # in order, so that the sum is always the same
     return sum(totals[1:], totals[0]) if totals else numpy.zeros((36, *w.shape[2:]), x.dtype)
 
 
-def _sum_by_point(points_of_g: Callable[[slice], numpy.ndarray], x: numpy.ndarray,
-                  w: numpy.ndarray) -> numpy.ndarray:
-    """The same where it is large: one product for each point, so that nothing is added up afterwards."""
-    N, H, W, C = x.shape
-    tiles = H // 4 * (W // 4)
-    x_points = numpy.empty((N * tiles, 36, C), x.dtype)
-    g_points = numpy.empty((N * tiles, 36, w.shape[3]), x.dtype)
-    total = numpy.empty((36, *w.shape[2:]), x.dtype)
+def _of_all_images(points_of: Callable[[slice], numpy.ndarray], slices: list[slice], x: numpy.ndarray,
+                   channels: int) -> numpy.ndarray:
+    """points_of(images) for all slices of images: (tiles, 36, channels)."""
+    N, H, W, _ = x.shape
+    points = numpy.empty((N * (H // 4) * (W // 4), 36, channels), x.dtype)
 
-    def transform(images: slice) -> None:
-        part = slice(images.start * tiles, images.stop * tiles)
-        x_points[part], g_points[part] = _points(x[images]), points_of_g(images)
+    def fill(images: slice) -> None:
+        points[_tiles_of(images, x)] = points_of(images)
 
-    parallel_map(transform, _slices(0, N, x, w))
-    parallel_map(lambda i: numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i]), range(36))
-    return total
+    parallel_map(fill, slices)
+    return points
+
+
+def _tiles_of(images: slice, x: numpy.ndarray) -> slice:
+    """The tiles of a slice of images."""
+    tiles = x.shape[1] // 4 * (x.shape[2] // 4)
+    return slice(images.start * tiles, images.stop * tiles)
 
 
 def _points(x: numpy.ndarray) -> numpy.ndarray:
@@ -163,6 +196,13 @@ def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
     return out
 
 
+def _multiply_point(points: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray, i: int) -> None:
+    """The product at point i alone, for all tiles, as many at a time as OpenBLAS takes without a copy."""
+    tiles = TILES if len(points) % TILES == 0 else max(1, len(points))
+    a, b = (array[:, i].reshape(-1, tiles, array.shape[2]) for array in (points, out))
+    numpy.matmul(a, kernel[i], out=b)
+
+
 def _kernel_points(w: numpy.ndarray) -> numpy.ndarray:
     """G w G^T for every pair of channels: (3, 3, C, O) -> (36, C, O)."""
     return _in_blocks(KERNEL_TRANSFORM, w.reshape(9, -1)).reshape(36, *w.shape[2:])
@@ -183,18 +223,10 @@ def _tiles(image: numpy.ndarray) -> numpy.ndarray:
     return image.reshape(N, H // 4, 4, W // 4, 4, C).swapaxes(2, 3)
 
 
-def _slices(first: int, last: int, x: numpy.ndarray, w: numpy.ndarray) -> Iterator[slice]:
+def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
     """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 8 slices where N
     allows it."""
     N, H, W, _ = x.shape
     tiles = MAX_PRODUCT // (w.shape[2] * w.shape[3])
     images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))
-    return (slice(n, min(n + images, last)) for n in range(first, last, images))
-
-
-def _groups(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
-    """The slices of all images, or where they are many, GROUPS groups of them."""
-    slices = list(_slices(0, len(x), x, w))
-    size = max(1, -(-len(slices) // GROUPS))
-    return [slice(group[0].start, group[-1].stop) for group in
-            (slices[i:i + size] for i in range(0, len(slices), size))]
+    return [slice(n, min(n + images, N)) for n in range(0, N, images)]
