@@ -5,6 +5,7 @@ import numpy
 import pytest
 
 import tinyres as tr
+from tinyres import nn
 from tinyres.fast import capture, gpu, gpu_block, gpu_conv, precision
 from tinyres.training import loss_and_error, training_step
 
@@ -36,7 +37,7 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     losses = []
     for i in range(steps):
         optimizer.lr = 0.05 / (1 + i)
-        loss, _ = training_step(network, optimizer, images, labels, compute=compute)
+        loss, _ = training_step(network, optimizer, images + 0.1 * i, (labels + i) % 10, compute=compute)
         losses.append(float(tr.backend.to_numpy(loss)))
     return losses, numpy.concatenate([p.numpy().ravel() for p in network.parameters()])
 
@@ -102,6 +103,15 @@ def test_views_that_start_anywhere(dtype, C, offset):
     for operands in (leaves, expected):
         out = tr.conv2d(*operands, padding=1)
         tr.sum(out * out).backward()
+    w2 = rng.standard_normal((3, 3, 4, 4)).astype(dtype)
+    for operands, x, w in ((leaves, view, cupy.asarray(w2)),
+                           (expected, x.astype("float64"), w2.astype("float64"))):
+        if C == 4:  # a block whose image, and whose gradient, start there too
+            operands += [tr.Tensor(x, requires_grad=True), *(tr.Tensor(w, requires_grad=True) for _ in range(2))]
+            out = nn.residual_sum(operands[2], *operands[2:], 1)
+            memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)
+            memory[offset:] = out.data.reshape(-1) / 100
+            out.backward(memory[offset:].reshape(x.shape))
     tolerance = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
     for got, want in zip(leaves, expected, strict=True):
         assert difference(tr.backend.to_numpy(got.grad).astype("float64"), want.grad) < tolerance

@@ -169,7 +169,7 @@ def block_kernels(tmp_path_factory):
     for i, name in enumerate(names):
         pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
         number = name.split("<")[1].split(",")[0]
-        parameters = [f"{number}* p{j}" for j in range(pointers)] + [f"unsigned a{j}" for j in range(count)]
+        parameters = [*(f"{number}* p{j}" for j in range(pointers)), *(f"unsigned a{j}" for j in range(count))]
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) {{ RUN_2D({name}({arguments})); }}')
     source = folder / "kernels.cpp"
@@ -196,7 +196,9 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(gpu, "matmul", lambda a, b, out: numpy.matmul(a, b, out=out))
-    monkeypatch.setattr(gpu_block, "_launch", block_kernels)
+    launched = []
+    monkeypatch.setattr(gpu_block, "_launch", lambda name, *arguments: (
+        launched.append(name.split("<")[0]), block_kernels(name, *arguments)))
     monkeypatch.setattr(gpu_block, "MIN_ROWS", 4)
     rng, results = numpy.random.default_rng(0), []
 
@@ -211,6 +213,8 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
         out = block(y, y, *weights[2:], 1)  # a second block, which finds the stacks that the first has made
         tr.sum(out * out).backward()
         results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
+    # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
+    assert launched.count("stack_image") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
     for expected, got in zip(*results, strict=True):
         numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
                                       * abs(expected).max())
