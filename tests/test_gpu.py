@@ -104,10 +104,10 @@ def test_views_that_start_anywhere(dtype, C, offset):
         out = tr.conv2d(*operands, padding=1)
         tr.sum(out * out).backward()
     w2 = rng.standard_normal((3, 3, 4, 4)).astype(dtype)
-    for operands, x, w in ((leaves, view, cupy.asarray(w2)),
-                           (expected, x.astype("float64"), w2.astype("float64"))):
+    there, here = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
+    for operands, x, w in there, here:
         if C == 4:  # a block whose image, and whose gradient, start there too
-            operands += [tr.Tensor(x, requires_grad=True), *(tr.Tensor(w, requires_grad=True) for _ in range(2))]
+            operands += [tr.Tensor(array, requires_grad=True) for array in (x, w, w)]
             out = nn.residual_sum(operands[2], *operands[2:], 1)
             memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)
             memory[offset:] = out.data.reshape(-1) / 100

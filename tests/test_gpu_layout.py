@@ -169,9 +169,11 @@ def block_kernels(tmp_path_factory):
     for i, name in enumerate(names):
         pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
         number = name.split("<")[1].split(",")[0]
-        parameters = [*(f"{number}* p{j}" for j in range(pointers)), *(f"unsigned a{j}" for j in range(count))]
+        parameters = [f"{number}* p{j}" for j in range(pointers)]
+        parameters += [f"unsigned a{j}" for j in range(count)]
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
-        calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) {{ RUN_2D({name}({arguments})); }}')
+        calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
+                     f'{{ RUN_2D({name}({arguments})); }}')
     source = folder / "kernels.cpp"
     source.write_text(f'#include "{HEADER}"\n#include "{gpu_block.SOURCE}"\n' + "\n".join(calls))
     library = folder / "kernels.so"

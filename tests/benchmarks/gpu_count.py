@@ -6,7 +6,7 @@ It needs, in the place of CuPy, a module of that name that computes on the CPU a
 and BYTES (read and written), by name. Products are counted, not computed: each matrix once for each
 product that reads or writes it. Beside the bytes, the milliseconds that they take at 3.35 TB/s, the rate
 of an H100's memory.
---plain: with the definitions only. Captured, the forward and backward pass are one launch of Python's; what is
+--plain: with the definitions only. Captured, forward and backward pass are one launch by Python; what is
 counted here is what the GPU then runs.
 """
 from __future__ import annotations
