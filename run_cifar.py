@@ -82,14 +82,15 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
     dataset = load_dataset(args)
     cli.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, dataset, checkpoint)
-    optimizer = cli.build_optimizer(args, network, checkpoint)
+    model = cli.in_precision(args, network)
+    optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = tr.optim.step_decay(args.lr, args.lr_drops)
     print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
           f"images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(cli.in_precision(args, network), optimizer, schedule, dataset,
-                 **cli.how_to_train(args, checkpoint, group))
+    return train(model, optimizer, schedule, dataset,
+                 **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def demo(args: argparse.Namespace) -> None:
