@@ -25,6 +25,11 @@ DATASETS = {
     "shapes": lambda root: tr.datasets.shapes(),
 }
 
+HELD = {  # what is in the folder of a data set, or was packed
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+}
+
 # Section 4.1 of the paper, and its Table 1 for blocks and widths.
 PAPER = dict(dataset="cifar10", blocks=9, widths=[64, 128, 256], plain=False, steps=50_000, batch_size=128,
              lr=0.05, lr_drops=[30_000, 50_000], momentum=0.9, weight_decay=1e-4)
@@ -56,6 +61,8 @@ def main() -> None:
 def load_dataset(args: argparse.Namespace) -> tr.datasets.Dataset:
     """The data set's uint8 images and labels, in the memory of the device that computes."""
     xp = tr.backend.current()
+    if args.dataset != "shapes":
+        args.data = cli.data_folder(args.data, HELD[args.dataset])
     dataset = DATASETS[args.dataset](args.data)
     return dataset._replace(train=tr.datasets.Split(*map(xp.asarray, dataset.train)),
                             test=tr.datasets.Split(*map(xp.asarray, dataset.test)))
@@ -113,8 +120,9 @@ def print_result(args: argparse.Namespace, metrics: Metrics) -> None:
 
 def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     parser = cli.parser(__doc__, demo="residual against plain, on shapes")
-    parser.add_argument("--dataset", choices=DATASETS, help="default: cifar10")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR")
+    parser.add_argument("--dataset", choices=DATASETS, help="what to learn")
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
+                        help="the folder of the data sets")
     parser.add_argument("--blocks", type=cli.positive_int, metavar="N", help="residual blocks per stage")
     parser.add_argument("--plain", action="store_true", help="without identity: h(x) instead of x + h(x)")
     parser.add_argument("--lr-drops", type=cli.positive_int, nargs="*", metavar="STEP",
@@ -122,7 +130,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
 
     def name(args: argparse.Namespace) -> str:
         kind, widths = "plain" if args.plain else "residual", "-".join(map(str, args.widths))
-        return f"{args.dataset}-{kind}-{args.blocks}x{widths}-seed{args.seed}"
+        return f"{args.dataset}-{kind}-{args.blocks}x{widths}-{cli.length_and_rate(args)}-seed{args.seed}"
 
     return cli.parse(parser, PAPER, DEMO, name)
 

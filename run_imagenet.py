@@ -40,6 +40,8 @@ def main() -> None:
     if args.demo and not args.data.exists():
         print(f"Drawing pictures into {args.data}")
         tr.datasets.save_as_folder(tr.datasets.shapes(**DEMO_IMAGES), args.data)
+    if args.data.exists():
+        args.data = cli.data_folder(args.data, ["train"])
     dataset = tr.datasets.image_folder(args.data, args.workers, args.min_area)
     if args.evaluate:
         network = cli.in_precision(args, build_network(args, dataset, checkpoint))
@@ -109,7 +111,8 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
     parser.add_argument("--min-area", type=cli.positive_float, default=0.08,
                         help="smallest fraction of a picture in a training window; default: 0.08")
     return cli.parse(parser, PAPER, DEMO, lambda args: "-".join(
-        ["imagenet", "x".join(map(str, args.blocks)), "x".join(map(str, args.widths)), f"seed{args.seed}"]))
+        ["imagenet", "x".join(map(str, args.blocks)), "x".join(map(str, args.widths)),
+         cli.length_and_rate(args), f"seed{args.seed}"]))
 
 
 if __name__ == "__main__":

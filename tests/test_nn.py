@@ -1,8 +1,18 @@
 import numpy
 import pytest
+from support.checking import check, random
 
 import tinyres as tr
-from tinyres.nn import Conv2d, Linear, Module, RandomProjection, ResidualBlock
+from tinyres.nn import (
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Linear,
+    Module,
+    RandomProjection,
+    ResidualBlock,
+    Sequential,
+)
 
 
 class Nested(Module):
@@ -102,3 +112,102 @@ def test_loading_is_strict_and_changes_nothing_when_it_fails():
         with pytest.raises(ValueError, match="build the same network"):
             net.load_state_dict(state)
         assert all((value == before[name]).all() for name, value in net.state_dict().items())
+
+
+def test_a_convolution_with_bias(xp):
+    layer, x = Conv2d(3, 4, 3, padding=1, bias=True), tr.Tensor(xp.ones((2, 5, 5, 3), "float32"))
+    without = layer(x).numpy().copy()
+    layer.bias.data[...] = xp.arange(4)
+    numpy.testing.assert_allclose(layer(x).numpy(), without + numpy.arange(4), rtol=1e-6)
+    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+
+
+def test_layers_one_after_the_other():
+    net = Sequential(Linear(3, 4), tr.relu, Linear(4, 2))
+    x = tr.Tensor(numpy.ones((5, 3), "float32"))
+    assert (net(x).data == net.layers[2](tr.relu(net.layers[0](x))).data).all()
+    assert len(net.parameters()) == 4
+    for wrong in [Linear(3, 4)], tr.nn.Linear:
+        with pytest.raises(TypeError, match="Sequential: expected modules or functions"):
+            Sequential(wrong)
+
+
+def test_dropout_keeps_the_mean_in_training_and_does_nothing_in_evaluation(xp):
+    net = Sequential(Dropout(0.25, rng=numpy.random.default_rng(0)))
+    x = tr.Tensor(xp.ones((100, 100), "float32"), requires_grad=True)
+    out = net(x)
+    assert set(out.numpy().ravel().tolist()) == {0.0, numpy.float32(1 / 0.75)}
+    assert abs(out.numpy().mean() - 1) < 0.01 and abs((out.numpy() == 0).mean() - 0.25) < 0.01
+    out.sum().backward()
+    assert (x.grad == out.data).all()
+    assert net.eval()(x) is x
+    assert (net.train()(x).data != out.data).any(), "each call must draw anew"
+    with pytest.raises(ValueError, match="Dropout: p 1"):
+        Dropout(1)
+
+
+def float64(module):
+    for _, tensor in module.named_tensors():
+        tensor.data = tensor.data.astype("float64")
+    return module
+
+
+def test_batch_normalization_against_its_formula(xp):
+    layer, x = float64(BatchNorm2d(3)), random(xp, 4, 5, 2, 3, seed=1)  # not the cotangent
+    layer.weight.data[...], layer.bias.data[...] = xp.array([1.0, 2.0, 3.0]), xp.array([0.5, 0.0, -1.0])
+    values = x.numpy()
+    mean, variance = values.mean((0, 1, 2)), values.var((0, 1, 2))
+    scale, shift = layer.weight.numpy(), layer.bias.numpy()
+    check(lambda x, *_: layer(x), (values - mean) / numpy.sqrt(variance + 1e-5) * scale + shift,
+          x, layer.weight, layer.bias)
+    layer = float64(BatchNorm2d(3))
+    layer(x)
+    numpy.testing.assert_allclose(layer.running_mean.numpy(), 0.1 * mean, rtol=1e-6)
+    numpy.testing.assert_allclose(layer.running_variance.numpy(), 0.9 + 0.1 * variance * 40 / 39, rtol=1e-6)
+    before = layer.state_dict()
+    expected = (values - before["running_mean"]) / numpy.sqrt(before["running_variance"] + 1e-5)
+    check(lambda x: layer.eval()(x), expected, x)
+    assert list(before) == ["weight", "bias", "running_mean", "running_variance"]
+    assert all((layer.state_dict()[name] == value).all() for name, value in before.items())
+    with pytest.raises(ValueError, match=r"^BatchNorm2d: expected \(N, H, W, 3\), got \(2, 1, 1, 4\)"):
+        layer(random(xp, 2, 1, 1, 4))
+    with pytest.raises(ValueError, match="needs two values or more"):
+        layer.train()(random(xp, 1, 1, 1, 3))
+
+
+def test_a_module_shows_itself_as_a_table():
+    net = tr.models.cifar_net(blocks=1, widths=(4, 8))
+    assert "known after the first call" in repr(net)
+    net(tr.Tensor(numpy.zeros((2, 8, 8, 3), "float32")))
+    lines = repr(net).splitlines()
+    assert lines[0].split() == ["layer", "output", "shape", "parameters"]
+    assert lines[1].split() == ["stem", "Conv2d", "(N,", "8,", "8,", "4)", "108"]
+    assert lines[3].split() == ["blocks.0.conv2", "Conv2d", "(N,", "8,", "8,", "4)", "144"]
+    assert lines[-2].split() == ["projection", "RandomProjection", "(N,", "10)", "0"]
+    assert lines[-1] == f"ResidualNetwork: {net.num_parameters():,} parameters"
+    counts = [int(line.split()[-1].replace(",", "")) for line in lines[1:-1]]
+    assert sum(counts) == net.num_parameters()
+    assert repr(Nested()).splitlines()[-1].startswith("Nested: 43 parameters")
+
+
+def test_an_error_names_the_layer():
+    net = tr.models.cifar_net(blocks=1, widths=(4, 8))
+    net.blocks[1].conv1.weight.data = numpy.zeros((3, 3, 5, 8), "float32")
+    with pytest.raises(ValueError, match=r"^blocks.1.conv1 \(Conv2d\): conv2d: x \(2, 8, 8, 4\)"):
+        net(tr.Tensor(numpy.zeros((2, 8, 8, 3), "float32")))
+    with pytest.raises(TypeError, match=r"^Linear: matmul: .* float64"):
+        Linear(3, 2)(random(numpy, 4, 3))
+
+
+@pytest.mark.parametrize("name, value", [("weight", numpy.zeros((3, 2))), ("more", numpy.zeros(3)),
+                                         ("weight", [[1.0]]), ("bias", None)])
+def test_what_would_not_be_trained_is_not_taken(name, value):
+    layer = Linear(3, 2)
+    with pytest.raises(TypeError, match=rf"Linear.{name} .*\.data\[...\] = "):
+        setattr(layer, name, value)
+    assert len(layer.parameters()) == 2
+
+
+def test_a_module_without_call_says_so():
+    with pytest.raises(NotImplementedError, match="must define __call__"):
+        Nested()(tr.Tensor(1.0))

@@ -1,17 +1,8 @@
 import numpy
 import pytest
+from support.checking import check, random
 
 import tinyres as tr
-
-
-def random(xp, *shape, seed=0):
-    return tr.Tensor(xp.asarray(numpy.random.default_rng(seed).standard_normal(shape)), requires_grad=True)
-
-
-def check(fn, expected, *tensors):
-    """The forward pass against NumPy's own, the backward pass against central differences."""
-    numpy.testing.assert_allclose(fn(*tensors).numpy(), expected, rtol=1e-12, atol=1e-14)
-    assert tr.gradcheck(fn, *tensors) < 1e-6
 
 
 def test_astype_rounds_and_converts_the_gradient_back(xp):

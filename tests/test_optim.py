@@ -2,7 +2,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.optim import SGD, exponential_decay, step_decay
+from tinyres.optim import SGD, Adam, exponential_decay, step_decay
 
 
 def test_sgd_against_its_formula(xp):
@@ -58,6 +58,42 @@ def test_parameters_must_be_trainable():
     for parameters in ([], [tr.Tensor([1.0])]):
         with pytest.raises(ValueError, match="requires_grad"):
             SGD(parameters, lr=0.1)
+    net, w = tr.nn.Linear(2, 2), tr.Tensor([1.0], requires_grad=True)
+    for parameters, message in ((net, r"a Linear: write SGD\(net.parameters\(\)"), (w, r"write SGD\(\[w\]"),
+                                ([w * 2], "expected leaves")):
+        with pytest.raises(ValueError, match=message):
+            SGD(parameters, lr=0.1)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_a_step_before_backward_says_so_and_zero_grad_forgets(optimizer):
+    w = tr.Tensor([1.0], requires_grad=True)
+    optimizer = optimizer([w], lr=0.1)
+    with pytest.raises(RuntimeError, match=r"step\(\): no parameter has a gradient: call loss.backward"):
+        optimizer.step()
+    tr.sum(w * w).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert w.grad is None
+
+
+def test_adam_against_its_formula(xp):
+    values = numpy.array([1.0, -2.0])
+    w = tr.Tensor(xp.array(values), requires_grad=True)
+    unused = tr.Tensor(xp.ones(1), requires_grad=True)
+    optimizer = Adam([w, unused], lr=0.1, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.1)
+    m, s = numpy.zeros(2), numpy.zeros(2)
+    for t in range(1, 6):
+        tr.sum(w * w * w).backward()
+        optimizer.step()
+        gradient = 3 * values**2 + 0.1 * values
+        m, s = 0.8 * m + 0.2 * gradient, 0.9 * s + 0.1 * gradient**2
+        values = values - 0.1 * (m / (1 - 0.8**t)) / (numpy.sqrt(s / (1 - 0.9**t)) + 1e-3)
+        numpy.testing.assert_allclose(w.numpy(), values, rtol=1e-13)
+    assert unused.numpy() == 1
+    for options in dict(betas=(1, 0.9)), dict(eps=0), dict(weight_decay=-1):
+        with pytest.raises(ValueError, match=f"Adam: {list(options)[0]}"):
+            Adam([w], **options)
 
 
 def test_schedules():
@@ -68,24 +104,7 @@ def test_schedules():
     numpy.testing.assert_allclose([decay(step) for step in (0, 1, 2, 5)], [0.1, 0.1, 0.094, 0.1 * 0.94**2])
 
 
-class Adam(tr.optim.Optimizer):
-    """Kingma and Ba, "Adam: a method for stochastic optimization" (2015), as a reader would derive it."""
-
-    def __init__(self, parameters, lr):
-        super().__init__(parameters, lr)
-        self.means, self.squares = self.zeros("mean"), self.zeros("square")
-        self.steps = self.state["steps"] = numpy.zeros(())
-
-    def step(self):
-        self.steps += 1
-        t = float(self.steps)
-        for p, m, v in zip(self.parameters, self.means, self.squares, strict=True):
-            m += 0.1 * (p.grad - m)
-            v += 0.001 * (p.grad**2 - v)
-            p.data -= self.lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)) ** 0.5 + 1e-8)
-
-
-def test_an_optimizer_of_ones_own_learns_and_its_state_goes_around(xp):
+def test_adam_learns_and_its_state_goes_around(xp):
     w = tr.Tensor(xp.array([3.0, -2.0]), requires_grad=True)
     optimizer = Adam([w], lr=0.1)
 

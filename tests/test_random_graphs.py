@@ -17,7 +17,7 @@ import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.training import Run, train
 
-GRAPHS, STEPS = 500, (3, 9)
+GRAPHS, STEPS = 600, (3, 9)
 LARGEST = 96  # values of a tensor
 
 
@@ -177,6 +177,74 @@ def far_from_zero(x: numpy.ndarray) -> bool:
     return bool((abs(x) > 0.02).all())
 
 
+def far_apart(*arrays: numpy.ndarray) -> bool:
+    """Whether no two of all the values are nearly equal, so that the largest stays the largest."""
+    values = numpy.sort(numpy.concatenate([x.ravel() for x in arrays]))
+    return bool((numpy.diff(values) > 1e-3).all())
+
+
+def maximum(graph: Graph, i: int) -> tuple | None:
+    function, i, j = binary(tr.maximum, minimum=-1)(graph, i)
+    a, b = numpy.broadcast_arrays(graph.nodes[i].data, graph.nodes[j].data)
+    return (function, i, j) if (abs(a - b) > 1e-3).all() else None
+
+
+def clip(graph: Graph, i: int) -> tuple | None:
+    low, high = sorted(graph.rng.uniform(-1, 1, 2))
+    low = None if graph.rng.random() < 0.2 else low
+    bounds = numpy.array([high if low is None else low, high])
+    if not far_from_zero(graph.nodes[i].data[..., None] - bounds):
+        return None
+    return lambda x: tr.clip(x, low, high), i
+
+
+def largest(graph: Graph, i: int) -> tuple | None:
+    x = graph.nodes[i].data
+    return reduction(tr.max)(graph, i) if x.size and far_apart(x) else None
+
+
+def along_axis(function: Callable[[tr.Tensor, int], tr.Tensor]) -> Callable:
+    def step(graph: Graph, i: int) -> tuple | None:
+        ndim = graph.nodes[i].ndim
+        if not ndim:
+            return None
+        axis = int(graph.rng.integers(-ndim, ndim))
+        return lambda x: function(x, axis), i
+    return step
+
+
+def getitem(graph: Graph, i: int) -> tuple | None:
+    """Each axis by an integer, a slice, or an array in which a value may be twice."""
+    rng, index = graph.rng, []
+    for size in graph.nodes[i].shape[:int(rng.integers(graph.nodes[i].ndim + 1))]:
+        start = int(rng.integers(size)) if size else 0
+        kinds = [slice(start, None, int(rng.integers(1, 3))), slice(None, None, -1)]
+        if size:
+            kinds += [start - size] if rng.random() < 0.5 else [rng.integers(-size, size, 3)]
+        index.append(kinds[int(rng.integers(len(kinds)))])
+    return lambda x: x[tuple(index)], i
+
+
+def joined(function: Callable[..., tr.Tensor], new_axis: int) -> Callable:
+    """With itself and a new leaf of its shape."""
+    def step(graph: Graph, i: int) -> tuple | None:
+        x = graph.nodes[i]
+        ndim = x.ndim + new_axis
+        if not ndim:
+            return None
+        axis = int(graph.rng.integers(-ndim, ndim))
+        return lambda a, b: function([a, b, a], axis), i, graph.leaf(x.shape)
+    return step
+
+
+def max_pool2d(graph: Graph, i: int) -> tuple | None:
+    x = graph.nodes[i]
+    if x.ndim != 4 or not far_apart(x.data):
+        return None
+    size = int(graph.rng.integers(1, min(x.shape[1:3]) + 1))
+    return lambda x: tr.max_pool2d(x, size), i
+
+
 OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "add": binary(lambda a, b: a + b), "subtract": binary(lambda a, b: a - b),
     "multiply": binary(lambda a, b: a * b), "divide": binary(lambda a, b: a / b, minimum=0.2),
@@ -186,11 +254,15 @@ OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "mean": reduction(tr.mean), "astype": unary(lambda x: tr.astype(x, "float64")),
     "avg_pool2d": avg_pool2d, "global_avg_pool2d": unary(tr.global_avg_pool2d, lambda x: x.ndim == 4),
     "conv2d": conv2d, "softmax_cross_entropy": softmax_cross_entropy,
+    "sqrt": unary(tr.sqrt, lambda x: bool((x > 0.1).all())), "abs": unary(tr.abs, far_from_zero),
+    "tanh": unary(tr.tanh), "sigmoid": unary(tr.sigmoid), "clip": clip, "maximum": maximum, "max": largest,
+    "softmax": along_axis(tr.softmax), "log_softmax": along_axis(tr.log_softmax), "getitem": getitem,
+    "concatenate": joined(tr.concatenate, 0), "stack": joined(tr.stack, 1), "max_pool2d": max_pool2d,
 }
 
 
 def test_every_operation_is_among_them():
-    for module in tr.ops, tr.arithmetic, tr.conv:
+    for module in tr.ops, tr.arithmetic, tr.conv, tr.more_ops:
         public = {name for name, value in inspect.getmembers(module, inspect.isfunction)
                   if value.__module__ == module.__name__ and not name.startswith("_")}
         assert public - {"output_size", "unbroadcast"} <= OPERATIONS.keys()

@@ -14,6 +14,8 @@ import numpy
 import pytest
 from support.harness import run_script, weight_bytes
 
+from tinyres import cli
+
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
          "--evaluate-every", "1000", "--backend", "numpy"]
@@ -144,3 +146,68 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
     assert "already holds a run" in run(*SMALL, "--steps", "30", "--out", str(out), ok=False)
     assert "started with lr 0.05" in run("--resume", "--out", str(out), "--lr", "0.1", ok=False)
     assert "at step 30 already" in run("--resume", "--out", str(out), "--backend", "numpy", ok=False)
+
+
+def test_help_has_a_text_for_every_option_and_an_error_one_line_of_usage(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    for argument, code in ("--help", 0), ("--blocks=x", 2):
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", argument])
+        with pytest.raises(SystemExit) as caught:
+            run_cifar.main()
+        assert caught.value.code == code
+        printed, errors = capsys.readouterr()
+        if argument == "--help":
+            words = " ".join(printed.split())
+            assert "learning rate; default: 0.05" in words and "default: 64 128 256" in words
+            assert "default: None" not in words and "default: False" not in words
+        else:
+            assert len(errors.splitlines()) == 2 and "argument --blocks" in errors
+
+
+def test_where_the_data_are(tmp_path, monkeypatch):
+    folder, names = tmp_path / "sets", ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+    (folder / names[0]).mkdir(parents=True)
+    for given in folder, folder / names[0], tmp_path:
+        assert cli.data_folder(given, names) == folder
+    (tmp_path / "file").touch()
+    for wrong, message in ("file", "is a file: expected the folder"), ("absent", "no such folder"):
+        with pytest.raises(ValueError, match=message):
+            cli.data_folder(tmp_path / wrong, names)
+    assert "no such folder" in run("--data", str(tmp_path / "mistyped"), "--backend", "numpy", ok=False)
+    assert not (tmp_path / "mistyped").exists()
+    assert cli.data_folder(Path("data"), names) == Path("data"), "the default one is made"
+
+
+def test_from_the_folder_above_a_clone_of_the_packages_name(tmp_path):
+    """Its name alone would make Python take the clone for the package: what is on the path comes first."""
+    (tmp_path / "tinyres").symlink_to(SCRIPT.parent)
+    done = subprocess.run([sys.executable, "-c", "import tinyres; print(tinyres.Tensor)"], cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)}, capture_output=True,
+                          text=True)
+    assert "tinyres.tensor.Tensor" in done.stdout, done.stderr
+    assert 'package-dir = {"" = "."}' in (SCRIPT.parent / "pyproject.toml").read_text()
+
+
+def test_evaluate_and_resume_remember_where_the_data_were(straight, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    out, _ = straight
+    saved = json.loads((out / "config.json").read_text())["data"]
+    assert saved == str(Path("data").absolute())
+    for arguments in ["--evaluate", str(out / "checkpoint.npz")], ["--resume", "--out", str(out)]:
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
+        assert run_cifar.parse_arguments()[0].data == Path(saved)
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments, "--data", "elsewhere"])
+        assert run_cifar.parse_arguments()[0].data == Path("elsewhere")
+
+
+def test_runs_of_other_rates_and_lengths_have_folders_of_their_own(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+    names = set()
+    for arguments in [], ["--lr", "0.01"], ["--steps", "9"], ["--epochs", "9"]:
+        monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
+        names.add(run_cifar.parse_arguments()[0].out.name)
+    assert names == {f"cifar10-residual-9x64-128-256-{part}-seed0" for part in (
+        "50000steps-lr0.05", "50000steps-lr0.01", "9steps-lr0.05", "9epochs-lr0.05")}

@@ -5,13 +5,9 @@ import weakref
 
 import numpy
 import pytest
+from support.checking import random
 
 import tinyres as tr
-
-
-def random(xp, *shape, seed=0, requires_grad=True):
-    return tr.Tensor(xp.asarray(numpy.random.default_rng(seed).standard_normal(shape)), requires_grad)
-
 
 BINARY = [operator.add, operator.sub, operator.mul, operator.truediv]
 SHAPES = [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((2, 1, 3), (4, 1)),
@@ -135,7 +131,9 @@ def test_only_leaves_keep_gradients(xp):
     a, constant = random(xp, 2), random(xp, 2, requires_grad=False)
     middle = a * constant
     tr.sum(middle).backward()
-    assert a.grad is not None and middle.grad is None and constant.grad is None
+    assert a.grad is not None and constant.grad is None
+    with pytest.warns(UserWarning, match="computed by multiply.* y.retain_grad()"):
+        assert middle.grad is None
 
 
 def test_a_graph_5000_deep(xp):
@@ -220,7 +218,7 @@ def test_matmul_of_wrong_shapes(xp, shapes):
 def test_mixed_dtypes_are_refused(xp):
     a, b = tr.Tensor(xp.zeros((2, 2), "float32")), tr.Tensor(xp.zeros((2, 2)))
     for op in [*BINARY, operator.matmul]:
-        with pytest.raises(TypeError, match="first operand .* is float32, the second .* is float64"):
+        with pytest.raises(TypeError, match="first operand .* is float32, .* the second .* is float64"):
             op(a, b)
 
 
@@ -281,9 +279,61 @@ def test_a_vjp_without_a_name_is_told_of_too(xp):
         tr.Tensor(x.data * 2, parents=(x,), vjp=functools.partial(lambda x, g: g, x)).backward(xp.ones(2))
 
 
-def test_operands_of_two_dtypes_are_told_the_remedy():
-    x, w = tr.Tensor(numpy.zeros(2)), tr.Tensor(numpy.zeros(2, "float32"))
-    with pytest.raises(TypeError, match=r"\(2,\) is float64, the second \(2,\) is float32 .* "
-                                        r"tr.astype\(x, 'float32'\)"):
-        x * w
-    assert (tr.astype(x, "float32") * w).dtype == "float32"
+def test_operands_of_two_dtypes_are_told_where_each_came_from():
+    x, w = tr.Tensor(numpy.zeros((2, 3))), tr.nn.Linear(3, 2).weight
+    with pytest.raises(TypeError, match=r"float64, made from an array, the second \(3, 2\) is float32, a leaf"
+                                        r" with requires_grad, .* Convert the first: x.astype\('float32'\)"):
+        x @ w
+    with pytest.raises(TypeError, match="float32, computed by multiply, .* Convert the second"):
+        (w.T * 2) + numpy.zeros((2, 3))
+
+
+@pytest.mark.parametrize("arguments", [
+    lambda x: dict(parents=(x,)), lambda x: dict(parents=x, vjp=lambda g: (g,)), lambda x: dict(parents=x)])
+def test_an_operation_without_a_vjp_is_no_silent_constant(arguments):
+    x = random(numpy, 2)
+    with pytest.raises(TypeError, match=r"needs parents=\(x, ...\), a tuple, and vjp="):
+        tr.Tensor(x.data * 2, **arguments(x))
+    with tr.no_grad():
+        assert not tr.Tensor(x.data * 2, **arguments(x)).requires_grad
+    assert not tr.Tensor(x.data * 2, parents=(x.detach(),)).requires_grad
+
+
+def test_no_grad_as_a_decorator():
+    @tr.no_grad()
+    def called(x):
+        return x * 2
+
+    @tr.no_grad
+    def bare(x):
+        return x * 2
+
+    x = random(numpy, 2)
+    for _ in range(2):
+        assert not called(x).requires_grad and not bare(x).requires_grad
+    assert (x * 2).requires_grad
+
+
+def test_gradcheck_takes_what_pytorch_users_pass():
+    a, b = random(numpy, 2, 3), random(numpy, 2, 3, seed=1)
+    labels = numpy.array([0, 2])
+    assert tr.gradcheck(operator.mul, (a, b)) < 1e-6
+    assert tr.gradcheck(operator.mul, a.numpy(), 2.0) < 1e-6
+    assert tr.gradcheck(tr.softmax_cross_entropy, a, labels) < 1e-6
+    assert tr.gradcheck(operator.mul, a, b.detach()) < 1e-6
+    for wrong, error, message in ((a.detach(), ValueError, "no argument requires a gradient"),
+                                  (a.astype("float32"), TypeError, "float64 tensors, got float32")):
+        with pytest.raises(error, match=message):
+            tr.gradcheck(tr.relu, wrong)
+    with pytest.raises(TypeError, match="what fn returns: expected a Tensor, got ndarray"):
+        tr.gradcheck(lambda x: x.data, a)
+
+
+def test_gradcheck_hints_at_a_kink_and_not_at_a_wrong_vjp(recwarn):
+    with pytest.warns(UserWarning, match="tensor 0 is at a kink: the derivative is 0 on its left"):
+        assert tr.gradcheck(tr.relu, 0) > 0.1
+    with pytest.warns(UserWarning, match=r"tensor 0\[1\] is at a kink"):
+        assert tr.gradcheck(tr.relu, numpy.array([1.0, 0.0, -3.0])) > 0.1
+    recwarn.clear()
+    assert tr.gradcheck(lambda x: faulty(x, lambda g: (3 * g,)), 1.0) > 0.1
+    assert tr.gradcheck(tr.relu, 0.5) < 1e-6 and not recwarn.list

@@ -397,3 +397,39 @@ def test_an_optimizer_derived_by_a_user_trains_saves_and_resumes(xp, tmp_path):
 
 def test_train_takes_at_most_eight_parameters():
     assert len(inspect.signature(train).parameters) <= 8
+
+
+def test_predict_and_accuracy_as_in_evaluation(xp):
+    dataset = tr.datasets.shapes(10, 20)
+    images, labels = dataset.test.evaluation_batch(numpy.arange(20))
+    images, labels = xp.asarray(images), xp.asarray(labels)
+    net = tr.nn.Sequential(lambda x: x.reshape(len(x), -1), tr.nn.Linear(3072, 10), tr.nn.Dropout(0.9))
+    logits = net.layers[1](tr.Tensor(images).reshape(20, -1))
+    predicted = tr.predict(net, images, batch_size=7)
+    assert isinstance(predicted, numpy.ndarray) and predicted.tolist() == logits.data.argmax(1).tolist()
+    assert tr.predict(net, tr.Tensor(images)).tolist() == predicted.tolist()
+    right = (predicted == tr.backend.to_numpy(labels)).mean()
+    for answer in predicted, predicted.tolist(), logits, logits.data:
+        assert tr.accuracy(answer, labels) == right
+    assert net.layers[2].training, "the mode must be as before"
+    with pytest.raises(ValueError, match=r"labels \(N,\) .* got \(20,\) and \(5,\)"):
+        tr.accuracy(predicted, labels[:5])
+
+
+def test_evaluation_switches_dropout_off():
+    dataset = tr.datasets.shapes(10, 20)
+    net = tr.nn.Sequential(lambda x: x.reshape(len(x), -1), tr.nn.Linear(3072, 10), tr.nn.Dropout(0.5))
+    assert evaluate(net, dataset.test) == evaluate(net, dataset.test)
+    assert net.training
+
+
+def test_paths_may_be_strings_and_data_sets_say_their_sizes(tmp_path):
+    folder, dataset = str(tmp_path), tr.datasets.shapes(10, 20)
+    net = tr.nn.Linear(2, 2)
+    save_checkpoint(f"{folder}/a.npz", net, tr.optim.Adam(net.parameters()), 3, {})
+    assert load_checkpoint(f"{folder}/a.npz").step == 3
+    draw_curves(f"{folder}/curve.png", {})
+    tr.datasets.save_as_folder(dataset, f"{folder}/images")
+    pictures = tr.datasets.image_folder(f"{folder}/images")
+    assert "train=Split(10 images of 32 x 32 x 3, uint8), test=Split(20 images" in repr(dataset)
+    assert "FolderSplit(20 pictures in" in repr(pictures) and len(repr(pictures)) < 500

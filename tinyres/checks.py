@@ -1,12 +1,12 @@
-"""What the operations and layers ask of their arguments, apart so that these read as mathematics.
+"""What the operations ask of their arguments, apart so that these read as mathematics.
 
 Each check raises an error that names the value, what was expected, and what to do. `name` is the function
 whose argument it is.
 """
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 import numpy
@@ -39,15 +39,22 @@ def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[
                         f"{b.shape} a {libraries[1]} array: make both with the library chosen by "
                         "tr.backend.use(...)")
     if a.dtype != b.dtype:
-        raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, the second {b.shape} is "
-                        f"{b.dtype} (NumPy's numbers are float64 unless told otherwise): convert one, as in "
-                        f"tr.astype(x, '{min(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)}')")
+        wide, dtype = (0, b.dtype) if a.dtype.itemsize > b.dtype.itemsize else (1, a.dtype)
+        raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, {_origin(a)}, the second "
+                        f"{b.shape} is {b.dtype}, {_origin(b)}; NumPy's numbers are float64 unless told "
+                        f"otherwise. Convert the {('first', 'second')[wide]}: x.astype('{dtype}')")
     try:
         broadcast and numpy.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast: counted from the right, "
                          f"each pair of sizes must be equal or one of them 1") from None
     return a, b
+
+
+def _origin(x: Tensor) -> str:
+    if x.node is not None:
+        return f"computed by {x.node.operation}"
+    return "a leaf with requires_grad, such as a weight" if x.requires_grad else "made from an array"
 
 
 def _constant(name: str, value: object, like: object) -> Tensor:
@@ -92,6 +99,84 @@ def pad_width(name: str, pad_width: Iterable[Sequence[int]], x: Tensor) -> list[
         raise ValueError(f"{name}: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
     return pairs
+
+
+def float_dtype(name: str, dtype: object) -> str:
+    """"float16", "float32" or "float64", from a name, a type or a NumPy dtype."""
+    try:
+        found = numpy.dtype(dtype).name
+    except TypeError:
+        found = str(dtype)
+    if found not in ("float16", "float32", "float64"):
+        raise TypeError(f"{name}: expected float16, float32 or float64, got {found}")
+    return found
+
+
+def bounds(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Numbers or None, not both None."""
+    if low is high is None or not all(bound is None or isinstance(bound, Real) for bound in (low, high)):
+        raise ValueError(f"{name}: expected numbers, one of which may be None, got low {low!r} and high "
+                         f"{high!r}")
+    # Python's numbers take the dtype of the array, NumPy's would widen it
+    return tuple(None if bound is None else float(bound) for bound in (low, high))
+
+
+def elements(name: str, x: Tensor, axis: object) -> None:
+    """At least one element in each group along the axes."""
+    if x.data.size == 0:
+        raise ValueError(f"{name}: no elements in shape {x.shape} over axis {axis}")
+
+
+def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tuple[Tensor, ...]:
+    """One or more tensors of one dtype and library, and of one shape but for the axis."""
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+        raise TypeError(f"{name}: expected a list or tuple of Tensors, got {type(tensors).__name__}")
+    tensors = tuple(tensor(name, x) for x in tensors)
+    if not tensors:
+        raise ValueError(f"{name}: expected one or more Tensors, got none")
+    for x in tensors[1:]:
+        operands(name, tensors[0], x)
+    shapes = [list(x.shape) for x in tensors]
+    if axis is not None:
+        if not -tensors[0].ndim <= axis < tensors[0].ndim:
+            raise ValueError(f"{name}: axis {axis} is out of range for shape {tensors[0].shape}")
+        shapes = [shape[:axis] + shape[axis + 1 or len(shape):] if len(shape) == tensors[0].ndim else None
+                  for shape in shapes]
+    if any(shape is None or shape != shapes[0] for shape in shapes):
+        raise ValueError(f"{name}: shapes {', '.join(str(x.shape) for x in tensors)} must be equal"
+                         + ("" if axis is None else f" but for axis {axis}"))
+    return tensors
+
+
+def differentiable(name: str, arguments: tuple[object, ...]) -> tuple[list[object], list[Tensor]]:
+    """Arguments for a function, floats as float64 tensors, and those tensors that require a gradient."""
+    if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
+        arguments = tuple(arguments[0])
+    made = []
+    for x in arguments:
+        if isinstance(x, Real) or backend.is_array(x) and x.dtype.kind == "f":
+            x = Tensor(x if backend.is_array(x) else numpy.array(float(x)), requires_grad=True)
+        if isinstance(x, Tensor) and x.dtype != numpy.float64:
+            raise TypeError(f"{name}: expected float64 tensors, got {x.dtype} of shape {x.shape}: write "
+                            "Tensor(x.numpy().astype('float64'), requires_grad=True)")
+        made.append(x)
+    tensors = [x for x in made if isinstance(x, Tensor) and x.requires_grad]
+    if not tensors:
+        raise ValueError(f"{name}: no argument requires a gradient: make one as Tensor(array, "
+                         "requires_grad=True)")
+    return made, tensors
+
+
+def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
+    """Warn where an error comes with derivatives that differ on the two sides of a point."""
+    jump = abs(right - left)
+    if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
+        index = numpy.unravel_index(jump.argmax(), jump.shape)
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
+                      f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
+                      "can be both, so the error says nothing. Choose a point at a distance from it, as 0.5 "
+                      "instead of 0 for relu", stacklevel=3)
 
 
 def window(name: str, size: object, x: Tensor) -> None:
@@ -140,76 +225,9 @@ def labels(name: str, labels: object, logits: Tensor) -> Array:
     return labels
 
 
-def parameters(name: str, parameters: Iterable[object]) -> list[Tensor]:
-    """One or more tensors that require a gradient."""
-    parameters = list(parameters) if isinstance(parameters, Iterable) else []
-    if not parameters or not all(getattr(p, "requires_grad", False) for p in parameters):
-        raise ValueError(f"{name}: expected at least one parameter, each a Tensor with requires_grad=True: "
-                         "pass model.parameters()")
-    return parameters
-
-
-def positive(name: str, value: float) -> float:
-    """A finite number above 0."""
-    return _number(name, value, 0 < value < math.inf, "above 0")
-
-
-def not_negative(name: str, value: float) -> float:
-    """A finite number, 0 or more."""
-    return _number(name, value, 0 <= value < math.inf, ">= 0")
-
-
-def fraction(name: str, value: float) -> float:
-    """A number from 0 to below 1."""
-    return _number(name, value, 0 <= value < 1, ">= 0 and below 1")
-
-
-def _number(name: str, value: float, fits: bool, expected: str) -> float:
-    if not fits:
-        raise ValueError(f"{name} {value!r}: expected a finite number {expected}")
-    return float(value)
-
-
-def sizes(shape: tuple[int, ...]) -> None:
-    """The shape of weights, without a zero."""
-    if min(shape) < 1:
-        raise ValueError(f"weights of shape {shape}: every size must be >= 1")
-
-
-def widening(name: str, in_channels: int, out_channels: int) -> None:
-    """A block with a shortcut, which cannot take channels away."""
-    if out_channels < in_channels:
-        raise ValueError(f"{name}: out_channels {out_channels} must be >= in_channels {in_channels}: the "
-                         "shortcut can add channels but not take them away")
-
-
-def network(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence[int]) -> None:
-    """Stages of a residual network."""
-    if (not widths or len(blocks) != len(widths) or min(blocks) < 1 or min(widths) < 1
-            or list(widths) != sorted(widths) or num_classes < 2):
-        raise ValueError(f"{name}: expected blocks >= 1 for each stage, non-decreasing widths >= 1, "
-                         f"num_classes >= 2, got blocks {list(blocks)}, widths {list(widths)}, num_classes "
-                         f"{num_classes}")
-
-
 class NotFinite(FloatingPointError):
     """An array of a step is not finite. name: which one; remedy: what to do."""
 
     def __init__(self, name: str, remedy: str) -> None:
         super().__init__(f"{name} is not finite. {remedy}")
         self.name, self.remedy = name, remedy
-
-
-def load(owner: str, arrays: Mapping[str, Array], state: Mapping[str, numpy.ndarray]) -> None:
-    """Copy a saved state into arrays, in place. Nothing is changed unless all names, shapes and kinds fit."""
-    missing, unknown = sorted(arrays.keys() - state.keys()), sorted(state.keys() - arrays.keys())
-    if missing or unknown:
-        raise ValueError(f"the state does not fit this {owner}: missing {missing[:3]} ({len(missing)} in "
-                         f"all), unknown {unknown[:3]} ({len(unknown)} in all): build the same network first")
-    for name, array in arrays.items():
-        if state[name].shape != array.shape or state[name].dtype.kind != "f":
-            raise ValueError(f"the state does not fit this {owner}: {name!r} is {state[name].dtype} of shape "
-                             f"{state[name].shape}, expected floats of shape {array.shape}: build the same "
-                             "network first")
-    for name, array in arrays.items():
-        array[...] = xp_of(array).asarray(state[name], dtype=array.dtype)

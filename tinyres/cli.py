@@ -17,11 +17,12 @@ from .fast import capture, gpu_block, precision
 from .models import ResidualNetwork
 from .nn import Module
 from .optim import SGD, Optimizer
+from .options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
 from .training import Checkpoint, Run, load_checkpoint, loss_and_error, trial
 from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
-RUNTIME_OPTIONS = ("data", "backend", "capture", "out", "resume", "evaluate", "demo", "distributed",
+RUNTIME_OPTIONS = ("backend", "capture", "out", "resume", "evaluate", "demo", "distributed",
                    "workers")
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
@@ -29,10 +30,9 @@ MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels;
 
 def parser(description: str, demo: str) -> argparse.ArgumentParser:
     """A parser with the options of both scripts. demo: what --demo does."""
-    parser = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=Help)
     parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto",
-                        help="auto: CuPy if a GPU works")
+                        help="the array library; auto: CuPy if a GPU works")
     parser.add_argument("--precision", choices=precision.PRECISIONS,
                         help="of matrix products on a GPU; default: tf32 there, float32 with NumPy")
     parser.add_argument("--capture", action="store_true",
@@ -41,14 +41,14 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
                         help="share the work among the processes that mpirun -n N started")
     parser.add_argument("--widths", type=positive_int, nargs="+", metavar="N", help="channels of each stage")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive_int, metavar="N")
+    length.add_argument("--steps", type=positive_int, metavar="N", help="length of the run, in batches")
     length.add_argument("--epochs", type=positive_int, metavar="N", help="instead of --steps")
-    parser.add_argument("--batch-size", type=positive_int, metavar="N")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="images per step")
     parser.add_argument("--lr", type=positive_float, help="learning rate")
-    parser.add_argument("--momentum", type=fraction)
-    parser.add_argument("--weight-decay", type=fraction)
+    parser.add_argument("--momentum", type=fraction, help="how much of the last step is kept in the next")
+    parser.add_argument("--weight-decay", type=fraction, help="times the weights, added to the gradient")
     parser.add_argument("--evaluate-every", type=positive_int, metavar="N", help="steps; default: one epoch")
-    parser.add_argument("--seed", type=non_negative_int, default=0)
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of weights and batches")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
@@ -82,7 +82,7 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         saved = _saved_settings(parser, checkpoint, settings(args).keys())
         parser.set_defaults(**saved)
         args = parser.parse_args()
-        for key in saved.keys() - {"steps", "epochs", "evaluate_every", "precision"}:
+        for key in saved.keys() - {"data", "steps", "epochs", "evaluate_every", "precision"}:
             if getattr(args, key) != saved[key]:
                 parser.error(f"the run was started with {key} {saved[key]}, not "
                              f"{getattr(args, key)}: leave the option out, or start another run")
@@ -97,9 +97,6 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
                      f"{len(args.blocks)}")
     if not args.out:
         args.out = Path("runs") / name(args)
-    new = not (args.resume or args.evaluate or args.demo and args.out == demo["out"])
-    if new and (args.out / "checkpoint.npz").exists():
-        parser.error(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
     return args, checkpoint
 
 
@@ -155,8 +152,30 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
-    """What decides the course of a run, for config.json and the checkpoint: not where its files are."""
-    return {name: value for name, value in vars(args).items() if name not in RUNTIME_OPTIONS}
+    """What decides the course of a run, for config.json and the checkpoint, and where its data are."""
+    kept = {name: value for name, value in vars(args).items() if name not in RUNTIME_OPTIONS}
+    return {**kept, "data": str(args.data.absolute())}
+
+
+def length_and_rate(args: argparse.Namespace) -> str:
+    """What tells runs of one network apart, for the names of their folders, such as "50000steps-lr0.05"."""
+    return f"{args.epochs}epochs-lr{args.lr:g}" if args.epochs else f"{args.steps}steps-lr{args.lr:g}"
+
+
+def data_folder(path: Path, names: Iterable[str]) -> Path:
+    """The folder that holds one of the names: the one given, or, if it is not there, one above or below it.
+
+    Raises ValueError for a file, or a folder that is absent, other than the default one.
+    """
+    if path.is_file():
+        raise ValueError(f"--data {path} is a file: expected the folder that holds {' or '.join(names)}")
+    if not path.exists() and path.parts[:1] != ("data",):
+        raise ValueError(f"--data {path}: there is no such folder; make it first if the data should go there")
+    below = sorted(path.glob("*/")) if path.is_dir() else []
+    for folder in (path, *([path.parent] if path.name in names else []), *below):
+        if any((folder / name).exists() for name in names):
+            return folder
+    return path
 
 
 def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | None) -> None:
@@ -190,6 +209,8 @@ def how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, chec
                  group: distributed.Group) -> dict[str, Any]:
     """What the settings say of a run to `train`: run, steps, batch_size, compute. On a GPU, tries some steps
     and says what the run will need; raises RuntimeError if that is more memory than there is."""
+    if not (args.resume or args.demo) and (args.out / "checkpoint.npz").exists():
+        raise ValueError(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
     run = Run(args.out, settings(args), seed=args.seed, step=checkpoint.step if checkpoint else 0,
               evaluate_every=args.evaluate_every, group=group)
     compute = capture.captured(loss_and_error) if args.capture else loss_and_error
@@ -266,32 +287,3 @@ def _end(reason: str, status: int = 1) -> NoReturn:
     distributed.abort(message)
     print(message, file=sys.stderr)
     sys.exit(status)
-
-
-def positive_int(text: str) -> int:
-    """An option's integer >= 1; argparse puts the option's name before the error."""
-    return _number(text, int, "an integer from 1 to 2147483647", lambda value: 1 <= value < 2**31)
-
-
-def non_negative_int(text: str) -> int:
-    """An option's integer >= 0."""
-    return _number(text, int, "an integer from 0 to 2147483647", lambda value: 0 <= value < 2**31)
-
-
-def positive_float(text: str) -> float:
-    """An option's finite number > 0."""
-    return _number(text, float, "a number above 0", lambda value: 0 < value < float("inf"))
-
-
-def fraction(text: str) -> float:
-    """An option's number from 0 to less than 1."""
-    return _number(text, float, "a number from 0 to less than 1", lambda value: 0 <= value < 1)
-
-
-def _number(text: str, kind: type, expected: str, admitted: Callable[[Any], bool]) -> Any:
-    try:
-        if admitted(value := kind(text)):
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")

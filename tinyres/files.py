@@ -23,8 +23,9 @@ except ImportError:  # Windows: there two runs in one folder are not noticed
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file under a temporary name and rename it, so that `path` never holds half a file."""
+    path = Path(path)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp",
                                      delete=False) as file:
         try:
@@ -38,13 +39,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             raise
 
 
-def read_npz(path: Path) -> dict[str, numpy.ndarray]:
+def read_npz(path: str | Path) -> dict[str, numpy.ndarray]:
     """The arrays in a file of `numpy.savez` by name, not writeable.
 
     Unlike numpy.load it takes no memory for what a header or a compressed member promises: a member must be
     as long as its header says, and all members together no longer than the file.
     Raises ValueError, and nearly any other exception, for another file; OSError if it cannot be read.
     """
+    path = Path(path)
     size = path.stat().st_size
     if not path.is_file() or size > NPZ_LIMIT:
         raise ValueError(f"it is no file, or has more than {NPZ_LIMIT} bytes")

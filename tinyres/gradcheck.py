@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy
 
-from . import backend
+from . import backend, checks
 from .tensor import Tensor, no_grad
 
 
@@ -14,16 +14,16 @@ def gradcheck(fn: Callable[..., Tensor], *tensors: Tensor, step: float = 1e-5, s
 
     fn must return one Tensor. Its result is multiplied by random numbers of its shape, the cotangent, and
     summed to a scalar, so that one backward pass, which starts from them, checks every output. For each
-    tensor that requires a gradient the derivative is computed by central
-    differences with the given step, one entry at a time, and the error is ||analytic - numerical|| /
-    max(||analytic||, ||numerical||, 1e-8). That the forward pass is right needs a test of its own.
-    Raises TypeError unless the tensors are float64: in float32 rounding drowns the difference.
+    tensor that requires a gradient the derivative is computed by central differences with the given step, one
+    entry at a time, and the error is ||analytic - numerical|| / max(||analytic||, ||numerical||, 1e-8). That
+    the forward pass is right needs a test of its own.
+    Arguments may also be one tuple of tensors, as in PyTorch, which raises where this returns a number;
+    numbers and arrays of floats become tensors that require a gradient, all else is handed to fn as it is.
+    Warns where fn has a kink, as relu at 0. Raises TypeError unless the tensors are float64: in float32
+    rounding drowns the difference; ValueError if none of them requires a gradient.
     """
-    for tensor in tensors:
-        if tensor.dtype != numpy.float64:
-            raise TypeError(f"gradcheck: expected float64 tensors, got {tensor.dtype} of shape "
-                            f"{tensor.shape}")
-    out = fn(*tensors)
+    arguments, tensors = checks.differentiable("gradcheck", tensors)
+    out = checks.tensor("gradcheck: what fn returns", fn(*arguments))
     xp = backend.xp_of(out.data)
     cotangent = xp.asarray(numpy.random.default_rng(seed).standard_normal(out.shape))
     for tensor in tensors:
@@ -32,22 +32,22 @@ def gradcheck(fn: Callable[..., Tensor], *tensors: Tensor, step: float = 1e-5, s
 
     def contracted() -> float:
         with no_grad():
-            return float((fn(*tensors).data * cotangent).sum())
+            return float((fn(*arguments).data * cotangent).sum())
 
-    worst = 0.0
-    for tensor in tensors:
-        if not tensor.requires_grad:
-            continue
-        numerical = numpy.zeros(tensor.shape)
+    worst, middle = 0.0, contracted()
+    for number, tensor in enumerate(tensors):
+        left, right = numpy.zeros(tensor.shape), numpy.zeros(tensor.shape)  # derivatives on either side
         for index in numpy.ndindex(tensor.shape):
             value = float(tensor.data[index])
             tensor.data[index] = value + step
-            above = contracted()
+            right[index] = (contracted() - middle) / step
             tensor.data[index] = value - step
-            below = contracted()
+            left[index] = (middle - contracted()) / step
             tensor.data[index] = value
-            numerical[index] = (above - below) / (2 * step)
+        numerical = (left + right) / 2
         analytic = numpy.zeros(tensor.shape) if tensor.grad is None else backend.to_numpy(tensor.grad)
         scale = max(numpy.linalg.norm(analytic), numpy.linalg.norm(numerical), 1e-8)
-        worst = max(worst, float(numpy.linalg.norm(analytic - numerical) / scale))
+        error = float(numpy.linalg.norm(analytic - numerical) / scale)
+        checks.no_kink("gradcheck", number, left, right, error)
+        worst = max(worst, error)
     return worst

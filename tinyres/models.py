@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from . import checks
+from . import layer_checks as checks
 from .nn import Conv2d, Module, RandomProjection, ResidualBlock
 from .ops import global_avg_pool2d
 from .tensor import Tensor, no_grad

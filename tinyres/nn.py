@@ -4,64 +4,20 @@ rng is the source of a layer's initial weights everywhere; by default they are d
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import numpy
 from numpy.random import Generator, default_rng
 
-from . import backend, checks
+from . import backend
+from . import layer_checks as checks
 from .backend import kernel
 from .conv import conv2d
+from .module import Module
+from .more_layers import BatchNorm2d, Dropout, Sequential
 from .ops import avg_pool2d, pad, relu
 from .tensor import Tensor
 
-
-class Module:
-    """Something with weights. A subclass sets tensors and modules as attributes and defines `__call__`.
-
-    Tensors are found by walking the attributes, and lists, tuples and dicts of them, in the order in which
-    they were set. Those that require a gradient are its parameters; the others are saved with it.
-    """
-
-    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and constant once, with its dotted name, such as "blocks.0.conv1.weight"."""
-        seen = set()
-        for name, tensor in _walk(self, ""):
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield name, tensor
-
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Those tensors that require a gradient."""
-        return ((name, tensor) for name, tensor in self.named_tensors() if tensor.requires_grad)
-
-    def parameters(self) -> list[Tensor]:
-        """The tensors of `named_parameters`."""
-        return [tensor for _, tensor in self.named_parameters()]
-
-    def num_parameters(self) -> int:
-        """How many trainable numbers the module holds."""
-        return sum(tensor.data.size for tensor in self.parameters())
-
-    def state_dict(self) -> dict[str, numpy.ndarray]:
-        """A NumPy copy of every parameter and constant by name."""
-        return {name: numpy.array(tensor.numpy()) for name, tensor in self.named_tensors()}
-
-    def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set every parameter and constant, in place. Raises ValueError, and changes nothing, if names or
-        shapes differ."""
-        checks.load(type(self).__name__, {name: tensor.data for name, tensor in self.named_tensors()}, state)
-
-
-def _walk(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    children = vars(value) if isinstance(value, Module) else value
-    if isinstance(children, (list, tuple)):
-        children = dict(enumerate(children))
-    if isinstance(children, dict):
-        for key, child in children.items():
-            yield from _walk(child, f"{name}.{key}" if name else str(key))
+__all__ = ["BatchNorm2d", "Conv2d", "Dropout", "Linear", "Module", "RandomProjection", "ResidualBlock",
+           "Sequential"]
 
 
 def _normal(shape: tuple[int, ...], std: float, rng: Generator | None,
@@ -72,21 +28,29 @@ def _normal(shape: tuple[int, ...], std: float, rng: Generator | None,
     return Tensor(backend.current().asarray(values), requires_grad=requires_grad)
 
 
-class Conv2d(Module):
-    """Convolution without bias, (N, H, W, in_channels) -> (N, OH, OW, out_channels).
+def _zeros(size: int) -> Tensor:
+    return Tensor(backend.current().zeros(size, numpy.float32), requires_grad=True)
 
-    kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`.
+
+class Conv2d(Module):
+    """Convolution, (N, H, W, in_channels) -> (N, OH, OW, out_channels).
+
+    kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`. bias: whether one,
+    which starts at 0, is added to each channel; the paper has none.
     std: standard deviation of the initial weights; default 1 / (k sqrt(out_channels)) (paper, section 4.1).
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
-                 padding: int = 0, *, std: float | None = None, rng: Generator | None = None) -> None:
+                 padding: int = 0, *, bias: bool = False, std: float | None = None,
+                 rng: Generator | None = None) -> None:
         std = 1 / (kernel_size * out_channels**0.5) if std is None else std
         self.weight = _normal((kernel_size, kernel_size, in_channels, out_channels), std, rng)
+        self.bias = _zeros(out_channels) if bias else None
         self.stride, self.padding = stride, padding
 
     def __call__(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.stride, self.padding)
+        out = conv2d(x, self.weight, self.stride, self.padding)
+        return out if self.bias is None else out + self.bias
 
 
 class Linear(Module):
@@ -97,7 +61,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, *, rng: Generator | None = None) -> None:
         self.weight = _normal((in_features, out_features), in_features**-0.5, rng)
-        self.bias = Tensor(backend.current().zeros(out_features, numpy.float32), requires_grad=True)
+        self.bias = _zeros(out_features)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x @ self.weight + self.bias
@@ -152,7 +116,10 @@ class ResidualBlock(Module):
     def __call__(self, x: Tensor) -> Tensor:
         if not self.residual:
             return relu(self.h(x))
-        return residual_sum(self.shortcut(x), x, self.conv1.weight, self.conv2.weight, self.stride)
+        arguments = self.shortcut(x), x, self.conv1.weight, self.conv2.weight, self.stride
+        if residual_sum.choose(*arguments) is residual_sum.definition:
+            return arguments[0] + self.h(x)  # layer by layer, so that each is called
+        return residual_sum(*arguments)
 
     def h(self, x: Tensor) -> Tensor:
         """conv2(relu(conv1(x))): what the block adds to the identity."""

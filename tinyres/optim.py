@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy
 
-from . import backend, checks
+from . import backend
+from . import layer_checks as checks
 from .backend import Array, kernel
 from .tensor import Tensor
 
@@ -29,6 +30,11 @@ class Optimizer:
         """Move every parameter, in place, by its `.grad` from the last `backward`, None if it had no part in
         it."""
         raise NotImplementedError(f"{type(self).__name__} must define step()")
+
+    def zero_grad(self) -> None:
+        """Forget all gradients. Not needed between steps: `backward` replaces gradients, it does not add."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def zeros(self, name: str) -> list[Array]:
         """An array of zeros like each parameter, saved with the state as name.0, name.1, ..."""
@@ -59,7 +65,7 @@ class SGD(Optimizer):
     PyTorch).
 
     Parameters without a gradient are left alone. Raises ValueError as `Optimizer` does, and for momentum
-    outside [0, 1) or weight_decay < 0.
+    outside [0, 1) or weight_decay < 0; `step` raises RuntimeError if no parameter has a gradient.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9,
@@ -71,10 +77,42 @@ class SGD(Optimizer):
 
     def step(self) -> None:
         """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        checks.gradients(self.name, self.parameters)
         moved = [(p.data, p.grad, v) for p, v in zip(self.parameters, self.velocities, strict=True)
                  if p.grad is not None]
-        if moved:
-            sgd_update(*zip(*moved, strict=True), float(self.lr), self.momentum, self.weight_decay)
+        sgd_update(*zip(*moved, strict=True), float(self.lr), self.momentum, self.weight_decay)
+
+
+class Adam(Optimizer):
+    """m and s, running means of the gradient and of its square, corrected for their start at 0; then w -= lr
+    m / (sqrt(s) + eps) (Kingma and Ba, 2015; weight_decay w is added to the gradient, as in PyTorch).
+
+    betas: how much of the two means is kept in each step. Parameters without a gradient are left alone.
+    Raises ValueError as `Optimizer` does, and for betas outside [0, 1), eps <= 0 or weight_decay < 0.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.001,
+                 betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, lr)
+        self.betas = tuple(checks.fraction("Adam: betas", beta) for beta in betas)
+        self.eps = checks.positive("Adam: eps", eps)
+        self.weight_decay = checks.not_negative("Adam: weight_decay", weight_decay)
+        self.means, self.squares = self.zeros("mean"), self.zeros("square")
+        self.steps = self.state["steps"] = numpy.zeros(())
+
+    def step(self) -> None:
+        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        checks.gradients(self.name, self.parameters)
+        self.steps += 1
+        corrections = [1 - beta ** float(self.steps) for beta in self.betas]
+        for p, m, s in zip(self.parameters, self.means, self.squares, strict=True):
+            if p.grad is None:
+                continue
+            gradient = p.grad + self.weight_decay * p.data
+            m += (1 - self.betas[0]) * (gradient - m)
+            s += (1 - self.betas[1]) * (gradient**2 - s)
+            p.data -= float(self.lr) * (m / corrections[0]) / ((s / corrections[1]) ** 0.5 + self.eps)
 
 
 def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable[[int], float]:

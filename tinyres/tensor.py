@@ -21,7 +21,7 @@ from .backend import Array, kernel
 
 VJP = Callable[[Array], "tuple[Array | None, ...]"]
 
-_recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
+recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
 
 
 @kernel
@@ -38,7 +38,7 @@ class Tensor:
     requires_grad: whether `backward` should leave the gradient of this leaf in `.grad`.
     parents, vjp: how the tensor was computed; given by operations, not by users.
 
-    Raises TypeError if data are not real numbers.
+    Raises TypeError if data are not real numbers, or for parents that need a gradient without a vjp.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
@@ -49,7 +49,7 @@ class Tensor:
         self.data: Array = _as_float_array(data)
         self.grad: Array | None = None
         self.requires_grad, self.node = requires_grad, None
-        if vjp is not None and _recording.get() and any(parent.requires_grad for parent in parents):
+        if recording.get() and any(parent.requires_grad for parent in parents):
             self.requires_grad, self.node = True, Node(self.data, parents, vjp)
 
     @property
@@ -133,6 +133,10 @@ class Node:
     requires_grad = True
 
     def __init__(self, out: Array, parents: tuple[Tensor, ...], vjp: VJP) -> None:
+        if not callable(vjp) or isinstance(parents, Tensor):
+            raise TypeError("an operation on tensors that require gradients needs parents=(x, ...), a tuple, "
+                            "and vjp=, a function of g that returns one gradient for each, a tuple too: got "
+                            f"parents {type(parents).__name__}, vjp {vjp!r:.60}")
         self.parents: tuple[Node | Tensor, ...] = tuple(parent.node or parent for parent in parents)
         self.vjp = vjp
         self.shape, self.dtype, self.library = out.shape, out.dtype, backend.xp_of(out)
@@ -152,9 +156,13 @@ class Node:
         return gradients
 
 
-def no_grad() -> contextlib.AbstractContextManager[None]:
-    """Within this context operations record no graph: for evaluation, where no gradient is needed."""
-    return backend.setting(_recording, False)
+def no_grad(function: Callable | None = None) -> contextlib.AbstractContextManager[None] | Callable:
+    """Within this context operations record no graph: for evaluation, where no gradient is needed.
+
+    Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
+    """
+    context = backend.setting(recording, False)
+    return context(function) if function else context
 
 
 def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:

@@ -20,6 +20,10 @@ class Split(NamedTuple):
     images: numpy.ndarray
     labels: numpy.ndarray
 
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.images.shape[1:]))
+        return f"Split({len(self.images):,} images of {size}, {self.images.dtype})"
+
     evaluation_batch_size = 250  # images at a time: few enough for a laptop's memory
 
     def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
@@ -41,3 +45,7 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     classes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
+        return f"Dataset(train={self.train!r}, test={self.test!r}, {len(self.classes)} classes: {names})"

@@ -123,6 +123,9 @@ class FolderSplit:
         self.min_area = min_area
         self._pool, self._lock = pool, threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
+
     def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
                        shard: slice = slice(None)) -> tuple[Array, Array]:
         """A shard of the images with these indices, augmented. The draws for the others are made, and not
@@ -172,7 +175,7 @@ class FolderSplit:
                       f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
-def decode(path: Path, windows: numpy.ndarray | None = None, flip: bool = False,
+def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = False,
            min_area: float = MIN_AREA) -> numpy.ndarray:
     """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
 
@@ -224,11 +227,12 @@ def _window(width: int, height: int, windows: Sequence[Sequence[float]], min_are
     return left, top, left + w, top + h
 
 
-def save_as_folder(dataset: Dataset, root: Path) -> None:
+def save_as_folder(dataset: Dataset, root: str | Path) -> None:
     """Write a data set in memory as JPEG files in the layout that `image_folder` reads.
 
     A folder that is there already is left as it is, and none is left half written.
     """
+    root = Path(root)
     if root.exists():
         return
     root.parent.mkdir(parents=True, exist_ok=True)

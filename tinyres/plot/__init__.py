@@ -1,23 +1,23 @@
-"""Line charts drawn with Pillow and saved as PNG: learning curves and theory pictures.
+"""Pictures drawn with Pillow and saved as PNG: line charts, and drawings of boxes, arrows and cells.
 
 Data become axis coordinates, each axis chooses round tick numbers (axes.py), and the lines become strokes of
-pixels (strokes.py). Pillow draws the text (text.py) and the grid (panel.py).
+pixels (strokes.py). Pillow draws the text (text.py) and the grid (panel.py). What is no chart is put together
+from boxes, arrows, cells and images (drawing.py).
 """
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
-from ..files import write_atomically
+from .drawing import Drawing, checked_path, tint, write_png
 from .panel import Line, Panel, draw_panel
 from .style import LINE_HEIGHT, MARGIN, PALETTE, PANEL_HEIGHT, PANEL_WIDTH, STYLES, TITLE_SIZE
 from .text import draw_paragraph, fit
 
-__all__ = ["PALETTE", "STYLES", "Line", "Panel", "save"]
+__all__ = ["PALETTE", "STYLES", "Drawing", "Line", "Panel", "save", "tint"]
 
 
 def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = "") -> None:
@@ -32,10 +32,7 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     panels = [panels] if isinstance(panels, Panel) else list(panels)
     if not 1 <= len(panels) <= 4:
         raise ValueError(f"a chart has 1 to 4 panels, not {len(panels)}; put further ones in another file")
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
-
+    path = checked_path(path)
     columns, rows = min(len(panels), 2), (len(panels) + 1) // 2
     size, text = fit(title, TITLE_SIZE, columns * PANEL_WIDTH - 2 * MARGIN)
     top = math.ceil(LINE_HEIGHT * size * len(text)) + MARGIN if text else 0
@@ -44,4 +41,4 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     for index, panel in enumerate(panels):
         image.paste(draw_panel(panel), (index % 2 * PANEL_WIDTH, top + index // 2 * PANEL_HEIGHT))
 
-    write_atomically(path, lambda file: image.save(file, format="PNG"))
+    write_png(path, image)

@@ -25,12 +25,13 @@ def text_width(text: str, size: float) -> float:
     return sum(font.getlength(part) for part, font, _ in text_parts(text, size))
 
 
-def draw_text(image: Image.Image, x: float, middle: float, size: float, text: str, align: float) -> None:
+def draw_text(image: Image.Image, x: float, middle: float, size: float, text: str, align: float,
+              color: str = TEXT_COLOR) -> None:
     """Draw text around the height `middle`; x is its left end (align 0), middle (0.5) or right end (1)."""
     x -= align * text_width(text, size)
     for part, font, raised in text_parts(text, size):
         baseline = middle + 0.36 * size - raised
-        ImageDraw.Draw(image).text((x, baseline), part, fill=TEXT_COLOR, font=font, anchor="ls")
+        ImageDraw.Draw(image).text((x, baseline), part, fill=color, font=font, anchor="ls")
         x += font.getlength(part)
 
 

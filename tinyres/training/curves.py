@@ -10,7 +10,7 @@ from .. import plot
 Metrics = list[dict[str, Any]]  # the lines of a metrics.jsonl
 
 
-def draw_curves(path: Path, runs: Mapping[str, Metrics]) -> None:
+def draw_curves(path: str | Path, runs: Mapping[str, Metrics]) -> None:
     """Draw loss and error of one or more runs, by name, against the step: training dashed, test solid."""
     panels = []
     for quantity, scale in ("loss", 1), ("error", 100):
@@ -31,7 +31,7 @@ def _from_zero(lines: Sequence[plot.Line]) -> tuple[float, float]:
     return 0.0, 1.1 * max((max(line.y, default=1) for line in lines), default=1)
 
 
-def draw_identity(path: Path, metrics: Metrics) -> None:
+def draw_identity(path: str | Path, metrics: Metrics) -> None:
     """Draw ||h(x)|| / ||x|| of every residual block against its depth, at the first, a middle and the last
     evaluation, and one over the number of blocks, the order of Theorem 2.1 for linear networks."""
     lines = [line for line in metrics if "residual_ratios" in line]

@@ -18,6 +18,7 @@ from ..ops import softmax_cross_entropy
 from ..optim import Optimizer
 from ..tensor import Tensor, no_grad
 from .curves import Metrics
+from .predict import evaluating
 from .progress import Progress
 from .run_folder import LOWER_RATE, Run
 from .signals import stop_on_signal
@@ -117,7 +118,7 @@ def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict
     if not len(split.labels):
         raise ValueError("evaluate: the split holds no images")
     loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0, 0
-    with no_grad():
+    with no_grad(), evaluating(model):
         for images, labels in evaluation_batches(split, split.evaluation_batch_size, group.shard):
             if not len(labels):
                 continue  # none of their files could be read

@@ -127,13 +127,14 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]
 
 
-def save_checkpoint(path: Path, model: Module, optimizer: Optimizer, step: int,
+def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step: int,
                     config: Mapping[str, Any]) -> None:
     """Write a checkpoint as one .npz file of plain arrays; an older one is replaced only once this one is
     whole.
 
     Raises FloatingPointError, and writes nothing, if a weight or velocity is not finite.
     """
+    path = Path(path)
     arrays = {f"model/{name}": value for name, value in model.state_dict().items()}
     arrays |= {f"optimizer/{name}": value for name, value in optimizer.state_dict().items()}
     for name, value in arrays.items():
@@ -144,7 +145,7 @@ def save_checkpoint(path: Path, model: Module, optimizer: Optimizer, step: int,
     write_atomically(path, lambda file: numpy.savez(file, **arrays))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, which may come from anywhere: nothing in it is executed, no more memory taken than
     it is long.
 

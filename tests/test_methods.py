@@ -1,0 +1,140 @@
+"""What a Tensor does for users of NumPy and PyTorch, and what it says where they go wrong."""
+import gc
+import weakref
+
+import numpy
+import pytest
+from support.checking import check, random
+
+import tinyres as tr
+
+
+@pytest.mark.parametrize("fn, expected", [
+    (lambda x: x.sum(), lambda x: x.sum()), (lambda x: x.sum(0), lambda x: x.sum(0)),
+    (lambda x: x.mean(axis=(0, 2), keepdims=True), lambda x: x.mean((0, 2), keepdims=True)),
+    (lambda x: x.max(1), lambda x: x.max(1)), (lambda x: x.T, lambda x: x.T),
+    (lambda x: x.reshape(6, 4), lambda x: x.reshape(6, 4)),
+    (lambda x: x.reshape(-1), lambda x: x.reshape(-1)),
+    (lambda x: x.reshape((4, -1)), lambda x: x.reshape(4, -1)),
+    (lambda x: x.transpose(), lambda x: x.T),
+    (lambda x: x.transpose(2, 0, 1), lambda x: x.transpose(2, 0, 1)),
+    (lambda x: x.transpose((1, 2, 0)), lambda x: x.transpose(1, 2, 0)),
+    (lambda x: x[1, ..., :2], lambda x: x[1, ..., :2]),
+    (lambda x: list(x)[1], lambda x: x[1]), (abs, abs),
+])
+def test_methods(xp, fn, expected):
+    x = random(xp, 2, 3, 4)
+    check(fn, expected(x.numpy()), x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", numpy.float32, numpy.dtype("float32")])
+def test_astype_takes_what_numpy_takes(dtype):
+    assert random(numpy, 2).astype(dtype).dtype == "float32"
+
+
+def test_values_for_python():
+    x = tr.Tensor([[1.25, 2.0, 3.0]], requires_grad=True)
+    assert (x.size, len(x), len(x[0])) == (3, 1, 3)
+    total = x[0, 0]
+    assert float(total) == 1.25 and f"{total:.1f} {total}" == f"1.2 {total!r}" and bool(total)
+    assert f"{x}" == repr(x)
+    for wrong, error in ((lambda: len(total), TypeError), (lambda: list(total), TypeError),
+                         (lambda: f"{x:.2f}", TypeError), (lambda: float(x), ValueError)):
+        with pytest.raises(error):
+            wrong()
+    with pytest.raises(ValueError, match=r"shape \(1, 3\) is neither true nor false.*\(x > 0\).all\(\)"):
+        bool(x)
+
+
+def test_comparisons_give_arrays(xp):
+    x, other = tr.Tensor(xp.array([1.0, 2.0, 3.0])), tr.Tensor(xp.array([3.0, 2.0, 1.0]))
+    for array, values in (((x < other), [1, 0, 0]), ((x <= 2), [1, 1, 0]), ((x > other), [0, 0, 1]),
+                          ((x >= xp.array([1, 3, 3])), [1, 0, 1]), ((x == other), [0, 1, 0]),
+                          ((x != 2.0), [1, 0, 1])):
+        assert isinstance(array, xp.ndarray) and array.tolist() == values
+    assert x != None and len({x, other, x}) == 2  # noqa: E711
+
+
+def test_numpy_gets_a_copy_unless_a_gradient_would_be_lost():
+    x = tr.Tensor([1.0, 2.0])
+    array = numpy.asarray(x)
+    array[0] = 5
+    assert array.dtype == "float32" and x.numpy().tolist() == [1, 2]
+    assert numpy.asarray(x, dtype="float64").dtype == "float64"
+    x = tr.Tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(TypeError, match="not in the graph: write x.numpy()"):
+        numpy.asarray(x)
+    with pytest.raises(TypeError, match="tr.stack"):
+        tr.Tensor([x, x])
+    with tr.no_grad():
+        assert numpy.asarray(x).tolist() == [1, 2]
+
+
+def test_a_leaf_is_not_made_a_computed_tensor_by_an_operator_in_place(xp):
+    w = tr.Tensor(xp.ones(2), requires_grad=True)
+    (w * w).sum().backward()
+    data = w.data
+    for sign in "+-*/":
+        with pytest.raises(RuntimeError, match=rf"w \{sign}= ... .*write w.data \{sign}= .*tr.no_grad"):
+            exec(f"w {sign}= 0.1 * w.grad")
+    with tr.no_grad():
+        w -= 0.1 * w.grad
+    assert w.data is data and w.numpy().tolist() == [0.8, 0.8] and w.node is None
+    total = w * 2
+    first = total
+    total += w
+    assert total.numpy().tolist() == [0.8 * 3] * 2 and first.numpy().tolist() == [1.6, 1.6]
+    assert tr.gradcheck(lambda w: in_a_loop(w), w) < 1e-6
+
+
+def in_a_loop(w):
+    total = tr.Tensor(numpy.zeros(()))
+    for value in w:
+        total += value * value
+    return total
+
+
+def test_values_that_the_graph_needs_are_not_changed(xp):
+    x = random(xp, 2)
+    y = tr.exp(x)
+    with pytest.raises(RuntimeError, match="that exp computed were changed: gradients .* would be wrong"):
+        y.data += 5
+    with pytest.raises(RuntimeError, match="that exp computed were changed"):
+        y.data = xp.zeros(2)
+    with pytest.raises(TypeError, match="not changed in place: write x.data"):
+        x[0] = 1
+    x.data += 5
+    with tr.no_grad():
+        y = tr.exp(x)
+    y.data += 5
+
+
+def test_retain_grad(xp):
+    x = random(xp, 3)
+    hidden = x * 2
+    hidden.retain_grad()
+    assert hidden.grad is None
+    out = (hidden * hidden + hidden).sum()
+    for _ in range(2):
+        out.backward()
+        numpy.testing.assert_allclose(tr.backend.to_numpy(hidden.grad), 2 * hidden.numpy() + 1)
+    with pytest.raises(RuntimeError, match="requires no gradient"):
+        tr.Tensor(1.0).retain_grad()
+    gc.disable()
+    try:
+        del hidden, out
+        hidden = x + x
+        hidden.retain_grad()
+        dead, out = weakref.ref(hidden), (hidden + x).sum()
+        del hidden
+        assert dead() is None, "the graph must not hold the values"
+        out.backward()
+    finally:
+        gc.enable()
+
+
+def test_a_star_import_leaves_pythons_functions_alone():
+    names = {}
+    exec("from tinyres import *", names)
+    assert not {"sum", "max", "abs"} & names.keys() and names["relu"] is tr.relu
+    assert {name for name in names if not name.startswith("_")} == set(tr.__all__)

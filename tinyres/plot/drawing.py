@@ -1,0 +1,111 @@
+"""Drawings that are no charts: text, boxes, arrows, cells with numbers, images, each put where it is told.
+
+All positions and sizes are in pixels of the file, x to the right and y down. A drawing 2560 pixels wide is
+meant to fill a screen; text of 40 pixels can then be read at the back of a room.
+"""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+from PIL import Image, ImageColor, ImageDraw
+
+from ..files import write_atomically
+from .strokes import Point, draw_strokes
+from .style import LINE_HEIGHT, PALETTE, TEXT_COLOR
+from .text import draw_text, text_width
+
+TEXT_SIZE = 40
+
+
+class Drawing:
+    """A white page of width x height pixels. Colors are those of `plot.PALETTE`, by index, or "#rrggbb"."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width, height), "white")
+
+    def text(self, x: float, y: float, text: str, size: float = TEXT_SIZE, align: float = 0.5,
+             color: int | str = TEXT_COLOR) -> None:
+        """Lines of text around the height y; x is their left end (align 0), middle (0.5) or right end (1)."""
+        lines = text.split("\n")
+        for index, line in enumerate(lines):
+            middle = y + (index - (len(lines) - 1) / 2) * LINE_HEIGHT * size
+            draw_text(self.image, x, middle, size, line, align, _color(color))
+
+    def box(self, x: float, y: float, width: float, height: float, text: str = "", *,
+            color: int | str = TEXT_COLOR, size: float = TEXT_SIZE) -> None:
+        """A box around (x, y), tinted with its color, with lines of text as large as fits, up to size."""
+        corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+        ImageDraw.Draw(self.image).rounded_rectangle(corners, radius=18, fill=tint(color, 0.12),
+                                                     outline=_color(color), width=4)
+        lines = text.split("\n")
+        widest = max(text_width(line, size) for line in lines)
+        self.text(x, y, text, size * min(1, (width - size / 2) / max(widest, 1),
+                                         height / (LINE_HEIGHT * size * (len(lines) + 0.2))))
+
+    def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR, width: float = 6) -> None:
+        """A straight arrow with its point at `end`."""
+        length = math.dist(start, end)
+        along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
+        head = min(5 * width, length)
+        neck = (end[0] - along[0] * head, end[1] - along[1] * head)
+        draw_strokes(self.image, [[start, neck]], width / 2, _color(color))
+        sides = [(neck[0] + sign * along[1] * head / 2, neck[1] - sign * along[0] * head / 2)
+                 for sign in (1, -1)]
+        ImageDraw.Draw(self.image).polygon([end, *sides], fill=_color(color))
+
+    def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
+              fills: Sequence[Sequence[str]] | None = None, size: float | None = None) -> None:
+        """A table of square cells with its top left corner at (x, y): a text and a color for each."""
+        draw = ImageDraw.Draw(self.image)
+        for i, row in enumerate(texts):
+            for j, text in enumerate(row):
+                left, top = round(x + j * side), round(y + i * side)
+                fill = fills[i][j] if fills is not None else "#FFFFFF"
+                draw.rectangle((left, top, round(left + side), round(top + side)), fill=fill,
+                               outline="#8C959F", width=2)
+                red, green, blue = ImageColor.getrgb(fill)
+                dark = 0.3 * red + 0.6 * green + 0.1 * blue < 120
+                self.text(left + side / 2, top + side / 2, str(text), size or 0.42 * side,
+                          color="#FFFFFF" if dark else TEXT_COLOR)
+
+    def frame(self, x: float, y: float, width: float, height: float, color: int | str) -> None:
+        """A thick empty rectangle with its top left corner at (x, y), to point out what is in it."""
+        ImageDraw.Draw(self.image).rectangle((x - 4, y - 4, x + width + 4, y + height + 4),
+                                             outline=_color(color), width=8)
+
+    def pixels(self, x: float, y: float, side: float, image: numpy.ndarray) -> None:
+        """An image (H, W, 3) uint8 with its top left corner at (x, y), enlarged to a width of side."""
+        enlarged = Image.fromarray(image).resize((round(side), round(side * image.shape[0] / image.shape[1])),
+                                                 Image.Resampling.NEAREST)
+        self.image.paste(enlarged, (round(x), round(y)))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Save as a PNG file, which appears complete or not at all. FileNotFoundError without its folder."""
+        write_png(checked_path(path), self.image)
+
+
+def tint(color: int | str, strength: float) -> str:
+    """A color mixed with white, as "#rrggbb": strength 0 is white, 1 the color."""
+    return "#" + "".join(f"{round(255 - strength * (255 - part)):02X}"
+                         for part in ImageColor.getrgb(_color(color)))
+
+
+def checked_path(path: str | os.PathLike) -> Path:
+    """The path of a file to be. Raises FileNotFoundError if there is no folder for it."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
+    return path
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write the file whole, or leave an older one as it was."""
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def _color(color: int | str) -> str:
+    return PALETTE[color] if isinstance(color, int) else color

@@ -1,0 +1,56 @@
+"""What a trained network says: predicted classes, and how many of them are right."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy
+
+from .. import backend
+from ..backend import Array, to_numpy
+from ..nn import Module
+from ..tensor import Tensor, no_grad
+
+
+@contextmanager
+def evaluating(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within this context every module of a model is as in evaluation, and then as it was before."""
+    modules = [module for _, module in model.named_modules()] if isinstance(model, Module) else []
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def predict(model: Callable[[Tensor], Tensor], inputs: Array | Tensor,
+            batch_size: int = 250) -> numpy.ndarray:
+    """The class that the model thinks likeliest for each input: (N,) integers, a NumPy array.
+
+    inputs: (N, ...) floats as the model takes them, in the library that is in use; so many at a time are
+    computed, without a graph and with the model as in evaluation.
+    """
+    values = inputs.data if isinstance(inputs, Tensor) else inputs
+    with no_grad(), evaluating(model):
+        logits = [to_numpy(model(Tensor(values[i:i + batch_size])).data)
+                  for i in range(0, len(values), batch_size)]
+    return numpy.concatenate(logits).argmax(axis=1) if logits else numpy.zeros(0, int)
+
+
+def accuracy(predicted: Array | Tensor, labels: Array) -> float:
+    """The fraction of right ones, 0 to 1.
+
+    predicted: classes (N,), or logits (N, classes). labels: (N,). Raises ValueError for other shapes, or N =
+    0.
+    """
+    predicted = predicted.data if isinstance(predicted, Tensor) else predicted
+    predicted = predicted if backend.is_array(predicted) else numpy.asarray(predicted)
+    labels = numpy.asarray(to_numpy(labels) if backend.is_array(labels) else labels)
+    classes = to_numpy(predicted.argmax(axis=1) if predicted.ndim == 2 else predicted)
+    if classes.shape != labels.shape or labels.ndim != 1 or not len(labels):
+        raise ValueError(f"accuracy: expected classes (N,) or logits (N, classes), and labels (N,) with N >= "
+                         f"1, got {predicted.shape} and {labels.shape}")
+    return float((classes == labels).mean())
