@@ -61,15 +61,20 @@ class Float16(Module):
     def __init__(self, network: ResidualNetwork) -> None:
         self.network = network
         self.residual_ratios = network.residual_ratios
-        self.loss_scale: Array = backend.current().full((), LOSS_SCALE, "float32")
-        self.last_images: Array | None = None
+        self.scale = Tensor(backend.current().full((), LOSS_SCALE, "float32"))
+        self.last_images: Tensor | None = None
+
+    @property
+    def loss_scale(self) -> Array:
+        """How many times too large gradients are inside, a scalar in the library in use."""
+        return self.scale.data
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """As of the network."""
         return self.network.named_tensors()
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.last_images = x.data
+        self.last_images = x.detach()
         with self._float16_weights():
             features = self.network.features(_to_float16(x, self.loss_scale))
         return self.network.classify(_to_float32(features, self.loss_scale))
@@ -77,7 +82,7 @@ class Float16(Module):
     def overflowing_layer(self) -> str | None:
         """The first layer whose output for the last images is not finite, by name; None if all are."""
         with no_grad(), self._float16_weights():
-            for name, x in self._layers(_to_float16(Tensor(self.last_images), self.loss_scale)):
+            for name, x in self._layers(_to_float16(self.last_images, self.loss_scale)):
                 if not bool(xp_of(x.data).isfinite(x.data).all()):
                     return name
         return None
@@ -146,7 +151,7 @@ class ScaledOptimizer(Optimizer):
         super().load_state_dict({name: self.state[name] for name in SCALE_STATE} | dict(state))
 
     def _set_scale(self, factor: float) -> None:
-        self.model.loss_scale *= numpy.float32(factor)
+        self.model.loss_scale[...] = self.model.loss_scale * numpy.float32(factor)
         self.good_steps.fill(0)
 
 
