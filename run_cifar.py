@@ -2,7 +2,7 @@
 
     python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks per stage, 50,000 steps
     python run_cifar.py --dataset cifar100
-    python run_cifar.py --blocks 1 --widths 16 32 64 --epochs 10 --lr-drops 2340 3510      for a laptop
+    python run_cifar.py --laptop                the same kind of network, 50 minutes on two cores
     python run_cifar.py --demo                  identity against no identity, on drawn shapes, without a
     download
 """
@@ -13,11 +13,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy
+
 import tinyres as tr
 from tinyres import cli
 from tinyres.distributed import SINGLE_PROCESS, Group
+from tinyres.pretrained import NETWORK, save_network
 from tinyres.training import Checkpoint, draw_curves, evaluate, train
 from tinyres.training.curves import Metrics
+from tinyres.training.dry_run import dry_run
+from tinyres.training.pictures import draw_all, probabilities
 
 DATASETS = {
     "cifar10": tr.datasets.cifar10,
@@ -32,13 +37,19 @@ HELD = {  # what is in the folder of a data set, or was packed
 
 # Section 4.1 of the paper, and its Table 1 for blocks and widths.
 PAPER = dict(dataset="cifar10", blocks=9, widths=[64, 128, 256], plain=False, steps=50_000, batch_size=128,
-             lr=0.05, lr_drops=[30_000, 50_000], momentum=0.9, weight_decay=1e-4)
+             lr=0.05, lr_drops=[30_000, 50_000], momentum=0.9, weight_decay=1e-4, schedule="drops",
+             initial_scale=None)
 PAPER_TEST_ERROR = {"cifar10": 0.0638, "cifar100": 0.2464}
 
 # Deep enough that the identity decides, narrow enough for a minute on a laptop. Weights that start as small
 # as the paper's learn little at first, so the rate starts high, and drops before they have grown.
 DEMO = dict(dataset="shapes", blocks=3, widths=[8, 16, 32, 48, 64], steps=500, batch_size=32, lr=0.1,
             lr_drops=[68, 430], evaluate_every=125, out=Path("runs/demo"))
+
+# What two cores train in about 50 minutes. The initial scale, rate and schedule were chosen on held-out
+# training images: see data/results/README.md.
+LAPTOP = dict(blocks=1, widths=[16, 64, 128, 256], steps=14_000, batch_size=64, lr=0.03,
+              schedule="one-cycle", weight_decay=5e-4, initial_scale=0.3, evaluate_every=2000)
 
 
 def main() -> None:
@@ -47,14 +58,10 @@ def main() -> None:
     if args.demo:
         demo(args)
     elif args.evaluate:
-        dataset = load_dataset(args)
-        network = cli.in_precision(args, build_network(args, dataset, checkpoint))
-        figures = evaluate(network, dataset.test, group)
-        print(f"{args.evaluate}: step {checkpoint.step}, test loss {figures['loss']:.4f}, "
-              f"test error {figures['error']:.2%}")
+        use_network(args, checkpoint, group)
     else:
         metrics = run(args, checkpoint, group)
-        if not cli.stopped_early(args, metrics):
+        if not args.dry_run and not cli.stopped_early(args, metrics):
             print_result(args, metrics)
 
 
@@ -64,13 +71,16 @@ def load_dataset(args: argparse.Namespace) -> tr.datasets.Dataset:
     if args.dataset != "shapes":
         args.data = cli.data_folder(args.data, HELD[args.dataset])
     dataset = DATASETS[args.dataset](args.data)
+    if args.held_out:
+        dataset = dataset.held_out(args.held_out)
     return dataset._replace(train=tr.datasets.Split(*map(xp.asarray, dataset.train)),
                             test=tr.datasets.Split(*map(xp.asarray, dataset.test)))
 
 
-def build_network(args: argparse.Namespace, dataset: tr.datasets.Dataset,
+def build_network(args: argparse.Namespace, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.models.ResidualNetwork:
-    network = tr.models.cifar_net(len(dataset.classes), args.blocks, args.widths, not args.plain, args.seed)
+    network = tr.models.cifar_net(classes, args.blocks, args.widths, not args.plain, args.seed,
+                                  args.initial_scale)
     if checkpoint:
         network.load_state_dict(checkpoint.model)
     return network
@@ -81,16 +91,51 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
     """One training run: data, network, optimizer, loop."""
     dataset = load_dataset(args)
     cli.set_steps(args, len(dataset.train.labels), checkpoint)
-    network = build_network(args, dataset, checkpoint)
+    network = build_network(args, len(dataset.classes), checkpoint)
     model = cli.in_precision(args, network)
     optimizer = cli.build_optimizer(args, model, checkpoint)
-    schedule = tr.optim.step_decay(args.lr, args.lr_drops)
-    print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
-          f"images; "
+    schedule = (tr.optim.one_cycle(args.lr, args.steps) if args.schedule == "one-cycle" else
+                tr.optim.step_decay(args.lr, args.lr_drops))
+    if args.dry_run:
+        return dry_run(model, optimizer, dataset, args.steps, args.batch_size)
+    print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} "
+          f"{'held-out' if args.held_out else 'test'} images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
     return train(model, optimizer, schedule, dataset,
                  **cli.how_to_train(args, model, dataset, checkpoint, group))
+
+
+def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) -> None:
+    """What is asked of a saved network: classes of pictures, pictures of it, its weights, its test error."""
+    if args.export:
+        save_network(args.export, checkpoint)
+        print(f"Weights in float16: {args.export}, {args.export.stat().st_size / 1e6:.1f} MB")
+    elif args.classify:
+        classify(args, checkpoint)
+    else:
+        dataset = load_dataset(args)
+        network = build_network(args, len(dataset.classes), checkpoint)
+        model = cli.in_precision(args, network)
+        if args.pictures:
+            drawn = draw_all(args.pictures, network, dataset.test, dataset.classes, model)
+            print("\n".join(map(str, drawn)))
+        else:
+            figures = evaluate(model, dataset.test, group)
+            images = "held-out" if args.held_out else "test"
+            print(f"{args.evaluate}: step {checkpoint.step}, {images} loss {figures['loss']:.4f}, "
+                  f"{images} error {figures['error']:.2%}")
+
+
+def classify(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """The five likeliest classes of each picture, whatever its size: its middle square at 32 x 32 pixels."""
+    images = numpy.stack([tr.datasets.read_square(file, 32) for file in args.classify])
+    classes = tr.datasets.CIFAR10_CLASSES if args.dataset == "cifar10" else load_dataset(args).classes
+    model = cli.in_precision(args, build_network(args, len(classes), checkpoint))
+    split = tr.datasets.Split(tr.backend.current().asarray(images), numpy.zeros(len(images), numpy.int64))
+    for file, likelihood in zip(args.classify, probabilities(model, split), strict=True):
+        best = numpy.argsort(-likelihood)[:5]
+        print(f"{file}: {', '.join(f'{classes[i]} {likelihood[i]:.1%}' for i in best)}")
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -125,6 +170,21 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
                         help="the folder of the data sets")
     parser.add_argument("--blocks", type=cli.positive_int, metavar="N", help="residual blocks per stage")
     parser.add_argument("--plain", action="store_true", help="without identity: h(x) instead of x + h(x)")
+    parser.add_argument("--laptop", action="store_true", help="settings for 50 minutes on two cores")
+    parser.add_argument("--classify", nargs="+", type=Path, metavar="FILE",
+                        help="the likeliest classes of pictures, by the network that comes along or that of "
+                             "--evaluate")
+    parser.add_argument("--pictures", type=Path, metavar="DIR",
+                        help="draw what that network has learned: kernels, mistakes, confusion, a path")
+    parser.add_argument("--export", type=Path, metavar="FILE",
+                        help="write the weights of --evaluate alone, in float16")
+    parser.add_argument("--initial-scale", type=cli.positive_float, metavar="X",
+                        help="residual blocks start as in He et al., their second convolution times X; "
+                             "default: the paper's")
+    parser.add_argument("--held-out", type=cli.positive_int, metavar="N",
+                        help="leave the last N training images out, and test on them instead")
+    parser.add_argument("--schedule", choices=["drops", "one-cycle"],
+                        help="of the learning rate: by --lr-drops, or up and down in a line over all steps")
     parser.add_argument("--lr-drops", type=cli.positive_int, nargs="*", metavar="STEP",
                         help="divide lr by 10 at these")
 
@@ -132,7 +192,13 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
         kind, widths = "plain" if args.plain else "residual", "-".join(map(str, args.widths))
         return f"{args.dataset}-{kind}-{args.blocks}x{widths}-{cli.length_and_rate(args)}-seed{args.seed}"
 
-    return cli.parse(parser, PAPER, DEMO, name)
+    parser.set_defaults(**PAPER)  # for --help
+    known = parser.parse_known_args()[0]
+    if (known.classify or known.pictures) and not known.evaluate:
+        parser.set_defaults(evaluate=NETWORK)
+    elif known.export and not known.evaluate:
+        parser.error("--export needs --evaluate, the checkpoint whose weights it writes")
+    return cli.parse(parser, PAPER, DEMO, name, LAPTOP)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tinyres import cli
 from tinyres.distributed import Group
 from tinyres.training import Checkpoint, evaluate, train
 from tinyres.training.curves import Metrics
+from tinyres.training.dry_run import dry_run
 
 # Section 4.2 of the paper, and section 4.1 for weight decay. The paper's steps were taken by 6 machines at a
 # time, none waiting for the others, with the batch below each.
@@ -51,7 +52,7 @@ def main() -> None:
               f"{', '.join(errors)}")
         return
     metrics = run(args, dataset, checkpoint, group)
-    if cli.stopped_early(args, metrics):
+    if args.dry_run or cli.stopped_early(args, metrics):
         return
     if args.demo:
         print(f"\nTest error {metrics[-1]['test_error']:.1%} (guessing: 90.0%) after "
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = tr.optim.exponential_decay(args.lr, args.lr_decay,
                                           max(1, EPOCHS_PER_DECAY * images // args.batch_size))
+    if args.dry_run:
+        return dry_run(cli.in_precision(args, network), optimizer, dataset, args.steps, args.batch_size)
     print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")

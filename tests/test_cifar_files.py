@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+from support.harness import ROOT, run_script
 
 from tinyres.datasets import cifar10, cifar100
 from tinyres.datasets.archive import UNPACKED_LIMIT, Archive, fetch
@@ -147,7 +148,7 @@ def test_cifar10_puts_the_batches_together_in_order(large_root):
     assert data.classes == tuple("abcdefghij")
 
 
-def test_cifar100_reads_the_fine_labels(large_root):
+def test_cifar100_reads_the_fine_labels_and_a_dry_run_trains_on_them(large_root):
     folder = large_root / "cifar-100-python"
     folder.mkdir()
     names = [f"class {i}" for i in range(100)]
@@ -162,6 +163,9 @@ def test_cifar100_reads_the_fine_labels(large_root):
     numpy.testing.assert_array_equal(data.train.labels, numpy.arange(50_000) % 100)
     numpy.testing.assert_array_equal(data.test.images[:20], images_of({"data": batch["data"][:20]}))
     assert data.classes == tuple(names)
+    printed = run_script(ROOT / "run_cifar.py", "--dataset", "cifar100", "--data", large_root, "--blocks", 1,
+                         "--widths", 4, "--batch-size", 4, "--dry-run", "--backend", "numpy")
+    assert "50,000 steps  about" in printed and "estimate" in printed
 
 
 # Malformed files

@@ -61,6 +61,17 @@ def test_the_shortcut_pools_pixels_and_pads_channels_evenly(xp):
     numpy.testing.assert_allclose(out[..., 1:3], pooled, rtol=1e-6)
 
 
+@pytest.mark.parametrize("options, std1, std2", [
+    ({}, 1 / (9 * 64), 1 / (9 * 64)),
+    ({"initial_scale": 0.3}, (2 / (9 * 32)) ** 0.5, 0.3 * (2 / (9 * 64)) ** 0.5),
+    ({"residual": False}, (2 / (9 * 32)) ** 0.5, (2 / (9 * 64)) ** 0.5),
+    ({"residual": False, "initial_scale": 0.3}, (2 / (9 * 32)) ** 0.5, (2 / (9 * 64)) ** 0.5)])
+def test_the_size_of_a_blocks_initial_weights(options, std1, std2):
+    block = ResidualBlock(32, 64, rng=numpy.random.default_rng(0), **options)
+    assert block.conv1.weight.numpy().std() == pytest.approx(std1, rel=0.02)
+    assert block.conv2.weight.numpy().std() == pytest.approx(std2, rel=0.02)
+
+
 def test_the_plain_twin_has_no_shortcut(xp):
     block = ResidualBlock(3, 3, residual=False)
     for parameter in block.parameters():

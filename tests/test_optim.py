@@ -2,7 +2,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.optim import SGD, Adam, exponential_decay, step_decay
+from tinyres.optim import SGD, Adam, exponential_decay, one_cycle, step_decay
 
 
 def test_sgd_against_its_formula(xp):
@@ -131,3 +131,10 @@ def test_an_optimizer_without_step_says_so():
     optimizer = tr.optim.Optimizer([tr.Tensor([1.0], requires_grad=True)], 0.1)
     with pytest.raises(NotImplementedError, match="Optimizer must define step"):
         optimizer.step()
+
+
+def test_one_cycle_goes_up_a_line_and_down_to_nearly_zero():
+    rate = one_cycle(0.5, 10, warmup=0.4)
+    expected = [0.125, 0.25, 0.375, 0.5, 0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12]
+    numpy.testing.assert_allclose([rate(step) for step in range(10)], expected)
+    assert one_cycle(0.5, 1)(0) == 0.5

@@ -148,6 +148,21 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
     assert "at step 30 already" in run("--resume", "--out", str(out), "--backend", "numpy", ok=False)
 
 
+def test_the_laptops_settings_and_their_cost():
+    printed = run("--laptop", "--dataset", "shapes", "--dry-run", "--backend", "numpy")
+    assert "1,157,040 trainable weights, batches of 64" in printed
+    assert "14,000 steps  about" in printed and "an estimate" in printed
+
+
+def test_held_out_images_take_the_place_of_test_images(tmp_path):
+    printed = run(*SMALL, "--steps", "2", "--held-out", "100", "--schedule", "one-cycle",
+                  "--initial-scale", "0.3", "--out", tmp_path)
+    assert "9,900 training and 100 held-out images" in printed
+    assert "held-out error" in run("--evaluate", tmp_path / "checkpoint.npz", "--backend", "numpy")
+    refused = run(*SMALL, "--held-out", "10000", "--out", tmp_path / "other", ok=False)
+    assert "10000 images held out: expected from 1 to 9999" in refused
+
+
 def test_help_has_a_text_for_every_option_and_an_error_one_line_of_usage(monkeypatch, capsys):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     import run_cifar

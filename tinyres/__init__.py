@@ -41,8 +41,10 @@ from .ops import (
 from .tensor import Tensor, no_grad
 
 # isort: split
-from . import datasets, distributed, fast, plot, theory, training
+from . import datasets, distributed, fast, plot, pretrained, theory, training
 from .training import accuracy, predict
+
+models.pretrained = pretrained.pretrained  # beside the networks, though the core reads no files
 
 # `from tinyres import *` leaves Python's own sum, max and abs alone
 __all__ = [

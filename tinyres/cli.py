@@ -22,8 +22,8 @@ from .training import Checkpoint, Run, load_checkpoint, loss_and_error, trial
 from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
-RUNTIME_OPTIONS = ("backend", "capture", "out", "resume", "evaluate", "demo", "distributed",
-                   "workers")
+RUNTIME_OPTIONS = ("backend", "capture", "out", "resume", "evaluate", "demo", "laptop",
+                   "dry_run", "classify", "pictures", "export", "distributed", "workers")
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
 
@@ -52,18 +52,25 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/NAME after the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="take three steps, and say what the whole run would cost in memory and hours")
     parser.add_argument("--demo", action="store_true", help=demo)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mapping[str, Any],
-          name: Callable[[argparse.Namespace], str]) -> tuple[argparse.Namespace, Checkpoint | None]:
+          name: Callable[[argparse.Namespace], str],
+          laptop: Mapping[str, Any] | None = None) -> tuple[argparse.Namespace, Checkpoint | None]:
     """The settings and, with --resume or --evaluate, the checkpoint whose settings they are.
 
-    paper, demo: settings of the paper's run, the defaults, and those of --demo. name: of a run's folder.
+    paper, demo, laptop: settings of the paper's run, the defaults, and those of --demo and --laptop. name: of
+    a run's folder.
     """
     parser.set_defaults(**paper)
     args = parser.parse_args()
+    if laptop and args.laptop:
+        parser.set_defaults(**laptop)
+        args = parser.parse_args()
     checkpoint = None
     if args.demo:
         if args.resume or args.evaluate or args.distributed:
@@ -225,7 +232,8 @@ def how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, chec
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:
     """Every setting that is not the paper's."""
-    return "; ".join(f"{name.replace('_', ' ')} {getattr(args, name)} (paper: {value})"
+    return "; ".join(f"{name.replace('_', ' ')} {getattr(args, name)} "
+                     f"(paper: {'its own' if value is None else value})"
                      for name, value in paper.items() if getattr(args, name) != value) or "nothing"
 
 

@@ -1,7 +1,8 @@
-"""The paper's networks, and nothing else."""
+"""The paper's networks, and nothing else. `models.pretrained` is in pretrained.py."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 
@@ -51,12 +52,14 @@ class ResidualNetwork(Module):
 
 
 def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (64, 128, 256),
-              residual: bool = True, seed: int = 0) -> ResidualNetwork:
+              residual: bool = True, seed: int = 0, initial_scale: float | None = None) -> ResidualNetwork:
     """The paper's network for CIFAR-10 and CIFAR-100 (Table 1), 13,538,736 trainable weights at the defaults.
 
     blocks: residual blocks per stage. widths: channels of each stage; from the second stage on, the first
     block halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
-    weights. The paper says 13.59 million weights; its Table 1 adds up to the number above.
+    weights. initial_scale: of residual blocks, default the paper's (see nn.ResidualBlock).
+
+    The paper says 13.59 million weights; its Table 1 adds up to the number above.
 
     | layers              | kernel              | stride   | pixels out |
     |---------------------|---------------------|----------|------------|
@@ -72,7 +75,8 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
     rng = numpy.random.default_rng(seed)
     checks.network("cifar_net", num_classes, [blocks] * len(widths), widths)
     stem = Conv2d(3, min(16, widths[0]), 3, padding=1, rng=rng)
-    return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, residual, rng)
+    return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, rng, residual=residual,
+                         initial_scale=initial_scale)
 
 
 def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
@@ -99,16 +103,17 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
     rng = numpy.random.default_rng(seed)
     checks.network("imagenet_net", num_classes, blocks, widths)
     stem = Conv2d(3, widths[0], 7, stride=2, padding=3, rng=rng)
-    return _build_stages(stem, num_classes, blocks, widths, 2, True, rng)
+    return _build_stages(stem, num_classes, blocks, widths, 2, rng)
 
 
 def _build_stages(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int],
-                  first_stride: int, residual: bool, rng: numpy.random.Generator) -> ResidualNetwork:
-    """Stages of residual blocks and a projection; first_stride: of the first stage, the others have 2."""
+                  first_stride: int, rng: numpy.random.Generator, **block: Any) -> ResidualNetwork:
+    """Stages of residual blocks and a projection; first_stride: of the first stage, the others have 2; block:
+    options of ResidualBlock."""
     channels, layers = stem.weight.shape[3], []
     for stage, width in enumerate(widths):
         for i in range(blocks[stage]):
             stride = 1 if i > 0 else first_stride if stage == 0 else 2
-            layers.append(ResidualBlock(channels, width, stride, residual=residual, rng=rng))
+            layers.append(ResidualBlock(channels, width, stride, rng=rng, **block))
             channels = width
     return ResidualNetwork(stem, layers, RandomProjection(channels, num_classes, rng=rng))

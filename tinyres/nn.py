@@ -95,21 +95,24 @@ class ResidualBlock(Module):
     added evenly on both sides. conv1 and conv2 are 3 x 3 without bias, conv1 with the stride, and their
     weights start N(0, sigma), sigma = 1 / (9 out_channels).
 
-    residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), whose weights start as in He et al.
-        (2015), sigma = sqrt(2 / (9 channels in)): with the paper's tiny weights nothing would get through it.
+    initial_scale: if given, weights start as in He et al. (2015) instead, sigma = sqrt(2 / (9 channels in)),
+        those of conv2 times initial_scale: a short training has no time to grow the paper's tiny ones.
+    residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), for which initial_scale is 1: with the
+        paper's tiny weights nothing would get through it.
     Raises ValueError if out_channels < in_channels, which no zero padding can give.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, residual: bool = True,
-                 rng: Generator | None = None) -> None:
+                 initial_scale: float | None = None, rng: Generator | None = None) -> None:
         checks.widening("ResidualBlock", in_channels, out_channels)
         rng = rng or default_rng()
 
-        def std(channels: int) -> float:
-            return 1 / (9 * out_channels) if residual else (2 / (9 * channels)) ** 0.5
-
-        self.conv1 = Conv2d(in_channels, out_channels, 3, stride, padding=1, std=std(in_channels), rng=rng)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, 1, padding=1, std=std(out_channels), rng=rng)
+        scale = initial_scale if residual else 1.0
+        std1 = std2 = 1 / (9 * out_channels)
+        if scale is not None:
+            std1, std2 = (2 / (9 * in_channels)) ** 0.5, scale * (2 / (9 * out_channels)) ** 0.5
+        self.conv1 = Conv2d(in_channels, out_channels, 3, stride, padding=1, std=std1, rng=rng)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, 1, padding=1, std=std2, rng=rng)
         self.added_channels = out_channels - in_channels
         self.stride, self.residual = stride, residual
 

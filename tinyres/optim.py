@@ -1,4 +1,5 @@
-"""Optimizers, which move parameters against their gradients, and the paper's two learning rate schedules."""
+"""Optimizers, which move parameters against their gradients, and learning rate schedules, two of them the
+paper's."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,3 +124,10 @@ def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable
 def exponential_decay(lr: float, factor: float, every: int) -> Callable[[int], float]:
     """step -> learning rate, times factor after every so many steps (paper, 4.2: 0.94 every two epochs)."""
     return lambda step: lr * factor ** (step // every)
+
+
+def one_cycle(lr: float, steps: int, warmup: float = 0.2) -> Callable[[int], float]:
+    """step -> learning rate: up a line to lr in the first fraction `warmup` of the steps, down a line to 0 in
+    the others (Smith and Topin, 2018, "Super-convergence")."""
+    top = max(1, round(warmup * steps))
+    return lambda step: lr * min((step + 1) / top, (steps - step) / max(1, steps - top))

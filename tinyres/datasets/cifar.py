@@ -29,6 +29,7 @@ CIFAR100 = Archive(
     size=169_001_437,
     folder="cifar-100-python",
     files=("train", "test", "meta"))
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def cifar10(root: str | os.PathLike[str] = "data") -> Dataset:

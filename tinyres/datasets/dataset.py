@@ -1,4 +1,6 @@
 """What every data set looks like here: two splits, and the names of the classes."""
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy
@@ -49,3 +51,16 @@ class Dataset(NamedTuple):
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         return f"Dataset(train={self.train!r}, test={self.test!r}, {len(self.classes)} classes: {names})"
+
+    def held_out(self, images: int) -> Dataset:
+        """The same without the test images, in whose place are the last so many training images, which are no
+        longer trained on: to choose settings without a look at the test set.
+
+        Raises ValueError unless that leaves training images.
+        """
+        if not 1 <= images < len(self.train.labels):
+            raise ValueError(f"{images} images held out: expected from 1 to {len(self.train.labels) - 1}, "
+                             "so that one is left to train on")
+        first, last = (Split(*(part[rows] for part in self.train)) for rows in
+                       (slice(-images), slice(-images, None)))
+        return self._replace(train=first, test=last)

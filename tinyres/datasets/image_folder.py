@@ -13,6 +13,7 @@ set.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -179,19 +180,45 @@ def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = 
            min_area: float = MIN_AREA) -> numpy.ndarray:
     """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
 
-    windows: (tries, 4) from 0 to 1 that say each window's area, shape and place. Grey and palette
-    pictures, those for print (CMYK) and with transparency become RGB; those that a camera stored turned are
-    turned back.
+    windows: (tries, 4) from 0 to 1 that say each window's area, shape and place.
+    Raises what `_read_window` raises.
+    """
+    def box(width: int, height: int) -> Box:
+        if windows is None:
+            return _middle(width, height, SIZE / SHORTER_SIDE)
+        return _window(width, height, windows.tolist(), min_area)
+
+    pixels = _read_window(path, SIZE, box)
+    return pixels[:, ::-1] if flip else pixels
+
+
+def read_square(path: str | Path, size: int) -> numpy.ndarray:
+    """The largest square in the middle of a picture, scaled to (size, size, 3) uint8.
+
+    Raises FileNotFoundError for a path that does not exist, ValueError for a file that is no whole picture.
+    """
+    try:
+        return _read_window(path, size, functools.partial(_middle, fraction=1))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path}") from None
+    except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+        raise ValueError(f"{path} cannot be read as a picture ({error}): give a JPEG or PNG file") from error
+
+
+def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) -> numpy.ndarray:
+    """A window of a picture, scaled to (size, size, 3) uint8. box: which one, from the width and height.
+
+    Grey and palette pictures, those for print (CMYK) and with transparency become RGB; those that a camera
+    stored turned are turned back.
     Raises OSError, or what else Pillow raises, for a file that is no whole picture, or of so many pixels
     (179 million) that Pillow takes it for an attack.
     """
     with Image.open(path) as picture:
         width, height = picture.size
-        left, top, right, bottom = (_middle(width, height) if windows is None
-                                    else _window(width, height, windows.tolist(), min_area))
+        left, top, right, bottom = box(width, height)
         # a JPEG file of a much larger picture is decoded at 1/2, 1/4 or 1/8 of its size, for less work
-        picture.draft("RGB", (math.ceil(width * SIZE / (right - left)),
-                              math.ceil(height * SIZE / (bottom - top))))
+        picture.draft("RGB", (math.ceil(width * size / (right - left)),
+                              math.ceil(height * size / (bottom - top))))
         across, down = picture.width / width, picture.height / height
         box = (left * across, top * down,
                min(right * across, picture.width), min(bottom * down, picture.height))
@@ -199,17 +226,16 @@ def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = 
             colours = Image.fromarray((numpy.asarray(picture) >> 8).astype(numpy.uint8)).convert("RGB")
         else:
             colours = picture.convert("RGB")
-        image = colours.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box)
+        image = colours.resize((size, size), Image.Resampling.BILINEAR, box)
         if "exif" in picture.info:
             image.info["exif"] = picture.info["exif"]
             with contextlib.suppress(Exception):  # a damaged note about the picture is no damaged picture
                 ImageOps.exif_transpose(image, in_place=True)
-    pixels = numpy.asarray(image)
-    return pixels[:, ::-1] if flip else pixels
+    return numpy.asarray(image)
 
 
-def _middle(width: int, height: int) -> Box:
-    side = min(width, height) * SIZE / SHORTER_SIDE
+def _middle(width: int, height: int, fraction: float) -> Box:
+    side = min(width, height) * fraction
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 

@@ -1,0 +1,51 @@
+"""What a run would cost, from its first steps."""
+from __future__ import annotations
+
+import sys
+import time
+
+from .. import backend
+from ..datasets.dataset import Dataset
+from ..datasets.loader import training_batches
+from ..fast import memory_kept
+from ..nn import Module
+from ..optim import Optimizer
+from .curves import Metrics
+from .loop import training_step
+
+STEPS = 3  # after one that is not timed, in which memory is taken
+
+
+def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int) -> Metrics:
+    """Take a few steps of a run, print what one of them takes and what all would, write nothing, and return
+    no metrics.
+
+    steps, batch_size: of the whole run. Its hours are an estimate: steps on this machine as busy as it is
+    now, without evaluations.
+    """
+    seconds = []
+    with memory_kept():
+        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, STEPS + 1)):
+            start = time.perf_counter()
+            loss, _ = training_step(model, optimizer, images, labels)
+            float(loss)  # waits for a GPU
+            seconds.append(time.perf_counter() - start)
+    step = min(seconds)
+    print(f"Dry run: {model.num_parameters():,} trainable weights, batches of {batch_size}\n"
+          f"  a step        {step:.2f} seconds, the fastest of {len(seconds)}\n"
+          f"  peak memory   {peak_memory()}\n"
+          f"  {steps:,} steps  about {steps * step / 3600:.1f} hours on this machine: an estimate, without "
+          "evaluations")
+    return []
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held so far; on a GPU, what CuPy has taken there."""
+    if (xp := backend.current()).__name__ == "cupy":
+        return f"{xp.get_default_memory_pool().total_bytes() / 2**30:.2f} GiB on the GPU"
+    try:
+        import resource
+    except ImportError:  # Windows
+        return "unknown on this system"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB"

@@ -1,0 +1,165 @@
+"""Pictures of what a network has learned: its first kernels, its mistakes, and one image's way through it."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+
+from .. import backend, plot
+from ..backend import to_numpy
+from ..datasets.augment import standardize
+from ..datasets.dataset import Split
+from ..datasets.loader import evaluation_batches
+from ..models import ResidualNetwork
+from ..more_ops import softmax
+from ..nn import Module
+from ..tensor import Tensor, no_grad
+
+TEXT = 36  # pixels of height
+RIGHT, WRONG = "#0072B2", "#D55E00"
+
+
+def probabilities(model: Module, split: Split) -> numpy.ndarray:
+    """What the model thinks of each image of a split: (N, classes), each row summing to 1."""
+    with no_grad():
+        return numpy.concatenate([softmax(model(Tensor(images))).numpy() for images, _ in
+                                  evaluation_batches(split, split.evaluation_batch_size)])
+
+
+def confusion_matrix(labels: numpy.ndarray, predictions: numpy.ndarray, classes: int) -> numpy.ndarray:
+    """(classes, classes) counts: the images of class i that were taken for class j."""
+    counts = numpy.zeros((classes, classes), numpy.int64)
+    numpy.add.at(counts, (labels, predictions), 1)
+    return counts
+
+
+def worst_mistakes(labels: numpy.ndarray, likelihood: numpy.ndarray) -> numpy.ndarray:
+    """Indices of the images that are taken for another class, the surest first.
+
+    likelihood: (N, classes), as `probabilities` gives it.
+    """
+    predictions = likelihood.argmax(axis=1)
+    order = numpy.argsort(-likelihood.max(axis=1), kind="stable")
+    return order[predictions[order] != labels[order]]
+
+
+def draw_kernels(path: str | Path, network: ResidualNetwork, columns: int = 8, side: int = 150) -> None:
+    """Draw the kernels of the first convolution as little color images, grey being 0.
+
+    Each is scaled by its own largest weight; kernels of three channels, red, green and blue, only.
+    """
+    kernels = network.stem.weight.numpy().transpose(3, 0, 1, 2)  # (O, KH, KW, 3)
+    rows, columns = -(-len(kernels) // columns), min(columns, len(kernels))
+    page = plot.Drawing(40 + columns * (side + 40), 130 + rows * (side + 40))
+    page.text(40, 50, f"First convolution: {len(kernels)} kernels of {kernels.shape[1]} x {kernels.shape[2]}",
+              TEXT, 0)
+    for i, kernel in enumerate(kernels):
+        pixels = 127.5 + 127.5 * kernel / max(abs(kernel).max(), 1e-30)
+        page.pixels(40 + i % columns * (side + 40), 100 + i // columns * (side + 40), side,
+                    pixels.round().astype(numpy.uint8))
+    page.save(path)
+
+
+def draw_confusion(path: str | Path, counts: numpy.ndarray, classes: Sequence[str], side: int = 110) -> None:
+    """Draw a confusion matrix, rows the true classes, percent of each row in its cells."""
+    percent = 100 * counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
+    left, top, width = 330, 150, len(classes) * side
+    page = plot.Drawing(left + width + 40, top + width + 200)
+    page.text(40, 50, "Of each row's class, percent taken for each column's", TEXT, 0)
+    page.cells(left, top, side, [[round(value) or "" for value in row] for row in percent],
+               [[plot.tint(RIGHT, value / 100) if i == j else plot.tint(WRONG, min(1, value / 25))
+                 for j, value in enumerate(row)] for i, row in enumerate(percent)])
+    for i, name in enumerate(classes):
+        page.text(left - 20, top + (i + 0.5) * side, name, TEXT, 1)
+        page.text(left + (i + 0.5) * side, top + width + 40 + i % 2 * 50, name, 0.8 * TEXT)
+    page.save(path)
+
+
+def draw_mistakes(path: str | Path, images: numpy.ndarray, labels: numpy.ndarray, likelihood: numpy.ndarray,
+                  classes: Sequence[str], columns: int = 6, rows: int = 3, side: int = 300) -> None:
+    """Draw the worst mistakes: image, what it was taken for and how surely, and what it is."""
+    chosen = worst_mistakes(labels, likelihood)[:columns * rows]
+    page = plot.Drawing(40 + columns * (side + 40), 110 + rows * (side + 140))
+    page.text(40, 50, "The surest of the mistakes", TEXT, 0)
+    for place, i in enumerate(chosen):
+        x, y = 40 + place % columns * (side + 40), 110 + place // columns * (side + 140)
+        page.pixels(x, y, side, images[i])
+        guess = likelihood[i].argmax()
+        page.text(x, y + side + 50, f"{classes[guess]}, {likelihood[i, guess]:.1%}\nis: {classes[labels[i]]}",
+                  0.85 * TEXT, 0)
+    page.save(path)
+
+
+def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, classes: Sequence[str],
+              side: int = 260, columns: int = 8) -> None:
+    """Draw one image's way through a network of residual blocks.
+
+    image: (H, W, 3) uint8. For the first convolution and each block (of many, so many in equal distances):
+    the size of x over the pixels, bright is large; that of h(x), which the block adds; and the three classes
+    that the network would name if all later blocks were the identity. One can ask that of residual networks
+    only, whose shortcuts have no weights and lead from every block to the logits.
+    Raises ValueError for a network without identity.
+    """
+    if not all(block.residual for block in network.blocks):
+        raise ValueError("draw_path: expected a residual network: in a plain one no shortcut leads from a "
+                         "block to the logits")
+    with no_grad():
+        x = network.stem(Tensor(standardize(backend.current().asarray(image[None]))))
+        steps = [("the first convolution", x, None, _if_identity(network, x, 0))]
+        for number, block in enumerate(network.blocks, 1):
+            h, shortcut = block.h(x), block.shortcut(x)
+            x = shortcut + h
+            steps.append((f"block {number}", x, h, _if_identity(network, x, number)))
+    shown = sorted({round(i) for i in numpy.linspace(0, len(steps) - 1, min(columns, len(steps)))})
+    page = plot.Drawing(40 + (len(shown) + 1) * (side + 40), 2 * side + 480)
+    page.text(40, 50, "One image on its way: x and h(x), and the classes if the later blocks did nothing",
+              TEXT, 0)
+    page.text(40, 120, "the image", 0.8 * TEXT, 0)
+    page.pixels(40, 150, side, image)
+    for column, step in enumerate(shown, 1):
+        left, (name, x, h, likelihood) = 40 + column * (side + 40), steps[step]
+        page.text(left, 120, f"x after {name}" if step else name, 0.8 * TEXT, 0)
+        page.pixels(left, 150, side, _sizes(x))
+        if h is not None:
+            page.text(left, 190 + side, f"h(x) of {name}", 0.8 * TEXT, 0)
+            page.pixels(left, 220 + side, side, _sizes(h))
+        best = numpy.argsort(-likelihood)[:3]
+        page.text(left, 300 + 2 * side, "\n".join(f"{classes[i]} {likelihood[i]:.0%}" for i in best),
+                  0.8 * TEXT, 0)
+    page.save(path)
+
+
+def _if_identity(network: ResidualNetwork, x: Tensor, blocks: int) -> numpy.ndarray:
+    """The probabilities (classes,) if the blocks after the first so many added nothing to x."""
+    for block in network.blocks[blocks:]:
+        x = block.shortcut(x)
+    return softmax(network.classify(x)).numpy()[0]
+
+
+def _sizes(x: Tensor) -> numpy.ndarray:
+    """The norm over the channels at each pixel of (1, H, W, C), as grey levels (H, W, 3)."""
+    norms = numpy.sqrt((x.numpy()[0] ** 2).sum(axis=2))
+    levels = (255 * norms / max(norms.max(), 1e-30)).round().astype(numpy.uint8)
+    return numpy.repeat(levels[:, :, None], 3, axis=2)
+
+
+def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequence[str],
+             model: Module | None = None) -> list[Path]:
+    """Draw all of the above into a folder, made if absent, and return the files.
+
+    split: images and labels that the network was not trained on. model: the network as it computes, if not in
+    float32. The way drawn is that of the surest mistake; where there is none, of the first image.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = to_numpy(split.images), to_numpy(split.labels)
+    likelihood = probabilities(model or network, split)
+    counts = confusion_matrix(labels, likelihood.argmax(axis=1), len(classes))
+    files = [folder / f"{name}.png" for name in ("kernels", "confusion", "mistakes", "path")]
+    draw_kernels(files[0], network)
+    draw_confusion(files[1], counts, classes)
+    draw_mistakes(files[2], images, labels, likelihood, classes)
+    if not all(block.residual for block in network.blocks):
+        return files[:3]
+    draw_path(files[3], network, images[[*worst_mistakes(labels, likelihood), 0][0]], classes)
+    return files
