@@ -92,17 +92,18 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
     dataset = load_dataset(args)
     cli.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, len(dataset.classes), checkpoint)
-    optimizer = cli.build_optimizer(args, network, checkpoint)
+    model = cli.in_precision(args, network)
+    optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = (tr.optim.one_cycle(args.lr, args.steps) if args.schedule == "one-cycle" else
                 tr.optim.step_decay(args.lr, args.lr_drops))
     if args.dry_run:
-        return dry_run(cli.in_precision(args, network), optimizer, dataset, args.steps, args.batch_size)
+        return dry_run(model, optimizer, dataset, args.steps, args.batch_size)
     print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} "
           f"{'held-out' if args.held_out else 'test'} images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(cli.in_precision(args, network), optimizer, schedule, dataset,
-                 **cli.how_to_train(args, checkpoint, group))
+    return train(model, optimizer, schedule, dataset,
+                 **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) -> None:

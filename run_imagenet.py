@@ -79,16 +79,17 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     images = len(dataset.train.labels)
     cli.set_steps(args, images, checkpoint)
     network = build_network(args, dataset, checkpoint)
-    optimizer = cli.build_optimizer(args, network, checkpoint)
+    model = cli.in_precision(args, network)
+    optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = tr.optim.exponential_decay(args.lr, args.lr_decay,
                                           max(1, EPOCHS_PER_DECAY * images // args.batch_size))
     if args.dry_run:
-        return dry_run(cli.in_precision(args, network), optimizer, dataset, args.steps, args.batch_size)
+        return dry_run(model, optimizer, dataset, args.steps, args.batch_size)
     print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(cli.in_precision(args, network), optimizer, schedule, dataset,
-                 **cli.how_to_train(args, checkpoint, group))
+    return train(model, optimizer, schedule, dataset,
+                 **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:

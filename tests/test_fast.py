@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy
 import pytest
+from support.checking import convolution_of
 
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
 from tinyres.fast import elementwise, gpu_conv, neighbours, sliced, winograd
+from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import sum_of_two
@@ -68,6 +70,18 @@ class Draw:
         a, b = self.array(n, m), self.array(m, p)
         return (a if self.size(0, 1) else self.array(m, n).T), (b if self.size(0, 1) else self.array(p, m).T)
 
+    def block(self):
+        """shortcut, x and both convolutions of a residual block; half of them keep the shape."""
+        N, H, W, C = self.size(1, 3), self.size(1, 6), self.size(1, 6), self.size(1, 6)
+        O, stride = (C, 1) if self.size(0, 1) else (self.size(1, 6), self.size(1, 2))  # noqa: E741
+        x, w1, w2 = map(self.tensor, ((N, H, W, C), (3, 3, C, O), (3, 3, O, O)))
+        same = O == C and stride == 1
+        shortcut = x if same else self.tensor((N, -(-H // stride), -(-W // stride), O))
+        return shortcut, x, convolution_of(w1, stride), convolution_of(w2)
+
+    def tensor(self, shape):
+        return tr.Tensor(self.array(*shape), requires_grad=True)
+
     def update(self):
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
         return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
@@ -80,6 +94,7 @@ ARGUMENTS = {
     matrix_product: Draw.product,
     convolve: Draw.convolution,
     convolution_gradients: Draw.gradients,
+    residual_sum: Draw.block,
     sgd_update: Draw.update,
 }
 
@@ -88,11 +103,21 @@ def copied(value):
     """A copy of arguments, so that what one function writes into them is not seen by the next."""
     if isinstance(value, (list, tuple)):
         return type(value)(copied(item) for item in value)
+    if isinstance(value, tr.Tensor):
+        return value
     return value.copy() if tr.backend.is_array(value) and value.flags.c_contiguous else value
 
 
 def flat(value):
-    """Every array in nested tuples and lists, None for one that is not there."""
+    """Every array in nested tuples and lists, None for one that is not there; of a computed tensor also the
+    gradients, of the tensors that it was computed from."""
+    if isinstance(value, tr.nn.Module):
+        return flat(value.parameters())
+    if isinstance(value, tr.Tensor):
+        if value.node:
+            value.backward(tr.backend.xp_of(value.data).cos(value.data))
+            return flat(value.data)
+        return flat(value.grad)
     if isinstance(value, (list, tuple)):
         return [array for item in value for array in flat(item)]
     return [tr.backend.to_numpy(value)] if tr.backend.is_array(value) else [None]

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import numpy
 import pytest
+from support.checking import convolution_of
 
 import tinyres as tr
-from tinyres.fast import capture, gpu, gpu_conv, precision
+from tinyres import nn
+from tinyres.fast import capture, gpu, gpu_block, gpu_conv, precision
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -24,6 +26,8 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     xp = tr.backend.use(backend)
     precision.use(products)
     network = tr.models.cifar_net(blocks=2, widths=(16, 32, 64))
+    if backend == "cupy":
+        gpu_block.arrange(network)
     network = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
@@ -34,7 +38,7 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     losses = []
     for i in range(steps):
         optimizer.lr = 0.05 / (1 + i)
-        loss, _ = training_step(network, optimizer, images, labels, compute=compute)
+        loss, _ = training_step(network, optimizer, images + 0.1 * i, (labels + i) % 10, compute=compute)
         losses.append(float(tr.backend.to_numpy(loss)))
     return losses, numpy.concatenate([p.numpy().ravel() for p in network.parameters()])
 
@@ -100,6 +104,15 @@ def test_views_that_start_anywhere(dtype, C, offset):
     for operands in (leaves, expected):
         out = tr.conv2d(*operands, padding=1)
         tr.sum(out * out).backward()
+    w2 = rng.standard_normal((3, 3, 4, 4)).astype(dtype)
+    there, here = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
+    for operands, x, w in there, here:
+        if C == 4:  # a block whose image, and whose gradient, start there too
+            operands += [tr.Tensor(array, requires_grad=True) for array in (x, w, w)]
+            out = nn.residual_sum(operands[2], operands[2], *map(convolution_of, operands[3:]))
+            memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)
+            memory[offset:] = out.data.reshape(-1) / 100
+            out.backward(memory[offset:].reshape(x.shape))
     tolerance = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
     for got, want in zip(leaves, expected, strict=True):
         assert difference(tr.backend.to_numpy(got.grad).astype("float64"), want.grad) < tolerance

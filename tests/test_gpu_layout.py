@@ -7,6 +7,7 @@ cuBLAS is stood in for by its definition, applied to memory: column by column, w
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import shutil
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import numpy
 import pytest
+from support.checking import convolution_of
 
+import tinyres as tr
+from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_conv
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_sgd
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -115,7 +119,7 @@ def on_numpy(kernels, monkeypatch):
     """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu_conv, "_launch", kernels)
-    monkeypatch.setattr(gpu_conv, "_address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(gpu, "matmul", product)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -155,24 +159,94 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
             numpy.testing.assert_allclose(gradient, other, rtol=0, atol=tolerance)
 
 
+@pytest.fixture(scope="module")
+def block_kernels(tmp_path_factory):
+    """A function (name, arrays, units, settings...) that runs a kernel of gpu_block.cu on NumPy arrays."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    folder = tmp_path_factory.mktemp("block_kernels")
+    names = [name for name in gpu_block.NAMES if "half" not in name]
+    calls = []
+    for i, name in enumerate(names):
+        pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
+        number = name.split("<")[1].split(",")[0]
+        parameters = [f"{number}* p{j}" for j in range(pointers)]
+        parameters += [f"unsigned a{j}" for j in range(count)]
+        arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
+        calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
+                     f'{{ RUN_2D({name}({arguments})); }}')
+    source = folder / "kernels.cpp"
+    source.write_text(f'#include "{HEADER}"\n#include "{gpu_block.SOURCE}"\n' + "\n".join(calls))
+    library = folder / "kernels.so"
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
+    loaded = ctypes.CDLL(str(library))
+
+    def run(name, arrays, units, *settings):
+        assert all(array.flags.c_contiguous for array in arrays)
+        N, H, W = arrays[-1].shape[:3]
+        getattr(loaded, f"kernel_{names.index(name)}")(
+            *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
+            *map(ctypes.c_uint, (N * H, H, W, units, *settings)))
+
+    return run
+
+
+@pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
+@pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kernels, C, O, stride, size,  # noqa: E741
+                                                        dtype):
+    monkeypatch.setattr(gpu, "cupy", numpy)
+    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gpu, "matmul", lambda a, b, out: numpy.matmul(a, b, out=out))
+    launched = []
+    monkeypatch.setattr(gpu_block, "_launch", lambda name, *arguments: (
+        launched.append(name.split("<")[0]), block_kernels(name, *arguments)))
+    monkeypatch.setattr(gpu_block, "MIN_ROWS", 4)
+    rng, results = numpy.random.default_rng(0), []
+
+    def leaf(*shape):
+        return tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
+
+    x = leaf(3, *size, C)
+    shortcut = x if C == O and stride == 1 else leaf(3, *(-(-side // stride) for side in size), O)
+    weights = leaf(3, 3, C, O), leaf(3, 3, O, O), leaf(3, 3, O, O), leaf(3, 3, O, O)
+    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+        layers = [convolution_of(w, s) for w, s in zip(weights, (stride, 1, 1, 1), strict=True)]
+        y = block(shortcut, x, *layers[:2])
+        out = block(y, y, *layers[2:])  # a second block, which finds the stacks that the first has made
+        tr.sum(out * out).backward()
+        results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
+    # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
+    assert launched.count("stack_image") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
+    for expected, got in zip(*results, strict=True):
+        numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
+                                      * abs(expected).max())
+    del y, out, got, expected, results
+    gc.collect()
+    assert not any(map(len, gpu_block._stacks.values())), "stacks live as long as what is a view of them"
+
+
 # The kernels for a GPU that is not here
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_the_kernels_compile(architecture):
+@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_sgd], ids=["gpu_conv", "gpu_block", "gpu_sgd"])
+def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc
     packages = Path(cupy.__file__).parent.parent
     roots = [Path(cupy.cuda.get_cuda_path() or "/usr/local/cuda"), *packages.glob("nvidia/*")]
     options = [f"--gpu-architecture={architecture}", "--std=c++14", *(f"-I{root}/include" for root in roots)]
-    program = nvrtc.createProgram(gpu_conv.SOURCE.read_text(), "gpu_conv.cu", [], [])
-    for name in gpu_conv.NAMES:
+    source = module.SOURCE if isinstance(module.SOURCE, str) else module.SOURCE.read_text()
+    program = nvrtc.createProgram(source, "kernels.cu", [], [])
+    for name in module.NAMES:
         nvrtc.addNameExpression(program, name)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     code = nvrtc.getCUBIN(program)
-    for name in gpu_conv.NAMES:
+    for name in module.NAMES:
         lowered = nvrtc.getLoweredName(program, name)
         assert (lowered if isinstance(lowered, bytes) else lowered.encode()) in code

@@ -32,8 +32,8 @@ def test_float16_agrees_with_float32(xp):
 
 def test_gradients_too_small_for_float16_survive(xp):
     w = tr.Tensor(xp.full(3, 1.0, "float32"), requires_grad=True)
-    inside = precision._to_float16(w)
-    out = precision._to_float32(inside)
+    scale = tr.Tensor(xp.full((), precision.LOSS_SCALE, "float32"))
+    out = precision._to_float32(precision._to_float16(w, scale), scale)
     out.backward(xp.full(3, 2.0**-26, "float32"))  # float16 rounds it to 0
     assert w.grad.tolist() == [2.0**-26] * 3
 
@@ -43,6 +43,78 @@ def test_weights_are_float32_again_after_an_error(xp):
     with pytest.raises(ValueError, match="do not fit"):
         precision.Float16(network)(tr.Tensor(xp.zeros((1, 8, 8, 4), "float32")))
     assert all(p.dtype == "float32" for p in network.parameters())
+
+
+@pytest.fixture
+def scaled(xp):
+    """A float16 network that has seen a batch, and its optimizer."""
+    model = precision.Float16(tr.models.cifar_net(3, blocks=1, widths=(4, 8), seed=1))
+    model(tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((2, 8, 8, 3), dtype="float32"))))
+    return model, precision.ScaledOptimizer(tr.optim.SGD(model.parameters(), 0.1, 0.9, 1e-4), model)
+
+
+def step(model, optimizer, gradient=1.0):
+    """A step with all gradients 1, but for one number of one of them. Returns the scale after it."""
+    for parameter in model.parameters():
+        parameter.grad = tr.backend.xp_of(parameter.data).ones_like(parameter.data)
+    model.parameters()[1].grad[0, 0, 0, 0] = gradient
+    with numpy.errstate(all="ignore"):
+        optimizer.step()
+    return float(model.loss_scale)
+
+
+def bytes_of(model, optimizer):
+    return [array.tobytes() for name, array in {**model.state_dict(), **optimizer.state_dict()}.items()
+            if name not in precision.SCALE_STATE]
+
+
+@pytest.mark.parametrize("gradient", [numpy.inf, -numpy.inf, numpy.nan])
+def test_an_overflow_halves_the_scale_and_skips_the_step(scaled, gradient):
+    step(*scaled)
+    before = bytes_of(*scaled)
+    assert step(*scaled, gradient) == precision.LOSS_SCALE / 2
+    assert bytes_of(*scaled) == before and float(scaled[1].good_steps) == 0
+    assert step(*scaled) == precision.LOSS_SCALE / 2
+    assert bytes_of(*scaled) != before and float(scaled[1].good_steps) == 1
+
+
+def test_good_steps_double_the_scale_up_to_a_limit(scaled, monkeypatch):
+    assert precision.GROWTH_STEPS == 2000
+    monkeypatch.setattr(precision, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(precision, "MAX_LOSS_SCALE", precision.LOSS_SCALE * 2)
+    step(*scaled), step(*scaled, numpy.inf)  # the count begins again
+    scales = [step(*scaled) / precision.LOSS_SCALE for _ in range(9)]
+    assert scales == [0.5, 0.5, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_activations_that_overflow_are_reported_with_the_layers_name(scaled):
+    model, optimizer = scaled
+    before = bytes_of(model, optimizer)
+    model.network.blocks[1].conv1.weight.data[...] = 6e4
+    with numpy.errstate(all="ignore"):
+        model.network.blocks[0].conv2.weight.data[...] = 0.1
+        with pytest.raises(FloatingPointError, match="output of blocks.1.conv1, in float16, is not finite"):
+            step(model, optimizer, numpy.nan)
+    assert float(model.loss_scale) == precision.LOSS_SCALE and len(before) == len(bytes_of(model, optimizer))
+
+
+def test_a_scale_of_one_is_not_halved(scaled):
+    scaled[0].loss_scale.data.fill(1)
+    with pytest.raises(FloatingPointError, match="a gradient, in float16 and unscaled, is not finite"):
+        step(*scaled, numpy.inf)
+
+
+def test_the_scale_is_saved_and_other_precisions_have_none(scaled):
+    model, optimizer = scaled
+    step(model, optimizer, numpy.inf), step(model, optimizer)
+    state = optimizer.state_dict()
+    step(model, optimizer, numpy.inf)
+    optimizer.load_state_dict(state)
+    assert float(model.loss_scale) == precision.LOSS_SCALE / 2 and float(optimizer.good_steps) == 1
+    optimizer.load_state_dict({name: value for name, value in state.items() if "velocity" in name})
+    assert float(model.loss_scale) == precision.LOSS_SCALE / 2
+    with pytest.raises(ValueError, match="does not fit"):
+        optimizer.load_state_dict({})
 
 
 def test_precision_is_checked():

@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import numpy
+
 from . import backend, distributed
-from .fast import capture, precision
+from .datasets import Dataset
+from .fast import capture, gpu_block, precision
 from .models import ResidualNetwork
 from .nn import Module
-from .optim import SGD
+from .optim import SGD, Optimizer
 from .options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
-from .training import Checkpoint, Run, load_checkpoint, loss_and_error
+from .training import Checkpoint, Run, load_checkpoint, loss_and_error, trial
 from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
@@ -191,28 +194,40 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
                          "go on")
 
 
-def build_optimizer(args: argparse.Namespace, network: Module, checkpoint: Checkpoint | None) -> SGD:
-    """The optimizer that the settings describe, with a checkpoint's velocities if there is one."""
-    optimizer = SGD(network.parameters(), args.lr, args.momentum, args.weight_decay)
-    if checkpoint:
-        optimizer.load_state_dict(checkpoint.optimizer)
-    return optimizer
-
-
 def in_precision(args: argparse.Namespace, network: ResidualNetwork) -> Module:
-    """The network as it computes in the precision that the settings ask for."""
+    """The network as it computes in the precision that the settings ask for; arranged for a GPU on one."""
+    if backend.current() is not numpy:
+        gpu_block.arrange(network)
     return precision.Float16(network) if args.precision == "float16" else network
 
 
-def how_to_train(args: argparse.Namespace, checkpoint: Checkpoint | None,
+def build_optimizer(args: argparse.Namespace, model: Module, checkpoint: Checkpoint | None) -> Optimizer:
+    """The optimizer that the settings describe for a model from `in_precision`, with a checkpoint's state."""
+    optimizer = SGD(model.parameters(), args.lr, args.momentum, args.weight_decay)
+    if isinstance(model, precision.Float16):
+        optimizer = precision.ScaledOptimizer(optimizer, model)
+    if checkpoint:  # which may come from another precision
+        optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
+                                   if name in optimizer.state or name not in precision.SCALE_STATE})
+    return optimizer
+
+
+def how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, checkpoint: Checkpoint | None,
                  group: distributed.Group) -> dict[str, Any]:
-    """What the settings say of a run to `train`: run, steps, batch_size, compute."""
+    """What the settings say of a run to `train`: run, steps, batch_size, compute. On a GPU, tries some steps
+    and says what the run will need; raises RuntimeError if that is more memory than there is."""
     if not (args.resume or args.demo) and (args.out / "checkpoint.npz").exists():
         raise ValueError(f"{args.out} already holds a run: give --resume to go on with it, or another --out")
     run = Run(args.out, settings(args), seed=args.seed, step=checkpoint.step if checkpoint else 0,
               evaluate_every=args.evaluate_every, group=group)
-    return dict(run=run, steps=args.steps, batch_size=args.batch_size,
-                compute=capture.captured(loss_and_error) if args.capture else loss_and_error)
+    compute = capture.captured(loss_and_error) if args.capture else loss_and_error
+    if backend.current() is not numpy:
+        images, _ = dataset.test.evaluation_batch(numpy.arange(1))
+        text = trial.describe(model, compute, images.shape[1:], args.batch_size // group.size,
+                              args.steps - run.step, args.precision + ", captured" * args.capture)
+        if group.rank == 0:
+            print(text)
+    return dict(run=run, steps=args.steps, batch_size=args.batch_size, compute=compute)
 
 
 def differences(args: argparse.Namespace, paper: Mapping[str, Any]) -> str:

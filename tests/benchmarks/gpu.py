@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy
 
 import tinyres as tr
-from tinyres.fast import capture, gpu, precision
+from tinyres.fast import capture, gpu, gpu_block, precision
 from tinyres.training import loss_and_error, training_step
 
 if not tr.backend.gpu_available():
@@ -33,10 +33,10 @@ except ImportError:
     torch = None
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
-# Bytes that a residual block moves, counted in images of its output (fast/gpu_conv.py): each of its two
-# convolutions reads 1 and writes 3, multiplies 3 into 1, and back does so with its gradient, adds an edge (2)
-# and multiplies 3 + 1 for the kernel; relu (2 + 3), sum (3) and the sum of gradients (3).
-IMAGES_PER_BLOCK = 2 * (8 + 8 + 2 + 4) + 11
+# Bytes that a residual block moves, counted in images of its output (fast/gpu_block.py): forward, each
+# of its two convolutions multiplies 3 into 3 and adds 3 up into 3; back, it does so with its gradient, and
+# multiplies 3 by 3 for the kernel's; shortcut, relu's gradient and the shortcut's are one more each.
+IMAGES_PER_BLOCK = 2 * (12 + 12 + 6) + 3
 STEPS = 10  # in one measurement
 Work = Callable[[], object]
 
@@ -51,6 +51,7 @@ def tinyres_step(batch_size: int, products: str, captured: bool) -> Work:
     tr.backend.use("cupy")
     precision.use(products)
     network = tr.models.cifar_net()
+    gpu_block.arrange(network)
     network = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)

@@ -60,7 +60,7 @@ def main() -> None:
     network = TorchNetwork(tr.models.cifar_net(10, args.blocks, args.widths)).to(
         device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=1e-4)
-    schedule = tr.optim.step_decay(0.05, [30_000, 50_000])
+    schedule = tr.optim.step_decay(0.05, [30_000 * args.steps // 50_000, args.steps])
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint, step = args.out / "checkpoint.pt", 0
     if checkpoint.exists():

@@ -4,8 +4,20 @@ The core computes the same without this package. Of the variants that apply, a k
 registered last: a file that is more special imports the more general one. `python -m tinyres.fast` lists
 them, and `with tinyres.backend.plain():` switches them off.
 """
-from . import capture, elementwise, gpu, gpu_conv, neighbours, precision, sliced, threads, winograd
+from . import (
+    capture,
+    elementwise,
+    gpu,
+    gpu_block,
+    gpu_conv,
+    gpu_sgd,
+    neighbours,
+    precision,
+    sliced,
+    threads,
+    winograd,
+)
 from .threads import memory_kept
 
-__all__ = ["capture", "elementwise", "gpu", "gpu_conv", "memory_kept", "neighbours", "precision", "sliced",
-           "threads", "winograd"]
+__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_sgd", "memory_kept", "neighbours",
+           "precision", "sliced", "threads", "winograd"]

@@ -1,11 +1,11 @@
-"""Matrix products, ReLU's gradient and SGD on a GPU.
+"""Matrix products and ReLU's gradient on a GPU.
 
 Products. CuPy's `matmul` of batches widens float16 and ignores TF32, and its calls of cuBLAS refuse to be
 captured in a graph. So `matmul` here calls cuBLAS itself, on a handle of its own, with any strides between
 rows and between matrices: the windows of a convolution are such a batch without being copied (gpu_conv.py).
 
 Kernels. Elementwise work on a GPU costs what its memory traffic costs, so steps that follow one another are
-one kernel: ReLU's gradient, and the three lines of SGD.
+one kernel, as in ReLU's gradient.
 
 This file can be imported without CuPy; calling anything in it needs a GPU.
 """
@@ -22,7 +22,6 @@ from .. import backend
 from ..arithmetic import matrix_product
 from ..backend import Array
 from ..ops import relu_gradient
-from ..optim import sgd_update
 from . import precision
 
 cupy = backend.cupy
@@ -32,6 +31,11 @@ WORKSPACE_BYTES = 2**25  # for cuBLAS; given once, since a captured graph must n
 # cudaDataType_t and cublasComputeType_t of the cuBLAS documentation
 DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
 COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
+
+
+def address(array: Array) -> int:
+    """Of an array's first number."""
+    return array.data.ptr
 
 
 def cupy_arrays(*arrays: object) -> bool:
@@ -55,24 +59,6 @@ def product_by_cublas(a: Array, b: Array) -> Array:
 def relu_gradient_fused(g: Array, y: Array) -> Array:
     """one pass over memory instead of two"""
     return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
-
-
-def cupy_lists(weights: list[Array], *others: object) -> bool:
-    """CuPy arrays"""
-    return cupy_arrays(weights[0])
-
-
-@sgd_update.variant(cupy_lists)
-def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Array], lr: float,
-              momentum: float, weight_decay: float) -> None:
-    """one pass over memory instead of five, for each parameter"""
-    step = _elementwise(
-        "T gradient, T lr, T momentum, T weight_decay", "T weight, T velocity",
-        "velocity = momentum * velocity + gradient + weight_decay * weight; weight -= lr * velocity",
-        "tinyres_sgd")
-    for weight, gradient, velocity in zip(weights, gradients, velocities, strict=True):
-        settings = (weight.dtype.type(value) for value in (lr, momentum, weight_decay))
-        step(gradient, *settings, weight, velocity)
 
 
 @functools.cache

@@ -186,11 +186,7 @@ def _units(x: Array) -> tuple[int, str]:
     """(bytes, type) of the longest word that a pixel of x is a multiple of, and its address too."""
     # a view may start anywhere, and a word read across its alignment ends the process
     return next((size, unit) for size, unit in UNITS.items()
-                if x.shape[3] * x.itemsize % size == 0 and _address(x) % size == 0)
-
-
-def _address(x: Array) -> int:
-    return x.data.ptr
+                if x.shape[3] * x.itemsize % size == 0 and gpu.address(x) % size == 0)
 
 
 def _launch(name: str, total: int, *arguments: Array | int) -> None:

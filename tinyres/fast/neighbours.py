@@ -115,13 +115,20 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     rows = flat[:pixels].reshape(N, H, W + 1, 3, C)
     rows[:, :, 0] = 0
     rows[:, 0, :, 0] = 0
+    rows[:, -1, :, 2] = 0
+    x, rows = _pixels(x), _pixels(rows)
     rows[:, 1:, 1:, 0] = x[:, :-1]
     rows[:, :, 1:, 1] = x
     rows[:, :-1, 1:, 2] = x[:, 1:]
-    rows[:, -1, :, 2] = 0
     step = flat.strides[0]
     return numpy.lib.stride_tricks.as_strided(flat, (3, blocks, BLOCK, 9 * C),
                                               (step, 3 * BLOCK * step, 3 * step, flat.itemsize))
+
+
+def _pixels(x: numpy.ndarray) -> numpy.ndarray:
+    """A view (...) of x (..., C) whose elements are whole pixels: NumPy copies them in half the time, since
+    it starts anew for each run of numbers that lie in a row, here C."""
+    return numpy.ascontiguousarray(x).view(f"V{x.shape[-1] * x.itemsize}")[..., 0]
 
 
 def drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:

@@ -229,10 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *(_panel(f"descent with {layers} layers", "step", "risk",
                      by_step({name: runs[layers] for name, runs in descents.items()}, "risk"),
                      log_y=True, y_range=(1e-12, 1e8)) for layers in (2, 10)),
-            _panel("gradient at the start", "layers l", "gradient norm (not shown: 0)",
-                   by_depth(lambda h: h["gradient_norm"][0]), log_x=True, log_y=True),
-            _panel("convergence", "layers l", "steps to 1e-10 of the risk (none: over 400)",
-                   by_depth(_steps_to_converge), log_x=True)],
+            _panel("gradient at the start", "layers l", "gradient norm (0 is drawn as 10^-90)",
+                   by_depth(lambda h: max(h["gradient_norm"][0], 1e-90)), log_x=True, log_y=True,
+                   y_range=(1e-93, 1e45)),  # room for the legend
+            _panel("convergence", "layers l", "steps to 1e-10 of the risk (400: not reached)",
+                   by_depth(lambda h: numpy.nan_to_num(_steps_to_converge(h), nan=400)), log_x=True,
+                   y_range=(0, 600))],
         "linear_failures.png": [
             _panel(f"residual descent to {target}", "step", key.replace("_", " "), by_step(runs, key),
                    log_y=True, y_range=y_range)

@@ -1,4 +1,4 @@
-"""Training: the loop, the folder of a run, progress, curves, signals. Read loop.py first."""
+"""Training: the loop, a run's folder, progress, curves, signals, a trial on a GPU. Read loop.py first."""
 from .curves import draw_curves
 from .loop import evaluate, loss_and_error, train, training_step
 from .predict import accuracy, predict

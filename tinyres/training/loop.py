@@ -8,6 +8,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array, xp_of
+from ..checks import NotFinite
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
 from ..distributed import SINGLE_PROCESS, Group
@@ -42,7 +43,8 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
 
     images: standardized, (N, H, W, C) float32. labels: (N,). group: the processes that take the step
     together.
-    Raises NotFinite, on NumPy, if an array is not finite, before the weights are moved.
+    Raises NotFinite if, on NumPy, an array is not finite or, in float16, an activation, before the weights
+    are moved.
     """
     with numpy.errstate(all="ignore"):  # _check_finite says it better
         loss, error = compute(model, images, labels)
@@ -142,14 +144,6 @@ def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
     images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
     ratios = model.residual_ratios(Tensor(images))
     return {"residual_ratios": ratios} if ratios else {}
-
-
-class NotFinite(FloatingPointError):
-    """An array of a step is not finite. name: which one; remedy: what to do."""
-
-    def __init__(self, name: str, remedy: str) -> None:
-        super().__init__(f"{name} is not finite. {remedy}")
-        self.name, self.remedy = name, remedy
 
 
 def _check_finite(model: Module, images: Array, loss: Array) -> None:

@@ -1,0 +1,165 @@
+"""What each exercise must do. A check raises AssertionError with an explanation of what is wrong."""
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
+
+from .. import conv, ops
+from ..arithmetic import multiply as product
+from ..backend import Array, is_array
+from ..gradcheck import gradcheck
+from ..nn import ResidualBlock
+from ..tensor import Tensor
+
+
+def _tensor(*shape: int, seed: int = 0) -> Tensor:
+    return Tensor(numpy.random.default_rng(seed).standard_normal(shape), requires_grad=True)
+
+
+def _same(got: object, expected: Array, what: str) -> None:
+    got = got.data if isinstance(got, Tensor) else got
+    assert is_array(got) or isinstance(got, numpy.generic), f"{what} is a {type(got).__name__}, not an array"
+    assert got.shape == expected.shape, f"{what} has shape {got.shape}, expected {expected.shape}"
+    assert numpy.allclose(got, expected, rtol=1e-4, atol=1e-6), (
+        f"{what} has wrong values: {numpy.ravel(got)[:4].round(4).tolist()}..., expected "
+        f"{numpy.ravel(expected)[:4].round(4).tolist()}...")
+
+
+def _gradients(function: Callable[..., Tensor], *tensors: Tensor) -> None:
+    out = function(*tensors)
+    assert isinstance(out, Tensor), f"it returned a {type(out).__name__}, not a Tensor"
+    assert out.requires_grad, "its result knows no parents: give Tensor(...) parents=(...) and vjp=..."
+    error = gradcheck(function, *tensors)
+    assert error < 1e-6, (f"the values are right, but the vjp is not: it differs from difference quotients "
+                          f"by {error:.0%}. Work out d loss / d parent for one number, and sum over its uses")
+
+
+def relu_gradient(f: Callable[..., Any]) -> None:
+    """Passes where y is positive, stops at 0, keeps g."""
+    g, y = numpy.array([1.0, -2.0, 3.0, 4.0]), numpy.array([2.0, 5.0, 0.0, 0.0])
+    result = f(g, y)
+    _same(result, numpy.array([1.0, -2.0, 0.0, 0.0]), "for g = [1 -2 3 4] and y = [2 5 0 0] the result")
+
+
+def multiply(f: Callable[..., Any]) -> None:
+    """Values, then gradients."""
+    a, b = _tensor(2, 3), _tensor(2, 3, seed=1)
+    _same(f(a, b), a.data * b.data, "a * b")
+    _gradients(f, a, b)
+
+
+def unbroadcast(f: Callable[..., Any]) -> None:
+    """New axes, axes of size 1, both, none."""
+    g = numpy.arange(24.0).reshape(2, 3, 4)
+    for shape, axes in ((2, 3, 4), ()), ((4,), (0, 1)), ((1, 3, 4), (0,)), ((3, 1), (0, 2)), ((), (0, 1, 2)):
+        _same(f(g, shape), g.sum(axis=axes).reshape(shape), f"the gradient (2, 3, 4) for an operand {shape}")
+
+
+def matmul(f: Callable[..., Any]) -> None:
+    """Values, then gradients."""
+    a, b = _tensor(2, 3), _tensor(3, 4, seed=1)
+    _same(f(a, b), a.data @ b.data, "a @ b")
+    _gradients(f, a, b)
+
+
+def softmax_cross_entropy(f: Callable[..., Any]) -> None:
+    """Values, large logits, gradients."""
+    logits, labels = _tensor(4, 3), numpy.array([2, 0, 1, 1])
+    p = numpy.exp(logits.data) / numpy.exp(logits.data).sum(axis=1, keepdims=True)
+    _same(f(logits, labels), -numpy.log(p[range(4), labels]).mean(), "the loss")
+    with numpy.errstate(all="ignore"):
+        large = f(Tensor([[1000.0, 0.0]]), numpy.array([0])).item()
+    assert math.isfinite(large), f"for logits 1000 and 0 it is {large}: subtract the largest logit before exp"
+    _gradients(lambda x: f(x, labels), logits)
+
+
+def topological_order(f: Callable[..., Any]) -> None:
+    """A graph in which a tensor is used three times, and one that needs no gradient."""
+    a, constant = _tensor(2), Tensor(numpy.ones(2))
+    b = product(a, constant)
+    root = product(product(b, a), b).node
+    order = list(f(root))
+    assert order and order[0] is root, "root must come first"
+    assert len(order) == len(set(map(id, order))), "a node is listed twice: remember which you have seen"
+    places = {id(node): place for place, node in enumerate(order)}
+    assert id(constant) not in places, "a tensor is listed that has requires_grad=False"
+    assert len(order) == 4, f"{len(order)} nodes are listed, expected 4: follow all parents to the leaves"
+    for node in order:
+        for parent in () if isinstance(node, Tensor) else node.parents:
+            assert not parent.requires_grad or places[id(parent)] > places[id(node)], (
+                "a parent is listed before a node that uses it: list a node after all its parents, and turn "
+                "the list round")
+
+
+def windows(f: Callable[..., Any]) -> None:
+    """Windows of several images and channels, strides that differ."""
+    x = numpy.arange(2 * 5 * 6 * 2.0).reshape(2, 5, 6, 2)
+    for stride in (1, 1), (2, 1):
+        places = [[x[:, i:i + 3, j:j + 2] for j in range(0, 5, stride[1])] for i in range(0, 3, stride[0])]
+        expected = numpy.moveaxis(numpy.array(places), 2, 0)
+        _same(f(x, (3, 2, 2, 4), stride), expected, f"with stride {stride} the array of windows")
+
+
+def convolve(f: Callable[..., Any]) -> None:
+    """Against the package's definition, without and with padding and stride."""
+    x, w = _tensor(2, 5, 6, 2).data, _tensor(3, 2, 2, 4, seed=1).data
+    for stride, padding in ((1, 1), (0, 0)), ((1, 1), (1, 2)), ((2, 1), (1, 0)):
+        expected = conv.convolve.definition(x, w, stride, padding)
+        _same(f(x, w, stride, padding), expected, f"with stride {stride} and padding {padding} the result")
+
+
+def sgd_update(f: Callable[..., Any]) -> None:
+    """Two weights, two steps, in place."""
+    weights, velocities = [numpy.ones(2), numpy.full(3, 2.0)], [numpy.zeros(2), numpy.zeros(3)]
+    moved, speeds = [w.copy() for w in weights], [v.copy() for v in velocities]
+    for step in 1, 2:
+        f(weights, [numpy.ones(2), numpy.ones(3)], velocities, 0.1, 0.9, 0.5)
+        for i in range(2):
+            speeds[i] = 0.9 * speeds[i] + 1 + 0.5 * moved[i]
+            moved[i] = moved[i] - 0.1 * speeds[i]
+            _same(velocities[i], speeds[i], f"after step {step} (in place: v[...] = ...) a velocity")
+            _same(weights[i], moved[i], f"after step {step} (in place: w -= ...) a weight")
+
+
+def residual_block(f: Callable[..., Any]) -> None:
+    """With identity, with a shortcut that changes the shape, without."""
+    x = Tensor(numpy.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(numpy.float32))
+    for channels, stride, residual in (3, 1, True), (4, 2, True), (3, 1, False):
+        block = ResidualBlock(3, channels, stride, residual=residual, rng=numpy.random.default_rng(1))
+        h = block.conv2(ops.relu(block.conv1(x))).data
+        expected = block.shortcut(x).data + h if residual else numpy.maximum(h, 0)
+        _same(f(block, x), expected, f"for 3 -> {channels} channels, stride {stride}, residual={residual} it")
+
+
+CHECKS = {check.__name__: check for check in (
+    relu_gradient, multiply, unbroadcast, matmul, softmax_cross_entropy, topological_order, windows, convolve,
+    sgd_update, residual_block)}
+
+
+def explain(name: str, function: Callable[..., Any]) -> str:
+    """What is wrong with a solution; "" if it is right, "to be filled in" if it is not there yet."""
+    try:
+        CHECKS[name](function)
+    except AssertionError as error:
+        return str(error)
+    except NotImplementedError:
+        return "to be filled in"
+    except Exception as error:  # the student's own, or one of the engine's about the student's vjp
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {error} ({line.name}, line {line.lineno})"
+    return ""
+
+
+def score(functions: Mapping[str, Callable[..., Any]]) -> int:
+    """Print a line for each exercise and the score, and return it."""
+    right = 0
+    for number, name in enumerate(CHECKS, 1):
+        wrong = explain(name, functions[name])
+        right += not wrong
+        print(f"{number:2}  {name:22} {wrong or 'right'}")
+    print(f"\n{right} of {len(CHECKS)}")
+    return right

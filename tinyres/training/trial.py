@@ -1,0 +1,75 @@
+"""A few steps before a run on a GPU, which move no weight: how long one takes, and whether memory will do."""
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy
+
+from .. import backend
+from ..nn import Module
+from .loop import Compute, loss_and_error
+
+cupy = backend.cupy
+
+TRIAL_STEPS = 5  # the last is timed; before it kernels are compiled, and a captured step is recorded
+SMALL_BATCHES = 1, 8  # tried where the batch does not fit, to say which would
+GIB = 2**30
+
+
+def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batch_size: int, steps: int,
+             precision: str) -> str:
+    """In one line what a run of so many steps will need: device, precision, memory, time.
+
+    image_shape: (H, W, C). batch_size: on this device.
+    Raises RuntimeError, naming the largest batch that would fit, if the memory of the device will not do.
+    """
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    free, total = cupy.cuda.runtime.memGetInfo()
+    try:
+        seconds = _seconds(model, compute, image_shape, batch_size)
+    except cupy.cuda.memory.OutOfMemoryError:
+        seconds = None  # go on outside: the exception keeps the arrays of the step
+    if seconds is None:
+        largest = largest_batch(lambda size: _bytes(model, image_shape, size), free)
+        remedy = (f"about --batch-size {largest} would" if largest
+                  else "no batch would; take fewer --blocks or smaller --widths")
+        raise RuntimeError(f"a step of {batch_size} images does not fit into the {free / GIB:.1f} GiB "
+                           f"that are free on {name}: {remedy}")
+    used = free - cupy.cuda.runtime.memGetInfo()[0]
+    return (f"{name}, {precision}: {used / GIB:.1f} of {total / GIB:.1f} GiB; {1000 * seconds:.1f} ms a "
+            f"step, so that {steps:,} steps take about {steps * seconds:,.0f} s, evaluations aside")
+
+
+def largest_batch(used: Callable[[int], float], free: float) -> int:
+    """The largest batch for which `used(size)` bytes, taken as a line through SMALL_BATCHES, are free; 0 if
+    none."""
+    try:
+        small, large = map(used, SMALL_BATCHES)
+    except MemoryError:
+        return 0
+    per_image = max(1.0, (large - small) / (SMALL_BATCHES[1] - SMALL_BATCHES[0]))
+    return max(0, int(SMALL_BATCHES[0] + (0.95 * free - small) / per_image))
+
+
+def _seconds(model: Module, compute: Compute, image_shape: tuple[int, ...], batch_size: int) -> float:
+    images = cupy.zeros((batch_size, *image_shape), "float32")
+    labels = cupy.zeros(batch_size, numpy.int64)
+    for _ in range(TRIAL_STEPS):
+        cupy.cuda.runtime.deviceSynchronize()
+        start = time.perf_counter()
+        compute(model, images, labels)
+        cupy.cuda.runtime.deviceSynchronize()
+    return time.perf_counter() - start
+
+
+def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> float:
+    """What a step takes of the memory that is not in use."""
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    free = cupy.cuda.runtime.memGetInfo()[0]
+    images, labels = cupy.zeros((batch_size, *image_shape), "float32"), cupy.zeros(batch_size, numpy.int64)
+    loss_and_error(model, images, labels)
+    used = free - cupy.cuda.runtime.memGetInfo()[0]
+    pool.free_all_blocks()
+    return used
