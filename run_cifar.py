@@ -19,7 +19,7 @@ import tinyres as tr
 from tinyres import cli
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
-from tinyres.training import Checkpoint, draw_curves, evaluate, train
+from tinyres.training import Checkpoint, draw_curves, evaluate, load_checkpoint, train
 from tinyres.training.curves import Metrics
 from tinyres.training.dry_run import dry_run
 from tinyres.training.pictures import draw_all, probabilities
@@ -86,10 +86,10 @@ def build_network(args: argparse.Namespace, classes: int,
     return network
 
 
-def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None,
-        group: Group = SINGLE_PROCESS) -> Metrics:
-    """One training run: data, network, optimizer, loop."""
-    dataset = load_dataset(args)
+def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None, group: Group = SINGLE_PROCESS,
+        dataset: tr.datasets.Dataset | None = None) -> Metrics:
+    """One training run: data, if they are not given, network, optimizer, loop."""
+    dataset = dataset or load_dataset(args)
     cli.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, len(dataset.classes), checkpoint)
     model = cli.in_precision(args, network)
@@ -140,17 +140,23 @@ def classify(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
 
 def demo(args: argparse.Namespace) -> None:
     """The paper's title as an experiment: the same network with identity and without, on the same data."""
-    start, runs = time.perf_counter(), {}
+    start, runs, dataset = time.perf_counter(), {}, load_dataset(args)
     for name in ("residual", "plain"):
         twin = argparse.Namespace(**{**vars(args), "plain": name == "plain", "out": args.out / name})
-        runs[name] = run(twin)
-        if runs[name][-1]["step"] < twin.steps:
+        runs[name] = run(twin, dataset=dataset)
+        if not args.dry_run and runs[name][-1]["step"] < twin.steps:
             sys.exit("Stopped. The demo starts over when run again.")
+    if args.dry_run:
+        return
     draw_curves(args.out / "curve.png", runs)
+    checkpoint = load_checkpoint(args.out / "residual" / "checkpoint.npz")
+    network = build_network(args, len(dataset.classes), checkpoint)
+    draw_all(args.out / "pictures", network, dataset.test, dataset.classes)
     print(f"\n{'':12}{'layer':14}{'test error':>12}\n"
           f"{'residual':12}{'x + h(x)':14}{runs['residual'][-1]['test_error']:>12.1%}\n"
           f"{'plain':12}{'h(x)':14}{runs['plain'][-1]['test_error']:>12.1%}   (guessing: 90.0%)\n"
-          f"\n{time.perf_counter() - start:.0f} seconds. Both curves are in {args.out / 'curve.png'}")
+          f"\n{time.perf_counter() - start:.0f} seconds. Both curves are in {args.out / 'curve.png'}; the "
+          f"residual network's\nanswers, its mistakes and more in {args.out / 'pictures'}")
 
 
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:

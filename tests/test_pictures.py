@@ -73,8 +73,8 @@ def test_after_the_last_block_the_classes_are_the_networks_own(shapes):
                                   _if_identity(network, network.features(images), 2), rtol=1e-6)
 
 
-@pytest.mark.parametrize("residual, names", [(True, ["kernels", "confusion", "mistakes", "path"]),
-                                             (False, ["kernels", "confusion", "mistakes"])])
+@pytest.mark.parametrize("residual, names", [(True, ["kernels", "confusion", "answers", "mistakes", "path"]),
+                                             (False, ["kernels", "confusion", "answers", "mistakes"])])
 def test_pictures_of_a_network(tmp_path, shapes, residual, names):
     network = tr.models.cifar_net(10, 3, (4, 8, 8), residual)  # nine blocks: not all are shown
     files = draw_all(tmp_path / "new" / "folder", network, shapes.test, shapes.classes)

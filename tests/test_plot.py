@@ -8,7 +8,7 @@ import numpy
 import pytest
 from PIL import Image, ImageColor
 
-from tinyres.plot import PALETTE, Line, Panel, axes, panel, save, strokes, style, text
+from tinyres.plot import PALETTE, Drawing, Line, Panel, axes, panel, save, strokes, style, text, tint
 from tinyres.plot.style import PANEL_HEIGHT, PANEL_WIDTH
 
 
@@ -336,3 +336,67 @@ def test_same_input_gives_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         save(str(tmp_path / name), panel, "title")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def pixels_of(page):
+    return numpy.asarray(page.image).astype(int)
+
+
+def test_a_box_is_tinted_and_its_text_stays_inside():
+    page = Drawing(600, 400)
+    page.box(300, 200, 200, 100, "a much longer text\nthan the box is wide", color=4)
+    pixels = pixels_of(page)
+    rows, columns = numpy.nonzero((pixels != 255).any(axis=-1))
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (200, 400, 150, 250)
+    assert has_color(pixels, tint(4, 0.12))[160, 300] and has_color(pixels, PALETTE[4])[200, 201]
+    dark = numpy.nonzero(has_color(pixels, style.TEXT_COLOR))
+    assert len(dark[0]) and dark[1].min() > 204 and dark[1].max() < 396
+
+
+def test_an_arrow_ends_in_its_point_and_is_widest_at_its_neck():
+    page = Drawing(300, 100)
+    page.arrow((50, 50), (250, 50), color=5, width=6)
+    rows, columns = rows_and_columns(pixels_of(page), PALETTE[5])
+    assert columns.max() == pytest.approx(250, abs=1) and columns.min() == pytest.approx(49, abs=3)
+    heights = has_color(pixels_of(page), PALETTE[5]).sum(axis=0)
+    assert heights[221:224].max() > 26 and 4 <= heights[100] <= 6 and heights[248] <= 3
+
+
+def test_cells_and_a_frame_stand_where_they_are_told():
+    page = Drawing(300, 300)
+    page.cells(50, 50, 100, [["", 1], [2, ""]], [["#FFFFFF", "#000000"], [tint(3, 0.5), "#FFFFFF"]])
+    pixels = pixels_of(page)
+    assert has_color(pixels, "#000000")[60, 160] and has_color(pixels, tint(3, 0.5))[160, 60]
+    assert has_color(pixels, "#FFFFFF")[60:140, 160:240].any()  # white text on black
+    assert has_color(pixels, style.TEXT_COLOR)[160:240, 60:140].any()
+    page.frame(50, 50, 200, 200, 5)
+    rows, columns = rows_and_columns(pixels_of(page), PALETTE[5])
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (46.5, 254.5, 46.5, 254.5)
+
+
+def test_an_image_is_enlarged_in_its_own_colors(tmp_path):
+    image = numpy.zeros((1, 2, 3), numpy.uint8)
+    image[0, 1] = 10, 20, 30
+    page = Drawing(100, 60)
+    page.pixels(10, 20, 40, image)
+    page.save(tmp_path / "drawing.png")
+    with Image.open(tmp_path / "drawing.png") as file:
+        pixels = numpy.asarray(file)
+    assert (pixels[20:40, 10:30] == 0).all() and (pixels[20:40, 30:50] == (10, 20, 30)).all()
+    assert (pixels[:20] == 255).all() and (pixels[40:] == 255).all()
+    with pytest.raises(FileNotFoundError, match="create it first"):
+        page.save(tmp_path / "nowhere" / "drawing.png")
+
+
+def test_lines_of_a_drawings_text_are_aligned():
+    for align, edge in (0, 0), (1, -1):
+        page = Drawing(600, 200)
+        page.text(300, 100, "one\nanother line", 40, align)
+        columns = numpy.flatnonzero((pixels_of(page) < 128).any(axis=(0, 2)))
+        assert columns[edge] == pytest.approx(300, abs=5)
+        rows = numpy.flatnonzero((pixels_of(page) < 128).any(axis=(1, 2)))
+        assert (rows[0] + rows[-1]) / 2 == pytest.approx(100, abs=10)
+
+
+def test_tint_goes_from_white_to_the_color():
+    assert (tint(4, 0), tint(4, 1), tint("#000000", 0.5)) == ("#FFFFFF", PALETTE[4], "#808080")

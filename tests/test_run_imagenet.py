@@ -44,8 +44,8 @@ def test_a_run_writes_both_errors_and_says_what_was_broken(straight):
     assert "14.17%" in printed and "35.29%" in printed and "blocks [1, 1] (paper: [3, 4, 6, 3])" in printed
     assert printed.count("cannot be read and is skipped") == 3
     assert "3 of the 24 pictures in" in printed
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in metrics] == [3, 6]
+    start, *metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert start["step"] == 0 and [line["step"] for line in metrics] == [3, 6]
     assert all(0 <= line["test_top5_error"] <= line["test_error"] <= 1 for line in metrics)
     assert metrics[0]["lr"] == 0.1 and (out / "curve.png").exists()
 
@@ -53,7 +53,7 @@ def test_a_run_writes_both_errors_and_says_what_was_broken(straight):
 def test_the_learning_rate_falls_every_two_epochs(pictures, straight, tmp_path):
     run(*SMALL, "--data", pictures, "--epochs", 3, "--out", tmp_path, "--lr-decay", 0.5)
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["lr"]) for line in metrics] == [(3, 0.1), (6, 0.1), (9, 0.05)]
+    assert [(line["step"], line["lr"]) for line in metrics[1:]] == [(3, 0.1), (6, 0.1), (9, 0.05)]
 
 
 def test_resume_and_evaluate(pictures, straight, tmp_path):

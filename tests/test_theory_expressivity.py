@@ -292,7 +292,17 @@ def test_the_report_prints_the_claims_and_draws_the_pictures(tmp_path, capsys):
     assert "all n labels are fitted, float32" in printed and "| 120, largest |y^ - y|" in printed
     assert "| 0.15\n" in printed and "16 points change" in printed
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"expressivity_fitted.png", "expressivity_width.png"}
+    assert files == {f"expressivity_{name}.png" for name in ("fitted", "plane", "width")}
+
+
+def test_in_the_plane_every_point_ends_at_one_of_three_places():
+    error, panels = expressivity_report._plane(seed=0)
+    assert error < 1e-9 and len(panels) == 4
+    for line in panels[0].lines[:3], panels[-1].lines[-3:]:
+        assert [part.style for part in line] == ["points"] * 3
+    for before, after in zip(panels[0].lines[:3], panels[-1].lines[-3:], strict=True):
+        assert numpy.ptp(before.x) > 0.5 and numpy.ptp(after.x) + numpy.ptp(after.y) < 1e-9
+        assert numpy.hypot(after.x, after.y) == pytest.approx(1)  # a surrogate label
 
 
 def test_the_demonstration_loads_shapes_where_there_is_no_cifar(tmp_path):

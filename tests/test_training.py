@@ -74,9 +74,11 @@ def test_a_resumed_run_is_byte_for_byte_the_undisturbed_one(xp, tmp_path):
 
 
 def test_it_learns_and_writes_what_it_says(xp, tmp_path):
-    _, _, metrics = small_run(xp, tmp_path, 60, evaluate_every=25)
+    _, _, (start, *metrics) = small_run(xp, tmp_path, 60, evaluate_every=25)
     assert metrics[-1]["test_error"] <= 0.1 and metrics[-1]["train_loss"] < metrics[0]["train_loss"]
-    assert read_metrics(tmp_path / "metrics.jsonl") == metrics
+    assert read_metrics(tmp_path / "metrics.jsonl") == [start, *metrics]
+    assert start.keys() == {"step", "residual_ratios"} and start["step"] == 0
+    assert len(start["residual_ratios"]) == 2 and start["residual_ratios"] != metrics[-1]["residual_ratios"]
     assert [line["step"] for line in metrics] == [10, 20, 25, 30, 40, 50, 60]
     assert [line["step"] for line in metrics if "test_error" in line] == [25, 50, 60]
     assert metrics[0]["lr"] == 0.05 and metrics[2]["lr"] == pytest.approx(0.005)
@@ -86,6 +88,13 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
                                                                  "curve.png", "identity.png",
                                                                  "metrics.jsonl"]
     assert [len(line["residual_ratios"]) for line in metrics if "residual_ratios" in line] == [2, 2, 2]
+
+
+def test_a_folder_that_is_started_over_holds_the_new_run_alone(tmp_path):
+    small_run(numpy, tmp_path, 4, evaluate_every=2)
+    _, _, metrics = small_run(numpy, tmp_path, 4, evaluate_every=2)
+    assert [line["step"] for line in metrics] == [0, 2, 4]
+    assert read_metrics(tmp_path / "metrics.jsonl") == metrics
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):

@@ -1,4 +1,4 @@
-"""Section 3 of the paper in figures: every claim beside its measurement on images, and two pictures.
+"""Section 3 of the paper in figures: every claim beside its measurement on images, and three pictures.
 
     python -m tinyres.theory.expressivity_report
 """
@@ -106,6 +106,26 @@ def _width_panel(title: str, points: numpy.ndarray, labels: numpy.ndarray, seed:
     return plot.Panel(lines, title, "points n", "smallest width k that works", log_x=True, log_y=True)
 
 
+def _plane(seed: int, n: int = 24, k: int = 2, r: int = 3) -> tuple[float, list[plot.Panel]]:
+    """n points of the plane in r classes on their way through a network of width 2: the largest error of
+    their scores, and where they are before the first block, on the way, and at the end."""
+    rng = numpy.random.default_rng(seed).spawn(2)[1]
+    radius, angle = rng.uniform(1, 2, n), rng.uniform(0, 2 * math.pi, n)
+    points = (radius * numpy.array([numpy.cos(angle), numpy.sin(angle)])).T
+    labels = numpy.arange(n) % r
+    network = fit(points, labels, k, r, seed)
+    path = numpy.array([network.hidden(points, block) for block in range(len(network.blocks) + 1)])
+    colors, panels = (4, 5, 3), []
+    for block in 0, len(path) // 3, 2 * len(path) // 3, len(path) - 1:
+        moved = (path[block] != path[0]).any(axis=1)
+        lines = [plot.Line(*path[[0, block], i].T, "", "dotted", colors[labels[i]])
+                 for i in numpy.flatnonzero(moved)]
+        lines += [plot.Line(*path[block, labels == c].T, f"class {c}", "points", colors[c]) for c in range(r)]
+        panels.append(plot.Panel(lines, f"after {block} of {len(path) - 1} blocks: {moved.sum()} have moved",
+                                 "h_1", "h_2", y_range=(1.4 * path[..., 1].min(), 1.4 * path[..., 1].max())))
+    return _largest_error(network(points), labels), panels
+
+
 def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, seed: int) -> None:
     """Print the claims beside what is measured on points (n, d) of norm 1 with labels 0 to 9, and draw."""
     (n, d), k, r = points.shape, 16, 10
@@ -153,7 +173,10 @@ def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, s
     sphere = random.standard_normal((min(n, 5000), d))
     sphere /= numpy.linalg.norm(sphere, axis=1, keepdims=True)
     labels = labels[:len(sphere)]
+    error, plane = _plane(seed)
+    row("Theorem 3.2 in the plane: 24 points, 3 classes, width 2", f"largest |y^ - y| {error:.1e}")
     pictures = {
+        "expressivity_plane.png": plane,
         "expressivity_fitted.png": [plot.Panel(
             [plot.Line(stops, fitted / n, "labels fitted"),
              plot.Line([0, stops[-1]], [1 / r, 1 / r], "chance", "dotted")],
@@ -168,7 +191,7 @@ def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the claims of the paper's section 3 beside what is measured, and draw two pictures."""
+    """Print the claims of the paper's section 3 beside what is measured, and draw three pictures."""
     parser = argparse.ArgumentParser(prog="python -m tinyres.theory.expressivity_report",
                                      description=main.__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that may hold CIFAR-10")

@@ -32,8 +32,8 @@ def _from_zero(lines: Sequence[plot.Line]) -> tuple[float, float]:
 
 
 def draw_identity(path: str | Path, metrics: Metrics) -> None:
-    """Draw ||h(x)|| / ||x|| of every residual block against its depth, at the first, a middle and the last
-    evaluation, and one over the number of blocks, the order of Theorem 2.1 for linear networks."""
+    """Draw ||h(x)|| / ||x|| of every residual block against its depth, before training, at a middle and
+    at the last evaluation, and one over the number of blocks, as Theorem 2.1 has it of linear networks."""
     lines = [line for line in metrics if "residual_ratios" in line]
     if not lines:
         return

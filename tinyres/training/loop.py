@@ -80,6 +80,8 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     with run, stop_on_signal() as stop, memory_kept():
         group.broadcast([tensor.data for _, tensor in model.named_tensors()] + list(optimizer.state.values()))
         progress = Progress(run.step, steps, batch_size, run.last_good)
+        if run.step == 0 and (ratios := _residual_ratios(model, dataset.test)):
+            run.record({"step": 0, **ratios})
         for images, labels in batches:
             optimizer.lr = schedule(progress.step)
             try:
@@ -142,8 +144,9 @@ def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
     if not hasattr(model, "residual_ratios"):
         return {}
     images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
-    ratios = model.residual_ratios(Tensor(images))
-    return {"residual_ratios": ratios} if ratios else {}
+    with numpy.errstate(all="ignore"):  # a network that diverges is reported by its loss
+        ratios = model.residual_ratios(Tensor(images))
+    return {"residual_ratios": ratios} if ratios and numpy.isfinite(ratios).all() else {}
 
 
 def _check_finite(model: Module, images: Array, loss: Array) -> None:

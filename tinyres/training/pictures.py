@@ -1,4 +1,5 @@
-"""Pictures of what a network has learned: its first kernels, its mistakes, and one image's way through it."""
+"""Pictures of what a network has learned: its first kernels, its answers, its mistakes, and one image's way
+through it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -76,18 +77,20 @@ def draw_confusion(path: str | Path, counts: numpy.ndarray, classes: Sequence[st
     page.save(path)
 
 
-def draw_mistakes(path: str | Path, images: numpy.ndarray, labels: numpy.ndarray, likelihood: numpy.ndarray,
-                  classes: Sequence[str], columns: int = 6, rows: int = 3, side: int = 300) -> None:
-    """Draw the worst mistakes: image, what it was taken for and how surely, and what it is."""
-    chosen = worst_mistakes(labels, likelihood)[:columns * rows]
-    page = plot.Drawing(40 + columns * (side + 40), 110 + rows * (side + 140))
-    page.text(40, 50, "The surest of the mistakes", TEXT, 0)
-    for place, i in enumerate(chosen):
-        x, y = 40 + place % columns * (side + 40), 110 + place // columns * (side + 140)
+def draw_answers(path: str | Path, title: str, images: numpy.ndarray, labels: numpy.ndarray,
+                 likelihood: numpy.ndarray, classes: Sequence[str], columns: int = 6, rows: int = 3,
+                 side: int = 300) -> None:
+    """Draw the first images: each with what it was taken for and how surely, and what it is, wrong ones in
+    another color."""
+    shown = min(len(images), columns * rows)
+    page = plot.Drawing(40 + columns * (side + 40), 110 + max(1, -(-shown // columns)) * (side + 140))
+    page.text(40, 50, title if shown else f"{title}: there are none", TEXT, 0)
+    for i in range(shown):
+        x, y = 40 + i % columns * (side + 40), 110 + i // columns * (side + 140)
         page.pixels(x, y, side, images[i])
         guess = likelihood[i].argmax()
         page.text(x, y + side + 50, f"{classes[guess]}, {likelihood[i, guess]:.1%}\nis: {classes[labels[i]]}",
-                  0.85 * TEXT, 0)
+                  0.85 * TEXT, 0, RIGHT if guess == labels[i] else WRONG)
     page.save(path)
 
 
@@ -155,11 +158,14 @@ def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequ
     images, labels = to_numpy(split.images), to_numpy(split.labels)
     likelihood = probabilities(model or network, split)
     counts = confusion_matrix(labels, likelihood.argmax(axis=1), len(classes))
-    files = [folder / f"{name}.png" for name in ("kernels", "confusion", "mistakes", "path")]
+    files = [folder / f"{name}.png" for name in ("kernels", "confusion", "answers", "mistakes", "path")]
     draw_kernels(files[0], network)
     draw_confusion(files[1], counts, classes)
-    draw_mistakes(files[2], images, labels, likelihood, classes)
+    worst = worst_mistakes(labels, likelihood)
+    draw_answers(files[2], "The first images", images, labels, likelihood, classes)
+    draw_answers(files[3], "The surest of the mistakes", images[worst], labels[worst], likelihood[worst],
+                 classes)
     if not all(block.residual for block in network.blocks):
-        return files[:3]
-    draw_path(files[3], network, images[[*worst_mistakes(labels, likelihood), 0][0]], classes)
+        return files[:4]
+    draw_path(files[4], network, images[[*worst, 0][0]], classes)
     return files

@@ -64,7 +64,7 @@ class Run:
             if self.group.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(self.folder, RUN_FILES))
-            self.metrics = [line for line in read_metrics(self.metrics_file) if line["step"] <= self.step]
+            self.metrics = [line for line in read_metrics(self.metrics_file) if 0 < self.step >= line["step"]]
             if self.group.rank == 0:
                 write_atomically(self.folder / "config.json",
                                  lambda file: file.write(json.dumps(self.config, indent=2).encode()))
