@@ -81,12 +81,19 @@ def test_gemm_arguments_that_do_not_fit():
 # The kernels on a CPU
 
 
+def compiled(folder, kernels, calls):
+    """The library of C functions `calls` around the kernels of a file, compiled by g++ for the CPU."""
+    if not shutil.which("g++"):
+        pytest.skip("g++ is not installed")
+    source, library = folder / "kernels.cpp", folder / "kernels.so"
+    source.write_text(f'#include "{HEADER}"\n#include "{kernels}"\n' + "\n".join(calls))
+    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
+    return ctypes.CDLL(str(library))
+
+
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
     """A function (name, total, arguments...) that runs a kernel of gpu_conv.cu on NumPy arrays."""
-    if not shutil.which("g++"):
-        pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("kernels")
     names = [name for name in gpu_conv.NAMES if "half" not in name]
     parameters = {match[1]: len(match[2].split(",")) for match in re.finditer(
         r"__global__ void (\w+)\((.*?)\)", gpu_conv.SOURCE.read_text(), re.DOTALL)}
@@ -98,11 +105,7 @@ def kernels(tmp_path_factory):
         arguments = ", ".join(f"unsigned a{j}" for j in range(count))
         calls.append(f'extern "C" void kernel_{i}(const {first}* x, {first}* out, {arguments}) '
                      f'{{ RUN({name}(x, out, {", ".join(f"a{j}" for j in range(count))})); }}')
-    source = folder / "kernels.cpp"
-    source.write_text(f'#include "{HEADER}"\n#include "{gpu_conv.SOURCE}"\n' + "\n".join(calls))
-    library = folder / "kernels.so"
-    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
-    loaded = ctypes.CDLL(str(library))
+    loaded = compiled(tmp_path_factory.mktemp("kernels"), gpu_conv.SOURCE, calls)
 
     def run(name, total, *arguments):
         x, out, *numbers = arguments
@@ -162,9 +165,6 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
 @pytest.fixture(scope="module")
 def block_kernels(tmp_path_factory):
     """A function (name, arrays, units, settings...) that runs a kernel of gpu_block.cu on NumPy arrays."""
-    if not shutil.which("g++"):
-        pytest.skip("g++ is not installed")
-    folder = tmp_path_factory.mktemp("block_kernels")
     names = [name for name in gpu_block.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
@@ -175,11 +175,7 @@ def block_kernels(tmp_path_factory):
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
                      f'{{ RUN_2D({name}({arguments})); }}')
-    source = folder / "kernels.cpp"
-    source.write_text(f'#include "{HEADER}"\n#include "{gpu_block.SOURCE}"\n' + "\n".join(calls))
-    library = folder / "kernels.so"
-    subprocess.run(["g++", "-O1", "-shared", "-fPIC", "-o", library, source], check=True, timeout=300)
-    loaded = ctypes.CDLL(str(library))
+    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_block.SOURCE, calls)
 
     def run(name, arrays, units, *settings):
         assert all(array.flags.c_contiguous for array in arrays)

@@ -1,6 +1,6 @@
 import numpy
 import pytest
-from support.checking import check, random
+from support.checking import POOLED, check, check_pooling, random
 
 import tinyres as tr
 
@@ -89,17 +89,9 @@ def test_concatenate_and_stack(xp):
         check(lambda a, c, axis=axis: tr.stack([a, c], axis), numpy.stack([a.numpy(), c.numpy()], axis), a, c)
 
 
-@pytest.mark.parametrize("shape, size", [((2, 4, 6, 3), 2), ((1, 5, 7, 2), 2), ((1, 9, 9, 1), 3),
-                                         ((2, 3, 4, 2), 1)])
+@pytest.mark.parametrize("shape, size", POOLED)
 def test_max_pool2d_against_a_loop(xp, shape, size):
-    x = random(xp, *shape)
-    N, H, W, C = shape
-    expected = numpy.empty((N, H // size, W // size, C))
-    for i in range(H // size):
-        for j in range(W // size):
-            window = x.numpy()[:, i * size:(i + 1) * size, j * size:(j + 1) * size]
-            expected[:, i, j] = window.max(axis=(1, 2))
-    check(lambda x: tr.max_pool2d(x, size), expected, x)
+    check_pooling(tr.max_pool2d, lambda window: window.max(axis=(1, 2)), random(xp, *shape), size)
 
 
 def test_float32_stays_float32(xp):

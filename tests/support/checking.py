@@ -8,6 +8,8 @@ import numpy
 
 import tinyres as tr
 
+POOLED = [((2, 4, 6, 3), 2), ((1, 5, 7, 2), 2), ((1, 9, 9, 1), 3), ((2, 3, 4, 2), 1)]  # shapes, window sizes
+
 
 def random(xp: ModuleType, *shape: int, seed: int = 0, requires_grad: bool = True) -> tr.Tensor:
     """A float64 tensor of normally distributed values."""
@@ -18,6 +20,18 @@ def check(fn: Callable[..., tr.Tensor], expected: numpy.ndarray, *tensors: tr.Te
     """The forward pass against NumPy's own, the backward pass against central differences."""
     numpy.testing.assert_allclose(fn(*tensors).numpy(), expected, rtol=1e-12, atol=1e-14)
     assert tr.gradcheck(fn, *tensors) < 1e-6
+
+
+def check_pooling(pool: Callable[[tr.Tensor, int], tr.Tensor],
+                  reduce: Callable[[numpy.ndarray], numpy.ndarray], x: tr.Tensor, size: int) -> None:
+    """A pooling of x (N, H, W, C) against a loop; reduce: from a window (N, size, size, C) to (N, C)."""
+    N, H, W, C = x.shape
+    expected = numpy.empty((N, H // size, W // size, C))
+    for i in range(H // size):
+        for j in range(W // size):
+            window = x.numpy()[:, i * size:(i + 1) * size, j * size:(j + 1) * size]
+            expected[:, i, j] = reduce(window)
+    check(lambda x: pool(x, size), expected, x)
 
 
 def convolution_of(w: tr.Tensor, stride: int = 1) -> tr.nn.Conv2d:

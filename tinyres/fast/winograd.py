@@ -73,13 +73,15 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
         products = numpy.empty((len(points), 36, w.shape[3]), x.dtype)
         parallel_map(lambda i: _multiply_point(points, kernel, products, i), range(36))
 
+        def product(images: slice) -> numpy.ndarray:
+            return products[_tiles_of(images, x)]
+    else:
+        def product(images: slice) -> numpy.ndarray:
+            return _multiply(_points(x[images]), kernel)
+
     def work(images: slice) -> None:
-        if kernel.nbytes > MAX_SLICED_KERNEL:
-            product = products[_tiles_of(images, x)]
-        else:
-            product = _multiply(_points(x[images]), kernel)
         tiles = _tiles(out[images])
-        tiles[...] = (output_transform @ product).reshape(tiles.shape)
+        tiles[...] = (output_transform @ product(images)).reshape(tiles.shape)
 
     parallel_map(work, slices)
     return out

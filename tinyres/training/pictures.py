@@ -16,6 +16,7 @@ from ..models import ResidualNetwork
 from ..more_ops import softmax
 from ..nn import Module
 from ..tensor import Tensor, no_grad
+from .predict import evaluating
 
 TEXT = 36  # pixels of height
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -23,7 +24,7 @@ RIGHT, WRONG = "#0072B2", "#D55E00"
 
 def probabilities(model: Module, split: Split) -> numpy.ndarray:
     """What the model thinks of each image of a split: (N, classes), each row summing to 1."""
-    with no_grad():
+    with no_grad(), evaluating(model):
         return numpy.concatenate([softmax(model(Tensor(images))).numpy() for images, _ in
                                   evaluation_batches(split, split.evaluation_batch_size)])
 
