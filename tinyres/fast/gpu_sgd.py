@@ -63,7 +63,7 @@ def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Arr
 def _at_once(parameters: list[tuple[Array, Array, Array]], *settings: float) -> None:
     """Update (weight, gradient, velocity) of all parameters, which are of one dtype, in one launch."""
     addresses = tuple(number for w, gradient, v in parameters
-                      for number in (w.data.ptr, gradient.data.ptr, v.data.ptr, w.size))
+                      for number in (*map(gpu.address, (w, gradient, v)), w.size))
     dtype = parameters[0][0].dtype
     function = _function(f"sgd<{TYPES[dtype.name]}>")
     function((MAX_BLOCKS, len(parameters)), (THREADS,),
