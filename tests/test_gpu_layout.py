@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_sgd
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_passes, gpu_sgd
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -164,25 +164,25 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
 
 @pytest.fixture(scope="module")
 def block_kernels(tmp_path_factory):
-    """A function (name, arrays, units, settings...) that runs a kernel of gpu_block.cu on NumPy arrays."""
-    names = [name for name in gpu_block.NAMES if "half" not in name]
+    """A function (name, shape, arrays, units, settings...) that runs a kernel of gpu_passes.cu on NumPy."""
+    names = [name for name in gpu_passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
+        pointers, count = (5, 11) if name.startswith("combine") else (2, 6)
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
                      f'{{ RUN_2D({name}({arguments})); }}')
-    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_block.SOURCE, calls)
+    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_passes.SOURCE, calls)
 
-    def run(name, arrays, units, *settings):
+    def run(name, shape, arrays, units, *settings):
         assert all(array.flags.c_contiguous for array in arrays)
-        N, H, W = arrays[-1].shape[:3]
+        N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
-            *map(ctypes.c_uint, (N * H, H, W, units, *settings)))
+            *map(ctypes.c_uint, (N * H, H, W, gpu_passes._pitch(W), units, *settings)))
 
     return run
 
@@ -194,11 +194,10 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
                                                         dtype):
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
-    monkeypatch.setattr(gpu, "matmul", lambda a, b, out: numpy.matmul(a, b, out=out))
+    monkeypatch.setattr(gpu, "matmul", product)
     launched = []
-    monkeypatch.setattr(gpu_block, "_launch", lambda name, *arguments: (
+    monkeypatch.setattr(gpu_passes, "_launch", lambda name, *arguments: (
         launched.append(name.split("<")[0]), block_kernels(name, *arguments)))
-    monkeypatch.setattr(gpu_block, "MIN_ROWS", 4)
     rng, results = numpy.random.default_rng(0), []
 
     def leaf(*shape):
@@ -214,20 +213,22 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
         tr.sum(out * out).backward()
         results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
     # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
-    assert launched.count("stack_image") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
+    assert launched.count("lay_out") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
     for expected, got in zip(*results, strict=True):
         numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
                                       * abs(expected).max())
     del y, out, got, expected, results
     gc.collect()
-    assert not any(map(len, gpu_block._stacks.values())), "stacks live as long as what is a view of them"
+    kept = *gpu_passes._memory.values(), gpu_block._new
+    assert not any(map(len, kept)), "memory lives as long as what is a view of it"
 
 
 # The kernels for a GPU that is not here
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_sgd], ids=["gpu_conv", "gpu_block", "gpu_sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, gpu_passes, gpu_sgd],
+                         ids=["gpu_conv", "gpu_passes", "gpu_sgd"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

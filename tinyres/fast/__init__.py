@@ -10,6 +10,7 @@ from . import (
     gpu,
     gpu_block,
     gpu_conv,
+    gpu_passes,
     gpu_sgd,
     neighbours,
     precision,
@@ -19,5 +20,5 @@ from . import (
 )
 from .threads import memory_kept
 
-__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_sgd", "memory_kept", "neighbours",
-           "precision", "sliced", "threads", "winograd"]
+__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_passes", "gpu_sgd", "memory_kept",
+           "neighbours", "precision", "sliced", "threads", "winograd"]
