@@ -109,7 +109,7 @@ def kernels(tmp_path_factory):
 
     def run(name, total, *arguments):
         x, out, *numbers = arguments
-        assert x.flags.c_contiguous
+        assert x.flags.c_contiguous or name.startswith("cut_columns")
         getattr(loaded, f"kernel_{names.index(name)}")(
             ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data),
             *map(ctypes.c_uint, (*numbers, total)))
@@ -168,7 +168,7 @@ def block_kernels(tmp_path_factory):
     names = [name for name in gpu_passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = (5, 11) if name.startswith("combine") else (2, 6)
+        pointers, count = (5, 11) if name.startswith("combine") else (2, 9)
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
@@ -178,7 +178,7 @@ def block_kernels(tmp_path_factory):
     loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_passes.SOURCE, calls)
 
     def run(name, shape, arrays, units, *settings):
-        assert all(array.flags.c_contiguous for array in arrays)
+        assert all(array.flags.c_contiguous for array in arrays) or name.startswith("lay_out")
         N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
@@ -219,7 +219,7 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
                                       * abs(expected).max())
     del y, out, got, expected, results
     gc.collect()
-    kept = *gpu_passes._memory.values(), gpu_block._new
+    kept = *gpu_passes._memory.values(), gpu._new
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
 
 

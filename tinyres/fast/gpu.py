@@ -15,6 +15,7 @@ import ctypes
 import functools
 import sys
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy
 
@@ -22,6 +23,7 @@ from .. import backend
 from ..arithmetic import matrix_product
 from ..backend import Array
 from ..ops import relu_gradient
+from ..tensor import leaf_gradient
 from . import precision
 
 cupy = backend.cupy
@@ -59,6 +61,42 @@ def product_by_cublas(a: Array, b: Array) -> Array:
 def relu_gradient_fused(g: Array, y: Array) -> Array:
     """one pass over memory instead of two"""
     return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
+
+
+_new: WeakValueDictionary[int, Array] = WeakValueDictionary()  # gradients that nobody else has, by id
+
+
+def new(gradient: Array) -> Array:
+    """A gradient that is handed to one parent and kept by nobody: if that is a leaf, it need not copy it."""
+    _new[id(gradient)] = gradient
+    return gradient
+
+
+def new_on_cupy(gradient: Array) -> bool:
+    """gradients on CuPy that nobody else has"""
+    return _new.get(id(gradient)) is gradient
+
+
+@leaf_gradient.variant(new_on_cupy)
+def handed_over(gradient: Array) -> Array:
+    """no copy where nobody else has the array"""
+    return _new.pop(id(gradient), gradient)  # once: a second leaf gets a copy
+
+
+def readable(image: Array) -> Array:
+    """An image (N, H, W, C), or a copy of one that a kernel cannot read by its three strides in 32 bits."""
+    reach = sum((size - 1) * stride for size, stride in zip(image.shape, image.strides, strict=True))
+    side_by_side = image.shape[3] == 1 or image.strides[3] == image.itemsize
+    fits = side_by_side and min(image.strides) >= 0 and reach < 2**32 * image.itemsize
+    return image if fits else cupy.ascontiguousarray(image)
+
+
+def strides_of(image: Array, size: int) -> tuple[int, int, int] | None:
+    """From image to image, row to row and pixel to pixel of (N, H, W, C) in words of so many bytes, if pixels
+    and all of these are multiples of a word."""
+    strides = image.strides[:3]
+    whole = not any(number % size for number in (*strides, image.shape[3] * image.itemsize, address(image)))
+    return tuple(stride // size for stride in strides) if whole else None
 
 
 @functools.cache

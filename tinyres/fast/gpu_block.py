@@ -18,18 +18,14 @@ they take 12, and relu, the sum and their gradients cost no pass of their own.
 """
 from __future__ import annotations
 
-from weakref import WeakValueDictionary
-
 from ..backend import Array
 from ..conv import convolution_gradients, convolve
 from ..models import ResidualNetwork
 from ..nn import Conv2d, residual_sum
-from ..tensor import Tensor, leaf_gradient
+from ..tensor import Tensor
 from . import gpu
 from . import gpu_passes as passes
 from .gpu_passes import Parts, Pixels, columns
-
-_new: WeakValueDictionary[int, Array] = WeakValueDictionary()  # kernel gradients that nobody else has, by id
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
@@ -46,8 +42,7 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
         pixels, m1 = passes.pixels_of(x.data, stacked=False), _as_matrix(w1.data)
         y = passes.combine(_product(pixels, m1), passes.RELU, stacked=False)
     else:
-        image = gpu.cupy.ascontiguousarray(x.data)
-        y = passes.lay_out(convolve(image, w1.data, strides, padding), stacked=False, relu=True)
+        y = passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True)
     beside = pixels if shortcut is x else shortcut.data
     out = passes.combine(_product(y, m2), passes.ADD, beside, stacked=False)
 
@@ -56,7 +51,7 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
         parts, grad_w2 = _kernel_gradient(y, outer, w2)
         inner = passes.combine(_product(outer, m2.T), passes.WHERE_POSITIVE, y, parts, stacked=True)
         if stride > 1:
-            grad_x, grad_w1 = convolution_gradients(inner.image, image, w1.data, strides, padding,
+            grad_x, grad_w1 = convolution_gradients(inner.image, x.data, w1.data, strides, padding,
                                                     (x.requires_grad, w1.requires_grad))
         else:
             parts, grad_w1 = _kernel_gradient(pixels, inner, w1)
@@ -66,17 +61,6 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
         return (grad_x, grad_w1, grad_w2) if shortcut is x else (g, grad_x, grad_w1, grad_w2)
 
     return Tensor(out.image, parents=(x, w1, w2) if shortcut is x else (shortcut, x, w1, w2), vjp=vjp)
-
-
-def new_on_cupy(gradient: Array) -> bool:
-    """kernel gradients on CuPy that a residual block has just made"""
-    return _new.get(id(gradient)) is gradient
-
-
-@leaf_gradient.variant(new_on_cupy)
-def handed_over(gradient: Array) -> Array:
-    """no copy where nobody else has the array"""
-    return _new.pop(id(gradient), gradient)  # once: a second leaf gets a copy
 
 
 def arrange(network: ResidualNetwork) -> None:
@@ -113,6 +97,4 @@ def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Arr
     shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype == "float16" else w.dtype
     parts = Parts(gpu.cupy.empty((len(left), *shape), sums), gpu.cupy.empty(shape, w.dtype))
     gpu.matmul(left.swapaxes(1, 2), right, parts.parts)
-    gradient = _from_matrix(parts.total, w.shape)
-    _new[id(gradient)] = gradient
-    return parts, gradient
+    return parts, gpu.new(_from_matrix(parts.total, w.shape))

@@ -45,13 +45,15 @@ __device__ void put(Value* out, Value value, unsigned row, unsigned h, unsigned 
     else put_padded(out, value, row, w, W, pitch, unit, units);
 }
 
-// An image (N, H, W, units), or its relu, padded; BACKWARD, stacked.
+// An image, or its relu, padded; BACKWARD, stacked. x_n, x_h, x_w: from image to image, row to row, pixel to
+// pixel of x, in units.
 template <typename Number, unsigned WIDTH, bool BACKWARD>
-__global__ void lay_out(const Number* __restrict__ image, Number* __restrict__ out, unsigned rows, unsigned H,
-                        unsigned W, unsigned pitch, unsigned units, unsigned relu) {
+__global__ void lay_out(const Number* __restrict__ x, Number* __restrict__ out, unsigned rows, unsigned H,
+                        unsigned W, unsigned pitch, unsigned units, unsigned x_n, unsigned x_h, unsigned x_w,
+                        unsigned relu) {
     typedef Unit<Number, WIDTH> Value;
     FOR_EACH_UNIT {
-        Value value = ((const Value*)image)[(row * W + w) * units + unit];
+        Value value = ((const Value*)x)[row / H * x_n + h * x_h + w * x_w + unit];
         for (unsigned j = 0; j < WIDTH; j++)
             if (relu && value.number[j] < Number(0)) value.number[j] = Number(0);
         put<BACKWARD>((Value*)out, value, row, h, H, w, W, pitch, unit, units);

@@ -73,11 +73,14 @@ def pixels_of(image: Array, stacked: bool) -> Pixels:
 
 def lay_out(image: Array, stacked: bool, relu: bool = False) -> Pixels:
     """A copy of an image (N, H, W, C), or of its relu."""
-    image = gpu.cupy.ascontiguousarray(image)
+    image = gpu.readable(image)
     out = _empty(image.shape, image.dtype, stacked)
     width, units = _width(image, out.memory)
+    strides = gpu.strides_of(image, width * image.itemsize)
+    if strides is None:
+        width, units, strides = 1, image.shape[3], gpu.strides_of(image, image.itemsize)
     _launch(f"lay_out<{TYPES[image.dtype.name]}, {width}, {str(stacked).lower()}>", image.shape[:3],
-            (image, out.memory), units, int(relu))
+            (image, out.memory), units, *strides, int(relu))
     return out
 
 
