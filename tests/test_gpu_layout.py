@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_passes, gpu_sgd
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_passes, gpu_sgd, handover
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -219,7 +219,7 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
                                       * abs(expected).max())
     del y, out, got, expected, results
     gc.collect()
-    kept = *gpu_passes._memory.values(), gpu._new
+    kept = *gpu_passes._memory.values(), handover._new
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
 
 

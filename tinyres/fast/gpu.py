@@ -15,7 +15,6 @@ import ctypes
 import functools
 import sys
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy
 
@@ -23,7 +22,6 @@ from .. import backend
 from ..arithmetic import matrix_product
 from ..backend import Array
 from ..ops import relu_gradient
-from ..tensor import leaf_gradient
 from . import precision
 
 cupy = backend.cupy
@@ -61,26 +59,6 @@ def product_by_cublas(a: Array, b: Array) -> Array:
 def relu_gradient_fused(g: Array, y: Array) -> Array:
     """one pass over memory instead of two"""
     return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
-
-
-_new: WeakValueDictionary[int, Array] = WeakValueDictionary()  # gradients that nobody else has, by id
-
-
-def new(gradient: Array) -> Array:
-    """A gradient that is handed to one parent and kept by nobody: if that is a leaf, it need not copy it."""
-    _new[id(gradient)] = gradient
-    return gradient
-
-
-def new_on_cupy(gradient: Array) -> bool:
-    """gradients on CuPy that nobody else has"""
-    return _new.get(id(gradient)) is gradient
-
-
-@leaf_gradient.variant(new_on_cupy)
-def handed_over(gradient: Array) -> Array:
-    """no copy where nobody else has the array"""
-    return _new.pop(id(gradient), gradient)  # once: a second leaf gets a copy
 
 
 def readable(image: Array) -> Array:

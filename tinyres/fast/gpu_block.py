@@ -26,6 +26,7 @@ from ..tensor import Tensor
 from . import gpu
 from . import gpu_passes as passes
 from .gpu_passes import Parts, Pixels, columns
+from .handover import new
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
@@ -97,4 +98,4 @@ def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Arr
     shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype == "float16" else w.dtype
     parts = Parts(gpu.cupy.empty((len(left), *shape), sums), gpu.cupy.empty(shape, w.dtype))
     gpu.matmul(left.swapaxes(1, 2), right, parts.parts)
-    return parts, gpu.new(_from_matrix(parts.total, w.shape))
+    return parts, new(_from_matrix(parts.total, w.shape))

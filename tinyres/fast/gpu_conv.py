@@ -22,6 +22,7 @@ import numpy
 from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from . import gpu
+from .handover import new
 from .neighbours import drop_padding_column, is_3x3_same, rotate_180, swap_kernel_axes
 from .sliced import image_slices, of_gradients
 
@@ -67,10 +68,10 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
     if is_3x3_same(w, stride, padding):
         x = xp.ascontiguousarray(x)
         if not needs_grad[0]:
-            return None, gpu.new(_correlate(_stack(x), g))
+            return None, new(_correlate(_stack(x), g))
         # each pixel of x with the window of g around it: the windows of g are needed for both gradients
         stacked = _stack(g)
-        grad_w = gpu.new(rotate_180(_correlate(stacked, x))) if needs_grad[1] else None
+        grad_w = new(rotate_180(_correlate(stacked, x))) if needs_grad[1] else None
         return _convolve(stacked, rotate_180(w), g.shape), grad_w
     grad_x = xp.empty(x.shape, x.dtype) if needs_grad[0] else None
     grad_w, x, parts = None, gpu.readable(x), []
@@ -85,7 +86,7 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
             _gather(columns, grad_x[part], w.shape, g.shape, stride, padding)
     if needs_grad[1]:
         total = sum(parts[1:], parts[0]) if parts else xp.zeros(w.shape, w.dtype)
-        grad_w = gpu.new(total.astype(w.dtype, copy=False).reshape(w.shape))
+        grad_w = new(total.astype(w.dtype, copy=False).reshape(w.shape))
     return grad_x, grad_w
 
 
