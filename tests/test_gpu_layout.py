@@ -187,17 +187,22 @@ def block_kernels(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
-@pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kernels, C, O, stride, size,  # noqa: E741
-                                                        dtype):
+@pytest.fixture
+def launched(monkeypatch, block_kernels):
+    """gpu_block.py with NumPy for its memory; the names of the passes that run."""
+    names = []
     monkeypatch.setattr(gpu, "cupy", numpy)
     monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(gpu, "matmul", product)
-    launched = []
     monkeypatch.setattr(gpu_passes, "_launch", lambda name, *arguments: (
-        launched.append(name.split("<")[0]), block_kernels(name, *arguments)))
+        names.append(name.split("<")[0]), block_kernels(name, *arguments)))
+    return names
+
+
+@pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
+@pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, size, dtype):  # noqa: E741
     rng, results = numpy.random.default_rng(0), []
 
     def leaf(*shape):
@@ -209,7 +214,7 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
     for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
         layers = [convolution_of(w, s) for w, s in zip(weights, (stride, 1, 1, 1), strict=True)]
         y = block(shortcut, x, *layers[:2])
-        out = block(y, y, *layers[2:])  # a second block, which finds the stacks that the first has made
+        out = block(y, y, *layers[2:])  # a second block, which finds the pixels that the first has laid out
         tr.sum(out * out).backward()
         results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
     # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
@@ -221,6 +226,31 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
     gc.collect()
     kept = *gpu_passes._memory.values(), handover._new
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
+
+
+def test_a_view_of_an_image_is_another_image(launched):
+    """It may start where the image starts, but its pixels have other neighbours."""
+    rng, results = numpy.random.default_rng(0), []
+    x, *weights = (tr.Tensor(rng.standard_normal(shape), requires_grad=True)
+                   for shape in ((2, 4, 4, 2), *[(3, 3, 2, 2)] * 4))
+    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+        first, second = ([convolution_of(w) for w in pair] for pair in (weights[:2], weights[2:]))
+        for view in (lambda y: tr.transpose(y, (0, 2, 1, 3)), lambda y: y[:, :2], lambda y: y[:, :, ::-1],
+                     lambda y: y[:, :, :, ::-1], lambda y: y[::2]):
+            y = view(block(x, x, *first))
+            out = view(block(y, y, *second))
+            tr.sum(out * out).backward()
+            results += [out.data, x.grad, *(w.grad for w in weights)]
+    for expected, got in zip(results[:len(results) // 2], results[len(results) // 2:], strict=True):
+        numpy.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10 * abs(expected).max())
+    assert launched
+
+
+def test_a_gradient_is_handed_over_once():
+    ones = handover.new(numpy.ones(2))
+    a, b = (tr.Tensor(numpy.zeros(2), requires_grad=True) for _ in "ab")
+    tr.sum(tr.Tensor(numpy.zeros(2), parents=(a, b), vjp=lambda g: (ones, ones))).backward()
+    assert (a.grad is ones) != (b.grad is ones) and (a.grad == 1).all() and (b.grad == 1).all()
 
 
 # The kernels for a GPU that is not here

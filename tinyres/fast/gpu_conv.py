@@ -1,5 +1,5 @@
-"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own (gpu.cu)
-and products by cuBLAS on the windows as they lie in memory.
+"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own
+(gpu_conv.cu) and products by cuBLAS on the windows as they lie in memory.
 
 3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
 windows are then three matrices of overlapping rows (neighbours.py explains it). They are one batch of three
