@@ -246,6 +246,20 @@ def test_a_view_of_an_image_is_another_image(launched):
     assert launched
 
 
+@pytest.mark.usefixtures("on_numpy")
+def test_pixels_that_lie_apart(launched):
+    """Four channels of six: a pixel is one word of 16 bytes, but the next is not the next such word."""
+    rng = numpy.random.default_rng(0)
+    x, w = rng.standard_normal((2, 4, 4, 6), "float32")[..., :4], rng.standard_normal((3, 3, 4, 4), "float32")
+    numpy.testing.assert_allclose(gpu_conv.convolve_on_gpu(x, w, (2, 2), (1, 1)),
+                                  convolve.definition(x, w, (2, 2), (1, 1)), rtol=1e-5, atol=1e-5)
+    image, layer = tr.Tensor(x), convolution_of(tr.Tensor(w))
+    expected, got = (block(image, image, layer, layer).data
+                     for block in (nn.residual_sum.definition, gpu_block.residual_sum_fused))
+    numpy.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
+    assert launched[0] == "lay_out"
+
+
 def test_a_gradient_is_handed_over_once():
     ones = handover.new(numpy.ones(2))
     a, b = (tr.Tensor(numpy.zeros(2), requires_grad=True) for _ in "ab")
