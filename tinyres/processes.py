@@ -135,8 +135,7 @@ def forked(count: int) -> Iterator[Group]:
             for rank in range(1, count):  # noqa: B007
                 ours, theirs = Pipe()
                 if (child := _fork()) == 0:
-                    for connection in (ours, *connections):
-                        connection.close()  # held open by a copy, a pipe would not end with process 0
+                    ours.close()  # held open by a copy, the pipe would not end with process 0
                     break
                 theirs.close()
                 connections.append(ours), children.append(child)
