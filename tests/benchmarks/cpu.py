@@ -2,12 +2,12 @@
 
     python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; some ten minutes on 2 cores
 
-Each contender is a process of its own, uses all cores, tinyres in as many processes or threads as run_cifar.py
-would, and takes its turn in every round; figures are medians over the rounds after a warm-up. PyTorch runs in
-its contiguous and in its channels_last layout, and the better of the two counts. The last columns are tinyres by its definitions alone, im2col for every convolution,
-which shows what the variants buy, and, where its memory suffices and it is installed (pip install dezero
-matplotlib), DeZero, whose convolution is im2col on NumPy too. Memory is the peak of a process that takes
-three steps.
+Each contender is a process of its own, uses all cores, tinyres in as many processes or threads as
+run_cifar.py would, and takes its turn in every round; figures are medians over the rounds after a warm-up.
+PyTorch runs in its contiguous and in its channels_last layout, and the better of the two counts. The last
+columns are tinyres by its definitions alone, im2col for every convolution, which shows what the variants buy,
+and, where its memory suffices and it is installed (pip install dezero matplotlib), DeZero, whose convolution
+is im2col on NumPy too. Memory is the peak of three steps, of all processes together.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Work = Callable[[], object]
 
 
 def network(options: dict, batch_size: int, train: bool, contender: str, group: Group) -> Work:
-    """A training step, or a forward pass, of `tr.models.cifar_net(**options)`, in the processes of a group."""
+    """A training step, or a forward pass, of `tr.models.cifar_net(**options)`, in a group's processes."""
     rng = numpy.random.default_rng(0)
     images, labels = rng.standard_normal((batch_size, 32, 32, 3), "float32"), rng.integers(0, 10, batch_size)
     net = tr.models.cifar_net(**options)
