@@ -14,10 +14,11 @@ from . import (
     neighbours,
     precision,
     sliced,
+    strided,
     threads,
     winograd,
 )
 from .threads import memory_kept
 
 __all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_sgd", "memory_kept", "neighbours",
-           "precision", "sliced", "threads", "winograd"]
+           "precision", "sliced", "strided", "threads", "winograd"]
