@@ -16,10 +16,11 @@ from . import (
     neighbours,
     precision,
     sliced,
+    strided,
     threads,
     winograd,
 )
 from .threads import memory_kept
 
 __all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_passes", "gpu_sgd", "handover",
-           "memory_kept", "neighbours", "precision", "sliced", "threads", "winograd"]
+           "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
