@@ -232,11 +232,12 @@ def test_a_view_of_an_image_is_another_image(launched):
     """It may start where the image starts, but its pixels have other neighbours."""
     rng, results = numpy.random.default_rng(0), []
     x, *weights = (tr.Tensor(rng.standard_normal(shape), requires_grad=True)
-                   for shape in ((2, 4, 4, 2), *[(3, 3, 2, 2)] * 4))
+                   for shape in ((2, 4, 4, 4), *[(3, 3, 4, 4)] * 4))
     for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
         first, second = ([convolution_of(w) for w in pair] for pair in (weights[:2], weights[2:]))
         for view in (lambda y: tr.transpose(y, (0, 2, 1, 3)), lambda y: y[:, :2], lambda y: y[:, :, ::-1],
-                     lambda y: y[:, :, :, ::-1], lambda y: y[::2]):
+                     lambda y: tr.transpose(y, (0, 3, 2, 1)), lambda y: y[::2],
+                     lambda y: tr.concatenate([y, y + 1])):  # of whose gradient each y gets a view
             y = view(block(x, x, *first))
             out = view(block(y, y, *second))
             tr.sum(out * out).backward()
@@ -248,9 +249,11 @@ def test_a_view_of_an_image_is_another_image(launched):
 
 @pytest.mark.usefixtures("on_numpy")
 def test_pixels_that_lie_apart(launched):
-    """Four channels of six: a pixel is one word of 16 bytes, but the next is not the next such word."""
+    """Four channels of six: a pixel is one word of 16 bytes, but the next is not the next such word; and four
+    rows of five."""
     rng = numpy.random.default_rng(0)
-    x, w = rng.standard_normal((2, 4, 4, 6), "float32")[..., :4], rng.standard_normal((3, 3, 4, 4), "float32")
+    x, w = (rng.standard_normal(shape, "float32") for shape in ((2, 5, 4, 6), (3, 3, 4, 4)))
+    x = x[:, :4, :, :4]
     numpy.testing.assert_allclose(gpu_conv.convolve_on_gpu(x, w, (2, 2), (1, 1)),
                                   convolve.definition(x, w, (2, 2), (1, 1)), rtol=1e-5, atol=1e-5)
     image, layer = tr.Tensor(x), convolution_of(tr.Tensor(w))
