@@ -237,7 +237,7 @@ def test_a_view_of_an_image_is_another_image(launched):
         first, second = ([convolution_of(w) for w in pair] for pair in (weights[:2], weights[2:]))
         for view in (lambda y: tr.transpose(y, (0, 2, 1, 3)), lambda y: y[:, :2], lambda y: y[:, :, ::-1],
                      lambda y: tr.transpose(y, (0, 3, 2, 1)), lambda y: y[::2],
-                     lambda y: tr.concatenate([y, y + 1])):  # of whose gradient each y gets a view
+                     lambda y: tr.concatenate([y, x])):  # y gets the first half of its gradient
             y = view(block(x, x, *first))
             out = view(block(y, y, *second))
             tr.sum(out * out).backward()
