@@ -10,7 +10,9 @@ from . import (
     gpu,
     gpu_block,
     gpu_conv,
+    gpu_passes,
     gpu_sgd,
+    handover,
     neighbours,
     precision,
     sliced,
@@ -20,5 +22,5 @@ from . import (
 )
 from .threads import memory_kept
 
-__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_sgd", "memory_kept", "neighbours",
-           "precision", "sliced", "strided", "threads", "winograd"]
+__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_passes", "gpu_sgd", "handover",
+           "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
