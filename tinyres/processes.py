@@ -171,7 +171,7 @@ def _fork() -> int:
 
 
 def _file_in_memory() -> IO[bytes]:
-    """In memory on Linux, and not in /dev/shm: in containers that is small, and a full one kills who writes."""
+    """On Linux in memory, and not in /dev/shm, which is small in containers; to write to a full one kills."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("tinyres"), "w+b")
     return tempfile.TemporaryFile()
