@@ -10,6 +10,7 @@ from . import (
     gpu,
     gpu_block,
     gpu_conv,
+    gpu_implicit,
     gpu_sgd,
     neighbours,
     precision,
