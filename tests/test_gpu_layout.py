@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_sgd
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_implicit, gpu_sgd
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -227,7 +227,8 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_sgd], ids=["gpu_conv", "gpu_block", "gpu_sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_implicit, gpu_sgd],
+                         ids=["gpu_conv", "gpu_block", "gpu_implicit", "gpu_sgd"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

@@ -1,15 +1,15 @@
-// Implicit GEMM: a 3 x 3 convolution, or one of its gradients, as one matrix product on tensor cores. Its left
-// factor is the matrix of columns of conv.py, (pixels, 9C), of which only tiles ever exist, in shared memory:
+// Implicit GEMM: a 3 x 3 convolution, or one of its gradients, as one matrix product on tensor cores. Its
+// left factor is the matrix of columns of conv.py, of which only tiles ever exist, in shared memory:
 //
-//     FORWARD            out (pixels, O)    = columns of x @ w (9C, O)
-//     INPUT_GRADIENT     grad_x (pixels, C) = columns of grad_out @ w, rotated and transposed, (9O, C)
-//     KERNEL_GRADIENT    grad_w (9C, O)     = columns of x, transposed @ grad_out (pixels, O)
+//     FORWARD            out (pixels, O)    = columns of x (pixels, 9C) @ w (9C, O)
+//     INPUT_GRADIENT     grad_x (pixels, C) = columns of g (pixels, 9O) @ w, rotated and transposed, (9O, C)
+//     KERNEL_GRADIENT    grad_w (9C, O)     = columns of x, transposed, (9C, pixels) @ g (pixels, O)
 //
-// A block of 4 warps computes a tile of BM x BN results. It walks along the inner dimension in steps of BK: along
-// a row of the matrix of columns, or, for the kernel's gradient, down. Each step multiplies a tile of both
-// factors in shared memory, while the tiles of the next two are on their way there.
+// A block of four warps computes a tile of BM x BN results. It walks along the inner dimension, BK numbers a
+// step: to the right in the matrix of columns, or, for the kernel's gradient, down. At each step it
+// multiplies two tiles that are in shared memory, while those of the next two steps are on their way there.
 
-// What a GPU has and C++ has not. Compiled for a CPU, functions of the same names must stand before this file.
+// What a GPU has and C++ has not. On a CPU, functions of the same names must stand before this file.
 #ifdef __CUDACC_RTC__
 #include <cuda_fp16.h>
 
@@ -27,34 +27,28 @@ template <int GROUPS> __device__ void wait_for_copies_but() {
     asm volatile("cp.async.wait_group %0;" :: "n"(GROUPS) : "memory");
 }
 
-// A warp reads four matrices of 8 rows of 16 bytes; `row` is the address of row lane % 8 of matrix lane / 8. Of
-// each one, lane i gets bytes 4 (i % 4) to 4 (i % 4) + 3 of row i / 4; transposed, which is for numbers of
-// two bytes, it gets numbers 2 (i % 4) and the next one of column i / 4.
+// A warp reads four matrices of 8 rows of 16 bytes; `row` is the address of row lane % 8 of matrix lane / 8.
+// Of each, lane i gets 4 bytes of row i / 4, from byte i % 4 * 4; transposed, which is for float16, it gets
+// numbers i % 4 * 2 and the next one of column i / 4.
+#define LOAD(HOW) asm volatile("ldmatrix.sync.aligned.m8n8.x4" HOW ".shared.b16 {%0, %1, %2, %3}, [%4];" \
+    : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory")
 template <bool TRANSPOSED> __device__ void load_four(unsigned (&out)[4], const void* row) {
     unsigned address = (unsigned)__cvta_generic_to_shared(row);
-    if (TRANSPOSED)
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
-    else
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory");
+    if (TRANSPOSED) LOAD(".trans"); else LOAD("");
 }
 
-// A warp on its tensor core: c (16, 8) += a (16, 32 bytes) @ b (32 bytes, 8), 16 numbers of float16 or 8 of TF32.
-// Lane i has rows i / 4 and i / 4 + 8 of c, in columns 2 (i % 4) and the next one.
+// A warp on its tensor core: c (16, 8) += a (16, 32 bytes) @ b (32 bytes, 8), 16 numbers of float16 or 8 of
+// TF32. Lane i has rows i / 4 and i / 4 + 8 of c, in columns i % 4 * 2 and the next one.
+#define MULTIPLY(TYPES) asm("mma.sync.aligned." TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+    "{%0, %1, %2, %3};" : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) \
+    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 template <typename Number>
 __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    if (sizeof(Number) == 2)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-                     "{%8, %9}, {%0, %1, %2, %3};" : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-                     "{%8, %9}, {%0, %1, %2, %3};" : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    if (sizeof(Number) == 2) MULTIPLY("m16n8k16.row.col.f32.f16.f16.f32");
+    else MULTIPLY("m16n8k8.row.col.f32.tf32.tf32.f32");
 }
 
-// The nearest number that has 10 bits after the point; tensor cores would cut off the rest.
+// The nearest number with 10 bits after the point; tensor cores would cut off the rest.
 __device__ unsigned round_to_tf32(unsigned number) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(number) : "f"(__uint_as_float(number)));
     return number;
@@ -64,7 +58,7 @@ __device__ unsigned round_to_tf32(unsigned number) {
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT };
 constexpr int THREADS = 128, BM = 128, STAGES = 3;
 
-// A number in mixed radix: of a pixel (image, h, w), of a column (kh, kw, c). Adding is cheaper than dividing.
+// The number of a pixel as (image, h, w), that of a column as (kh, kw, c). To add is cheaper than to divide.
 struct Digits {
     int high, middle, low;
     __device__ Digits(int number = 0, int middles = 1, int lows = 1)
@@ -80,46 +74,47 @@ struct Digits {
     }
 };
 
-// A tile of a factor in shared memory: OUTER rows of the left factor, or columns of the right one, times BK of
-// the inner dimension, which is the one whose numbers are neighbours in memory, or not.
+// A tile of a factor in shared memory: OUTER rows of the left factor, or columns of the right one, by BK of
+// the inner dimension. INNER_CONTIGUOUS: numbers that are neighbours in memory differ in the inner one.
 template <typename Number, int OUTER, bool INNER_CONTIGUOUS>
 struct Tile {
     static constexpr int VECTOR = 16 / sizeof(Number), BK = 4 * VECTOR, DEPTH = 2 * VECTOR;
     static constexpr int ROWS = INNER_CONTIGUOUS ? OUTER : BK, COLUMNS = INNER_CONTIGUOUS ? BK : OUTER;
     // a row is longer than its numbers, so that what a warp reads at once lies in different memory banks
     static constexpr int PITCH = COLUMNS + (INNER_CONTIGUOUS ? VECTOR : 8), SIZE = ROWS * PITCH;
-    // each thread copies a vector of 16 bytes in every APART-th row
+    // a thread copies 16 bytes in one of APART rows, COPIES times
     static constexpr int VECTORS = COLUMNS / VECTOR, APART = THREADS / VECTORS, COPIES = ROWS / APART;
 
-    static __device__ int row() { return threadIdx.x / VECTORS; }
+    static __device__ int row(int copy) { return threadIdx.x / VECTORS + copy * APART; }
     static __device__ int column() { return threadIdx.x % VECTORS * VECTOR; }
 
-    // What a tensor core takes of 16 of the outer and DEPTH of the inner dimension: lane i's numbers of outer
-    // i / 4 and i / 4 + 8, first those of the first half of the inner, i % 4 or twice that and the next.
+    // What a tensor core takes of 16 of the outer and DEPTH of the inner dimension: lane i that of outer
+    // i / 4 and i / 4 + 8 from the first half of DEPTH, then from the second, 4 bytes each, as load_four says.
     static __device__ void load(unsigned (&out)[4], const Number* tile, int outer, int inner) {
-        int lane = threadIdx.x % 32, half_ = lane / 16, group = lane / 4, place = lane % 4;
+        int lane = threadIdx.x % 32;
         if (INNER_CONTIGUOUS)
-            load_four<false>(out, tile + (outer + lane % 16) * PITCH + inner + half_ * VECTOR);
+            load_four<false>(out, tile + (outer + lane % 16) * PITCH + inner + lane / 16 * VECTOR);
         else if (sizeof(Number) == 2)
-            load_four<true>(out, tile + (inner + half_ * 8 + lane % 8) * PITCH + outer + lane / 8 % 2 * 8);
+            load_four<true>(out, tile + (inner + lane / 16 * 8 + lane % 8) * PITCH
+                                      + outer + lane / 8 % 2 * 8);
         else
             for (int i = 0; i < 4; i++)
-                out[i] = ((const unsigned*)tile)[(inner + i / 2 * 4 + place) * PITCH + outer + i % 2 * 8 + group];
+                out[i] = *(const unsigned*)(tile + (inner + lane % 4 + i / 2 * 4) * PITCH
+                                                 + outer + lane / 4 + i % 2 * 8);
         for (int i = 0; i < 4; i++)
             if (sizeof(Number) == 4) out[i] = round_to_tf32(out[i]);
     }
 };
 
-// image (N, H, W, C) is the one whose columns are cut: x, or the gradient of the output. matrix is the right
-// factor, of so many columns, out the result; of a kernel's gradient, the result for each of gridDim.y parts
-// of the pixels, `steps` steps each. OH, OW: height and width of the pixels that are rows of the matrix of
-// columns. Pixel (h, w) and (kh, kw) meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image; to the
-// input's gradient of a convolution of stride 2 (skip = 1), whose image is one of every second pixel, at half
-// of that, where it is even.
+// image (N, H, W, C): the one whose columns are cut, x or g. matrix: the right factor as it lies in memory.
+// out: the result, (pixels, columns), or, of a kernel's gradient, (9C, columns) for each of gridDim.y parts
+// of the pixels, of `steps` steps each. The pixels are those of N images (OH, OW). Pixel (h, w) and (kh, kw) of
+// the kernel meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image. If that image is the gradient
+// of a convolution with stride 2 (skip = 1), they meet at half of it, if it is even.
 template <typename Number, typename Result, int BN, int PRODUCT>
 __global__ void __launch_bounds__(THREADS) implicit_gemm(
-        const Number* __restrict__ image, const Number* __restrict__ matrix, Result* __restrict__ out, int N, int H,
-        int W, int C, int OH, int OW, int columns, int stride, int skip, int steps) {
+        const Number* __restrict__ image, const Number* __restrict__ matrix, Result* __restrict__ out,
+        int N, int H, int W, int C, int OH, int OW, int columns, int stride, int skip, int steps) {
     constexpr bool DOWN = PRODUCT == KERNEL_GRADIENT, ROTATED = PRODUCT == INPUT_GRADIENT;
     typedef Tile<Number, BM, !DOWN> Left;
     typedef Tile<Number, BN, ROTATED> Right;
@@ -134,7 +129,7 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
     // where this thread's vectors of the next tiles come from
     Digits pixel[Left::COPIES], column((DOWN ? first_row : 0) + Left::column(), 3, C);
     for (int i = 0; i < Left::COPIES; i++)
-        pixel[i] = Digits((DOWN ? first_step * BK : first_row) + Left::row() + i * Left::APART, OH, OW);
+        pixel[i] = Digits((DOWN ? first_step * BK : first_row) + Left::row(i), OH, OW);
     const Digits ahead = DOWN ? Digits(BK, OH, OW) : Digits(BK, 3, C);
 
     auto copy_tiles = [&](int step) {
@@ -144,15 +139,16 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
             bool inside = pixel[i].high < N && column.high < 3 && !((h | w) & skip)
                 && unsigned(h >> skip) < unsigned(H) && unsigned(w >> skip) < unsigned(W);
             int from = ((pixel[i].high * H + (h >> skip)) * W + (w >> skip)) * C + column.low;
-            copy_16_bytes(left + (Left::row() + i * Left::APART) * Left::PITCH + Left::column(),
+            copy_16_bytes(left + Left::row(i) * Left::PITCH + Left::column(),
                           image + (inside ? from : 0), inside);
         }
         for (int i = 0; i < Right::COPIES; i++) {
-            int row = Right::row() + i * Right::APART, from;
+            int row = Right::row(i), from;
             bool inside;
-            if (ROTATED) {  // row: of w's channels; along it, `column` of the left tile
+            if (ROTATED) {  // a row of this tile is a channel of the result, along it runs `column`
+                int rotated = 8 - 3 * column.high - column.middle;
                 inside = first_column + row < columns && column.high < 3;
-                from = ((8 - 3 * column.high - column.middle) * columns + first_column + row) * C + column.low;
+                from = (rotated * columns + first_column + row) * C + column.low;
             } else {
                 int inner = (first_step + step) * BK + row;
                 inside = first_column + Right::column() < columns && inner < (DOWN ? N * OH * OW : 9 * C);
@@ -168,7 +164,8 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
     };
 
     float sums[WM / 16][WN / 8][4] = {};
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_row = warp / 2 * WM, warp_column = warp % 2 * WN;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int warp_row = warp / 2 * WM, warp_column = warp % 2 * WN;
     for (int step = 0; step < STAGES - 1; step++) {
         if (step < steps) copy_tiles(step);
         end_group_of_copies();

@@ -1,18 +1,19 @@
-"""3 x 3 convolution on tensor cores as implicit GEMM: one kernel, and nothing in memory but images and weights.
+"""3 x 3 convolution as implicit GEMM: one kernel, and nothing in memory but images and weights.
 
-A convolution is the product of its matrix of columns with the kernel (conv.py). A product on a GPU is computed
-tile by tile: a block of threads copies a tile of each factor into shared memory, multiplies them, and goes on
-to the next. So a tile of the matrix of columns can just as well be cut from the image at that moment, at
-addresses that the block computes, zeros beyond the border: the matrix itself is implicit. Both gradients are
-such products too, with the columns of the output's gradient and of the image (gpu_implicit.cu).
+A convolution is the product of its matrix of columns with the kernel (conv.py). A GPU computes a product tile
+by tile: a block of threads copies a tile of each factor into shared memory, multiplies them on tensor cores,
+and goes on to the next. So a tile of the matrix of columns can just as well be cut from the image at that
+moment, with zeros beyond the border: the matrix itself is implicit. Both gradients are such products too,
+with the columns of the output's gradient and with those of the image (gpu_implicit.cu).
 
-Why it should be faster: what counts on a GPU is bytes moved. A convolution reads its image and its weights and
-writes its result, two images where gpu_block.py moves twelve, in one launch. The pixels that neighbouring
-windows share are read again from the caches. The multiplications are those of cuBLAS, if not quite at its rate.
+Why it should be faster: what counts on a GPU is bytes moved. A convolution reads its image and writes its
+result, two images where gpu_conv.py moves 14, in one launch. Pixels that windows share are read again, but
+from the caches. What it multiplies is what cuBLAS would, though hardly at the rate of cuBLAS.
 
-Off unless `use(True)` says otherwise: no GPU has run it yet. `python tests/benchmarks/gpu_implicit.py` shows on
-a GPU, layer by layer, whether it pays. Sources: the layouts of fragments are those of the PTX ISA, "Warp-level
-matrix instructions"; the method is that of Chetlur et al., cuDNN: Efficient Primitives for Deep Learning, 2014.
+It is off unless `use(True)` is called, for no GPU has run it yet: `python tests/benchmarks/gpu_implicit.py`
+tells, layer by layer, whether it pays. The method is that of Chetlur et al. (2014), "cuDNN: Efficient
+Primitives for Deep Learning". The instructions for tensor cores are written in PTX, not with CUDA's mma.h,
+since that includes a header which the packages of CUDA that come with CuPy leave out.
 """
 from __future__ import annotations
 
@@ -29,14 +30,15 @@ from ..conv import Pair, convolution_gradients, convolve, output_size
 from ..nn import Conv2d, residual_sum
 from ..tensor import Tensor
 from . import gpu, precision
-from .gpu_block import MIN_ROWS, MULTIPROCESSORS
+from .gpu_block import residual_sum_fused  # noqa: F401, since what is registered last is tried first
 from .sliced import of_gradients
 
 MIN_CAPABILITY = 80  # an A100's: asynchronous copies and TF32
 THREADS = 128  # of a block
 ROWS, COLUMNS = 128, (64, 128)  # of a block's tile of results
 STAGES, ROW_BYTES = 3, 80  # tiles in shared memory have rows of 64 bytes, and 16 that keep banks apart
-BLOCKS = 2 * MULTIPROCESSORS  # that run at once; a kernel's gradient is cut into about as many
+MULTIPROCESSORS = 132  # of an H100; two blocks fit on each, and a kernel's gradient is cut into as many
+MIN_PIXELS = 512  # in a part of the sum that a kernel's gradient is
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = range(3)
 TYPES = {"float16": "half", "float32": "float"}
@@ -63,23 +65,24 @@ def use(on: bool) -> None:
     if on and backend.current() is not gpu.cupy:
         raise ValueError("implicit GEMM needs a GPU: choose it with tinyres.backend.use('cupy') first")
     if on and int(gpu.cupy.cuda.Device().compute_capability) < MIN_CAPABILITY:
-        raise ValueError("implicit GEMM needs a GPU of compute capability 8.0 or newer, such as an A100 or H100; "
-                         f"this one has {gpu.cupy.cuda.Device().compute_capability}: leave it off")
+        raise ValueError(f"implicit GEMM needs compute capability {MIN_CAPABILITY} or more, and this "
+                         f"GPU has {gpu.cupy.cuda.Device().compute_capability}: leave it off")
     _on = on
 
 
 def for_tensor_cores(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """arrays on the GPU, if switched on: 3 x 3 kernels, stride 1 or 2, padding 1, channels multiples of 16, float16
-    or, as TF32, float32"""
+    """CuPy arrays if switched on: 3 x 3 kernel, stride 1 or 2, padding 1, channels multiples of 8, float16
+    or TF32"""
     C, O = w.shape[2:]  # noqa: E741
     return (_on and gpu.cupy_arrays(x) and w.shape[:2] == (3, 3) and padding == (1, 1)
-            and stride in ((1, 1), (2, 2)) and C % 16 == O % 16 == 0
+            and stride in ((1, 1), (2, 2)) and C % 8 == O % 8 == 0
             and (x.dtype == "float16" or x.dtype == "float32" and precision.tf32())
-            and 0 < max(x.size, x[..., 0].size * O) < 2**31)  # the kernel counts in 32 bits
+            and min(x.size, w.size) > 0
+            and max(x.size, x.size // C * O, w.size) < 2**31)  # the kernel counts in 32 bits
 
 
 def block_for_tensor_cores(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
-    """blocks on the GPU, if switched on, whose convolutions implicit GEMM can compute"""
+    """tensors on CuPy if switched on, where that holds for both convolutions"""
     return all(for_tensor_cores(x.data, layer.weight.data, (stride, stride), (1, 1))
                for layer, stride in ((conv1, conv1.stride), (conv2, 1)))
 
@@ -122,10 +125,10 @@ def _inner_step(dtype: str) -> int:
 
 
 def _chunks(g: Array, w: Array) -> tuple[int, int]:
-    """(partial sums of a kernel's gradient, steps in each): enough to keep the GPU busy, and none of them empty."""
+    """(partial sums of a kernel's gradient, steps in each): enough to keep the GPU busy, and none empty."""
     pixels, step = g.size // g.shape[3], _inner_step(g.dtype.name)
     tiles = -(-9 * w.shape[2] // ROWS) * -(-w.shape[3] // _width(w.shape[3]))
-    chunks = max(1, min(BLOCKS // tiles, pixels // MIN_ROWS))
+    chunks = max(1, min(2 * MULTIPROCESSORS // tiles, pixels // MIN_PIXELS))
     steps = -(-pixels // (chunks * step))
     return -(-pixels // (steps * step)), steps
 
@@ -137,8 +140,8 @@ def _width(columns: int, rows: int | None = None) -> int:
     return large if columns % large == 0 and busy else small
 
 
-def _multiply(product: int, image: Array, matrix: Array, out: Array, size: Pair, columns: int, stride: int = 1,
-              skip: int = 0, chunks: int = 1, steps: int | None = None) -> Array:
+def _multiply(product: int, image: Array, matrix: Array, out: Array, size: Pair, columns: int,
+              stride: int = 1, skip: int = 0, chunks: int = 1, steps: int | None = None) -> Array:
     """Launch the kernel with the arguments that gpu_implicit.cu describes; returns out."""
     image, matrix = _aligned(image), _aligned(matrix)
     N, H, W, C = image.shape
