@@ -114,6 +114,21 @@ def test_float32_is_rounded_to_the_nearest_tf32(dtype):
 
 
 @on_a_gpu
+def test_what_is_not_finite_reaches_its_windows_only(dtype):
+    g, x, w, *settings = operands(dtype, 2, 9, 8, 24, 24, 1)  # tiles reach beyond the 9 x 24 columns
+    for array in g, x:
+        array[0, 4, 3, 5], array[1, 0, 0, 0] = numpy.inf, numpy.nan
+    with numpy.errstate(invalid="ignore"):
+        expected = (convolve.definition(*exactly(x, w, *settings)),
+                    *convolution_gradients.definition(*exactly(g, x, w, *settings), (True, True)))
+    got = (convolve(*there(x, w, *settings)),
+           *convolution_gradients(*there(g, x, w, *settings), (True, True)))
+    for result, other in zip(got, expected, strict=True):
+        finite = numpy.isfinite(other)
+        assert (numpy.isfinite(result.get()) == finite).all() and not finite.all()
+
+
+@on_a_gpu
 @pytest.mark.parametrize("offset", [1, 2, 3, 4, 8])
 def test_views_that_start_anywhere_and_have_gaps(dtype, offset):
     g, x, w, *settings = operands(dtype, 2, 5, 6, 16, 32, 1)
