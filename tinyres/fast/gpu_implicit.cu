@@ -76,7 +76,7 @@ struct Digits {
 
 // A tile of a factor in shared memory: OUTER rows of the left factor, or columns of the right one, by BK of
 // the inner dimension. INNER_CONTIGUOUS: numbers that are neighbours in memory differ in the inner one.
-template <typename Number, int OUTER, bool INNER_CONTIGUOUS>
+template <typename Number, bool LEFT, int OUTER, bool INNER_CONTIGUOUS>
 struct Tile {
     static constexpr int VECTOR = 16 / sizeof(Number), BK = 4 * VECTOR, DEPTH = 2 * VECTOR;
     static constexpr int ROWS = INNER_CONTIGUOUS ? OUTER : BK, COLUMNS = INNER_CONTIGUOUS ? BK : OUTER;
@@ -88,19 +88,21 @@ struct Tile {
     static __device__ int row(int copy) { return threadIdx.x / VECTORS + copy * APART; }
     static __device__ int column() { return threadIdx.x % VECTORS * VECTOR; }
 
-    // What a tensor core takes of 16 of the outer and DEPTH of the inner dimension: lane i that of outer
-    // i / 4 and i / 4 + 8 from the first half of DEPTH, then from the second, 4 bytes each, as load_four says.
+    // A tensor core takes a piece of 8 of the outer and VECTOR of the inner dimension in a register, 4 bytes a
+    // lane. Four are 16 by DEPTH: of the left factor one operand, of the right one two, which are pairs.
+    static __device__ int outer_of(int piece) { return (LEFT ? piece % 2 : piece / 2) * 8; }
+    static __device__ int inner_of(int piece) { return (LEFT ? piece / 2 : piece % 2) * VECTOR; }
     static __device__ void load(unsigned (&out)[4], const Number* tile, int outer, int inner) {
-        int lane = threadIdx.x % 32;
+        int lane = threadIdx.x % 32, row = lane % 8;
+        int from_outer = outer + outer_of(lane / 8), from_inner = inner + inner_of(lane / 8);
         if (INNER_CONTIGUOUS)
-            load_four<false>(out, tile + (outer + lane % 16) * PITCH + inner + lane / 16 * VECTOR);
+            load_four<false>(out, tile + (from_outer + row) * PITCH + from_inner);
         else if (sizeof(Number) == 2)
-            load_four<true>(out, tile + (inner + lane / 16 * 8 + lane % 8) * PITCH
-                                      + outer + lane / 8 % 2 * 8);
+            load_four<true>(out, tile + (from_inner + row) * PITCH + from_outer);
         else
             for (int i = 0; i < 4; i++)
-                out[i] = *(const unsigned*)(tile + (inner + lane % 4 + i / 2 * 4) * PITCH
-                                                 + outer + lane / 4 + i % 2 * 8);
+                out[i] = *(const unsigned*)(tile + (inner + inner_of(i) + lane % 4) * PITCH
+                                                 + outer + outer_of(i) + lane / 4);
         for (int i = 0; i < 4; i++)
             if (sizeof(Number) == 4) out[i] = round_to_tf32(out[i]);
     }
@@ -116,8 +118,8 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
         const Number* __restrict__ image, const Number* __restrict__ matrix, Result* __restrict__ out,
         int N, int H, int W, int C, int OH, int OW, int columns, int stride, int skip, int steps) {
     constexpr bool DOWN = PRODUCT == KERNEL_GRADIENT, ROTATED = PRODUCT == INPUT_GRADIENT;
-    typedef Tile<Number, BM, !DOWN> Left;
-    typedef Tile<Number, BN, ROTATED> Right;
+    typedef Tile<Number, true, BM, !DOWN> Left;
+    typedef Tile<Number, false, BN, ROTATED> Right;
     constexpr int BK = Left::BK, WM = BM / 2, WN = BN / 2;  // a warp computes WM x WN results
     extern __shared__ uint4 shared_memory[];
     Number* tiles = (Number*)shared_memory;
@@ -182,8 +184,8 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
             for (int j = 0; j < WN / 8; j += 2) {
                 Right::load(b, right, warp_column + 8 * j, inner);
                 for (int i = 0; i < WM / 16; i++) {
-                    multiply<Number>(sums[i][j], a[i], b[0], b[2]);
-                    multiply<Number>(sums[i][j + 1], a[i], b[1], b[3]);
+                    multiply<Number>(sums[i][j], a[i], b[0], b[1]);
+                    multiply<Number>(sums[i][j + 1], a[i], b[2], b[3]);
                 }
             }
         }

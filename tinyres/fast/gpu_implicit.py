@@ -29,15 +29,14 @@ from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from ..nn import Conv2d, residual_sum
 from ..tensor import Tensor
-from . import gpu, precision
-from .gpu_block import residual_sum_fused  # noqa: F401, since what is registered last is tried first
+from . import gpu, gpu_block, gpu_conv, precision  # noqa: F401, whose variants are tried after those here
 from .sliced import of_gradients
 
 MIN_CAPABILITY = 80  # an A100's: asynchronous copies and TF32
 THREADS = 128  # of a block
 ROWS, COLUMNS = 128, (64, 128)  # of a block's tile of results
 STAGES, ROW_BYTES = 3, 80  # tiles in shared memory have rows of 64 bytes, and 16 that keep banks apart
-MULTIPROCESSORS = 132  # of an H100; two blocks fit on each, and a kernel's gradient is cut into as many
+MULTIPROCESSORS = 132  # of an H100; two blocks fit on each; a kernel's gradient is cut into as many
 MIN_PIXELS = 512  # in a part of the sum that a kernel's gradient is
 
 FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT = range(3)
