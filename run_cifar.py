@@ -19,6 +19,7 @@ import tinyres as tr
 from tinyres import cli
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
+from tinyres.scripts import run_script
 from tinyres.training import Checkpoint, draw_curves, evaluate, load_checkpoint, train
 from tinyres.training.curves import Metrics
 from tinyres.training.dry_run import dry_run
@@ -102,8 +103,9 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None, group: G
           f"{'held-out' if args.held_out else 'test'} images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(model, optimizer, schedule, dataset,
-                 **cli.how_to_train(args, model, dataset, checkpoint, group))
+    with cli.shared(args, model, group) as group:
+        return train(model, optimizer, schedule, dataset,
+                     **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) -> None:
@@ -121,7 +123,8 @@ def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) 
             drawn = draw_all(args.pictures, network, dataset.test, dataset.classes, model)
             print("\n".join(map(str, drawn)))
         else:
-            figures = evaluate(model, dataset.test, group)
+            with cli.shared(args, model, group) as group:
+                figures = evaluate(model, dataset.test, group)
             images = "held-out" if args.held_out else "test"
             print(f"{args.evaluate}: step {checkpoint.step}, {images} loss {figures['loss']:.4f}, "
                   f"{images} error {figures['error']:.2%}")
@@ -208,4 +211,4 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 import tinyres as tr
 from tinyres import cli
 from tinyres.distributed import Group
+from tinyres.scripts import run_script
 from tinyres.training import Checkpoint, evaluate, train
 from tinyres.training.curves import Metrics
 from tinyres.training.dry_run import dry_run
@@ -46,7 +47,8 @@ def main() -> None:
     dataset = tr.datasets.image_folder(args.data, args.workers, args.min_area)
     if args.evaluate:
         network = cli.in_precision(args, build_network(args, dataset, checkpoint))
-        figures = evaluate(network, dataset.test, group)
+        with cli.shared(args, network, group) as group:
+            figures = evaluate(network, dataset.test, group)
         errors = [f"top-{k} error {figures[name]:.2%}" for k, name in ERRORS.items() if name in figures]
         print(f"{args.evaluate}: step {checkpoint.step}, test loss {figures['loss']:.4f}, "
               f"{', '.join(errors)}")
@@ -88,8 +90,9 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    return train(model, optimizer, schedule, dataset,
-                 **cli.how_to_train(args, model, dataset, checkpoint, group))
+    with cli.shared(args, model, group) as group:
+        return train(model, optimizer, schedule, dataset,
+                     **cli.how_to_train(args, model, dataset, checkpoint, group))
 
 
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:
@@ -119,4 +122,4 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

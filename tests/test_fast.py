@@ -14,7 +14,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast import elementwise, gpu_conv, neighbours, sliced, winograd
+from tinyres.fast import elementwise, gpu_conv, neighbours, sliced, strided, winograd
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
@@ -44,11 +44,11 @@ class Draw:
         return self.size(0, 7), H, W, self.size(1, 6)
 
     def convolution(self):
-        """x, w, stride, padding, often 3 x 3 with stride 1 and padding 1."""
+        """x, w, stride, padding, often 3 x 3 with stride 1 or 2 and padding 1."""
         while True:
             shape = self.image()
-            if self.size(0, 2):
-                kernel, stride, padding = (3, 3), (1, 1), (1, 1)
+            if which := self.size(0, 3):
+                kernel, stride, padding = (3, 3), (2, 2) if which == 1 else (1, 1), (1, 1)
             else:
                 kernel, stride, padding = ((self.size(low, high), self.size(low, high))
                                            for low, high in ((1, 4), (1, 3), (0, 2)))
@@ -137,6 +137,9 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(winograd, "GROUPS", 3)
     monkeypatch.setattr(neighbours, "MAX_BYTES", 2000)
     monkeypatch.setattr(sliced, "MAX_BYTES", 2000)
+    monkeypatch.setattr(sliced, "MIN_BLOCK", 2)
+    monkeypatch.setattr(sliced, "MAX_BLOCK", 4)
+    monkeypatch.setattr(strided, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -193,17 +196,22 @@ def test_winograd_point_by_point(monkeypatch, size, needs_grad, limits):
 
 
 def test_each_convolution_is_taken_by_the_variant_meant_for_it():
-    def variant(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
+    def variants(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
         x, w = numpy.zeros((1, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)
-        out, gradients = convolve.choose(x, w, (stride,) * 2, (padding,) * 2), convolution_gradients.choose(
+        chosen = convolve.choose(x, w, (stride,) * 2, (padding,) * 2), convolution_gradients.choose(
             x, x, w, (stride,) * 2, (padding,) * 2, (True, True))
-        assert out.__module__ == gradients.__module__
-        return sys.modules[out.__module__]
+        return tuple(sys.modules[function.__module__] for function in chosen)
+
+    def variant(*sizes, **options):
+        out, gradients = variants(*sizes, **options)
+        assert out == gradients
+        return out
 
     assert variant(8, 128, 256) is winograd
     assert variant(8, 16, 256) is variant(8, 256, 16) is variant(7, 256, 256) is neighbours
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
-    assert variant(8, 256, 256, kernel=5) is sliced
+    assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced
+    assert variants(8, 32, 64, stride=2) == (sliced, strided)
     assert variant(8, 128, 256, dtype="float16") is neighbours
     with tr.backend.plain():
         assert variant(8, 128, 256) is tr.conv

@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "tinyres"
 # The order of reading. Each room imports from those before it, and from itself.
 CORE = ["backend", "tensor", "checks", "arithmetic", "ops", "conv", "gradcheck", "more_ops", "methods",
         "layer_checks", "module", "more_layers", "nn", "models", "optim"]
-ROOMS = [*CORE, "fast", "files", "plot", "datasets", "distributed", "training", "pretrained", "theory",
-         "lessons", "options", "cli", "experiments"]
+ROOMS = [*CORE, "fast", "files", "plot", "datasets", "distributed", "processes",
+         "training", "pretrained", "theory",
+         "lessons", "options", "scripts", "cli", "experiments"]
 MAX_LINES = 300
 # One section of the paper each: theorems, proofs and what they need of one another read better in one piece.
 LONGER = {"theory.linear", "theory.expressivity"}

@@ -2,16 +2,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 import numpy
 
-from . import backend, distributed
+from . import backend, distributed, processes
 from .datasets import Dataset
 from .fast import capture, gpu_block, precision
 from .models import ResidualNetwork
@@ -23,7 +22,7 @@ from .training.curves import Metrics
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
 RUNTIME_OPTIONS = ("backend", "capture", "out", "resume", "evaluate", "demo", "laptop",
-                   "dry_run", "classify", "pictures", "export", "distributed", "workers")
+                   "dry_run", "classify", "pictures", "export", "distributed", "processes", "workers")
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # each halves the image but the first on CIFAR's 32 x 32 pixels; 112 x 112 last as long
 
@@ -39,6 +38,9 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
                         help="on a GPU, launch steps whole instead of kernel by kernel")
     parser.add_argument("--distributed", action="store_true",
                         help="share the work among the processes that mpirun -n N started")
+    parser.add_argument("--processes", type=positive_int, metavar="N",
+                        help="share the work among N processes on the cores of this CPU; default: as many as "
+                             "are fastest")
     parser.add_argument("--widths", type=positive_int, nargs="+", metavar="N", help="channels of each stage")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive_int, metavar="N", help="length of the run, in batches")
@@ -96,6 +98,8 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         if not _fits(checkpoint, args):
             parser.error(f"the weights in {args.evaluate or args.out / 'checkpoint.npz'} are not those of "
                          "the network that its settings describe")
+    if args.processes and args.distributed:
+        parser.error("--processes goes without --distributed, where mpirun says how many")
     if args.widths != sorted(args.widths) or len(args.widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
                      f"{' '.join(map(str, args.widths))}")
@@ -156,6 +160,25 @@ def use_backend(args: argparse.Namespace) -> distributed.Group:
     if args.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     return group
+
+
+@contextmanager
+def shared(args: argparse.Namespace, model: Module, group: distributed.Group) -> Iterator[distributed.Group]:
+    """The processes that share the work within this context: those of the group, or, on a CPU, forked ones.
+
+    Raises ValueError if a GPU is to be shared, which takes --distributed.
+    """
+    if args.distributed or backend.current() is not numpy:
+        if args.processes:
+            raise ValueError(f"--processes {args.processes} shares a CPU, and a GPU computes here: give "
+                             "--backend numpy, or mpirun and --distributed")
+        yield group
+        return
+    count = args.processes or processes.process_count(args.batch_size, model.num_parameters())
+    if count > 1:
+        print(f"{count} processes share the work (--processes).")
+    with processes.forked(count) as group:
+        yield group
 
 
 def settings(args: argparse.Namespace) -> dict[str, object]:
@@ -244,54 +267,3 @@ def stopped_early(args: argparse.Namespace, metrics: Metrics) -> bool:
     print(f"Stopped and saved after step {metrics[-1]['step']}. To go on:  python {Path(sys.argv[0]).name} "
           f"--resume --data {args.data} --out {args.out}{' --distributed' if args.distributed else ''}")
     return True
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Run a script; an error that its user can do something about becomes one line, not a traceback."""
-    # Python has None for a stream that was closed from the start
-    sys.stdout, sys.stderr = (_Output(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
-    try:
-        main()
-    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        _end(str(error))
-    except KeyboardInterrupt:
-        _end("interrupted; what was saved before is still there", 130)
-    except MemoryError as error:
-        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
-             "--batch-size")
-
-
-class _Output:
-    """A text stream that goes silent when nothing can be written to it any more: a closed pipe or terminal, a
-    log on a full disk. It must not end a run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with self._silenced_on_error():
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._silenced_on_error():
-            self.stream.flush()
-
-    @contextmanager
-    def _silenced_on_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:  # from here on, and when Python flushes at its end, the text goes nowhere
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
-            os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def _end(reason: str, status: int = 1) -> NoReturn:
-    message = f"{Path(sys.argv[0]).name}: {reason}"
-    distributed.abort(message)
-    print(message, file=sys.stderr)
-    sys.exit(status)

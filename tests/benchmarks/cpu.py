@@ -2,12 +2,12 @@
 
     python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; some ten minutes on 2 cores
 
-Each contender is a process of its own, uses all cores and takes its turn in every round; figures are medians
-over the rounds after a warm-up. PyTorch runs in its contiguous and in its channels_last layout, and the
-better of the two counts. The last columns are tinyres by its definitions alone, im2col for every convolution,
-which shows what the variants buy, and, where its memory suffices and it is installed (pip install dezero
-matplotlib), DeZero, whose convolution is im2col on NumPy too. Memory is the peak of a process that takes
-three steps.
+Each contender is a process of its own, uses all cores, tinyres in as many processes or threads as
+run_cifar.py would, and takes its turn in every round; figures are medians over the rounds after a warm-up.
+PyTorch runs in its contiguous and in its channels_last layout, and the better of the two counts. The last
+columns are tinyres by its definitions alone, im2col for every convolution, which shows what the variants buy,
+and, where its memory suffices and it is installed (pip install dezero matplotlib), DeZero, whose convolution
+is im2col on NumPy too. Memory is the peak of three steps, of all processes together.
 """
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ import measuring
 import numpy
 
 import tinyres as tr
+from tinyres.distributed import Group
 from tinyres.fast.threads import core_count
+from tinyres.processes import forked, process_count
 
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
 CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col", "dezero"
@@ -34,16 +36,18 @@ CORES = core_count()
 Work = Callable[[], object]
 
 
-def network(options: dict, batch_size: int, train: bool, contender: str) -> Work:
-    """One training step, or one forward pass, of `tr.models.cifar_net(**options)`."""
+def network(options: dict, batch_size: int, train: bool, contender: str, group: Group) -> Work:
+    """A training step, or a forward pass, of `tr.models.cifar_net(**options)`, in a group's processes."""
     rng = numpy.random.default_rng(0)
     images, labels = rng.standard_normal((batch_size, 32, 32, 3), "float32"), rng.integers(0, 10, batch_size)
     net = tr.models.cifar_net(**options)
     if contender in ("tinyres", "im2col"):
         optimizer = tr.optim.SGD(net.parameters(), 0.05, 0.9, 1e-4)
+        images, labels = images[group.shard], labels[group.shard]
 
         def step() -> None:
             tr.softmax_cross_entropy(net(tr.Tensor(images)), labels).backward()
+            group.all_reduce_mean([parameter.grad for parameter in optimizer.parameters])
             optimizer.step()
 
         return step if train else tr.no_grad()(lambda: net(tr.Tensor(images)))
@@ -119,7 +123,7 @@ def dezero_step(net: tr.models.ResidualNetwork, images: numpy.ndarray, labels: n
     return step
 
 
-def layer(shape: tuple[int, int, int, int], train: bool, contender: str) -> Work:
+def layer(shape: tuple[int, int, int, int], train: bool, contender: str, group: Group) -> Work:
     """One 3 x 3 convolution of shape (N, H = W, C, O), forward alone or with both gradients."""
     N, H, C, O = shape  # noqa: E741
     rng = numpy.random.default_rng(0)
@@ -151,14 +155,21 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
         torch.set_num_threads(int(os.environ.get("OPENBLAS_NUM_THREADS", CORES)))
     plain = tr.backend.plain() if contender == "im2col" else contextlib.nullcontext()
     kept = tr.fast.memory_kept() if contender in ("tinyres", "im2col") else contextlib.nullcontext()
-    with plain, kept:  # as in tinyres.training.train
-        work = make(*arguments, contender)
-        while times := connection.recv():
+    count = 1
+    if contender == "tinyres" and make is network:  # as run_cifar.py does
+        options, batch_size, _ = arguments
+        count = process_count(batch_size, tr.models.cifar_net(**options).num_parameters())
+    with plain, kept, forked(count) as group:  # as in tinyres.training.train
+        work = make(*arguments, contender, group)
+        while times := int(group.all_reduce_sum(connection.recv() if group.rank == 0 else 0)[0]):
             start = time.perf_counter()
             for _ in range(times):
                 work()
             seconds = (time.perf_counter() - start) / times
-            connection.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+            mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer = seconds, group.all_reduce_sum(mebibytes)[0]
+            if group.rank == 0:
+                connection.send(answer)
 
 
 def measure(make: Callable[..., Work], arguments: tuple, rounds: int,

@@ -24,9 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from .. import backend, cli, datasets, models, optim, plot
+from .. import backend, datasets, models, optim, plot
 from ..datasets import Dataset, Split
 from ..options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
+from ..processes import forked, process_count
+from ..scripts import run_script
 from ..training import Run, evaluate, load_checkpoint, read_metrics, train
 
 HELD_OUT = 5000  # training images on which learning rates are compared
@@ -111,9 +113,10 @@ def make_run(experiment: Experiment, setting: Setting, dataset: Dataset, out: Pa
     metrics = read_metrics(folder / "metrics.jsonl")
     try:
         if step < steps:
-            run = Run(folder, config, seed=setting.seed, step=step, evaluate_every=steps)
-            metrics = train(network, optimizer, optim.one_cycle(setting.lr, steps), learned, run, steps=steps,
-                            batch_size=common["batch_size"])
+            with forked(process_count(common["batch_size"], network.num_parameters())) as group:
+                run = Run(folder, config, seed=setting.seed, step=step, evaluate_every=steps, group=group)
+                metrics = train(network, optimizer, optim.one_cycle(setting.lr, steps), learned, run,
+                                steps=steps, batch_size=common["batch_size"])
         if metrics[-1]["step"] < steps:
             return None
         seen = Split(learned.train.images[:HELD_OUT], learned.train.labels[:HELD_OUT])
@@ -249,4 +252,4 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

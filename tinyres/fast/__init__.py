@@ -15,10 +15,11 @@ from . import (
     neighbours,
     precision,
     sliced,
+    strided,
     threads,
     winograd,
 )
 from .threads import memory_kept
 
 __all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_implicit", "gpu_sgd", "memory_kept",
-           "neighbours", "precision", "sliced", "threads", "winograd"]
+           "neighbours", "precision", "sliced", "strided", "threads", "winograd"]

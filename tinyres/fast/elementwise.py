@@ -13,11 +13,10 @@ import numpy
 from ..ops import rectify, relu_gradient
 from ..optim import sgd_update
 from ..tensor import sum_of_two
-from .threads import parallel_map
+from .threads import CHUNK_SIZE, parallel_map
 
 MIN_BYTES = 2**22  # of an array; smaller ones are done before a second thread is awake
 SLICE_BYTES = 2**19
-CHUNK_SIZE = 2**16  # numbers that SGD updates at a time
 
 Arrays = list[numpy.ndarray]
 

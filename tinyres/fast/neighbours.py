@@ -116,7 +116,7 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     rows[:, :, 0] = 0
     rows[:, 0, :, 0] = 0
     rows[:, -1, :, 2] = 0
-    x, rows = _pixels(x), _pixels(rows)
+    x, rows = as_pixels(numpy.ascontiguousarray(x)), as_pixels(rows)
     rows[:, 1:, 1:, 0] = x[:, :-1]
     rows[:, :, 1:, 1] = x
     rows[:, :-1, 1:, 2] = x[:, 1:]
@@ -125,10 +125,10 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
                                               (step, 3 * BLOCK * step, 3 * step, flat.itemsize))
 
 
-def _pixels(x: numpy.ndarray) -> numpy.ndarray:
+def as_pixels(x: numpy.ndarray) -> numpy.ndarray:
     """A view (...) of x (..., C) whose elements are whole pixels: NumPy copies them in half the time, since
     it starts anew for each run of numbers that lie in a row, here C."""
-    return numpy.ascontiguousarray(x).view(f"V{x.shape[-1] * x.itemsize}")[..., 0]
+    return x.view(f"V{x.shape[-1] * x.itemsize}")[..., 0]
 
 
 def drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:

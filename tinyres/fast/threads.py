@@ -29,6 +29,7 @@ import numpy
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
+CHUNK_SIZE = 2**16  # numbers that fit in a core's cache, with others of as many arrays
 MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1  # options of mallopt, from malloc.h
 
 
@@ -60,6 +61,7 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
 
 
 _holders, _threads_before, _lock = 0, 1, threading.Lock()
+_processes = 1  # that share the machine with this one, itself counted
 
 
 @contextmanager
@@ -100,6 +102,38 @@ def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 @functools.cache
 def thread_count() -> int:
     """How many threads `parallel_map` uses: 1 where BLAS cannot be held, and would use all cores in each."""
+    return max(1, _threads_of_all_processes() // _processes)
+
+
+@contextmanager
+def parted(processes: int) -> Iterator[None]:
+    """Within this context each process uses as many threads as are its own when so many share the machine.
+
+    To be entered before the process is copied, and by one thread alone.
+    """
+    global _processes
+    before, functions = _processes, _blas_functions()
+    blas_threads = functions[0]() if functions else 1
+    _use_processes(processes * before)
+    if functions:
+        functions[1](thread_count())
+    try:
+        yield
+    finally:
+        _use_processes(before)
+        if functions:
+            functions[1](blas_threads)
+
+
+def _use_processes(count: int) -> None:
+    global _processes
+    if _pool.cache_info().currsize:
+        _pool().shutdown()  # a copy of the process would have the pool, but none of its threads
+    _pool.cache_clear(), thread_count.cache_clear()
+    _processes = count
+
+
+def _threads_of_all_processes() -> int:
     for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
         if os.environ.get(name, "").isdigit():
             return max(1, min(int(os.environ[name]), core_count())) if _blas_functions() else 1

@@ -1,19 +1,16 @@
 """3 x 3 convolution with stride 1 and padding 1 on NumPy by Winograd's F(4 x 4, 3 x 3), for many channels.
 
-Cut the image into tiles of 4 x 4 output pixels. Each needs a patch d of 6 x 6 input pixels, and with three
-small fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016,
-section 4.3)
+winograd_transforms.py has the three fixed matrices. With them, for each pair of channels, summed over C,
 
-    y = A^T [ (G w G^T) * (B^T d B) ] A        "*" entry by entry, for each pair of channels, summed over C.
+    y = A^T [ (G w G^T) * (B^T d B) ] A        "*" entry by entry
 
-Read an array of pixels as a vector, and each of the three maps is one matrix: `INPUT_TRANSFORM` (36 x 36),
-`KERNEL_TRANSFORM` (36 x 9), `OUTPUT_TRANSFORM` (16 x 36). So everything here is a matrix product, the
-gradients too, with the transposes.
+from the 3 x 3 kernel w and every patch d of 6 x 6 pixels of the image to a tile y of 4 x 4 pixels of the
+result. So one matrix product over the channels for each of the 36 points is all there is to multiply, and the
+gradients take the transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
-however many channels there are on the other side, so it pays from some 50 channels on. Patches lie tile by
-tile, each map is one small product a tile, and a slice of images is worked on from patch to output while it
-is in the cache.
+however many channels there are on the other side, so it pays from some 50 channels on. A slice of images is
+worked on from patch to output while it is in the cache.
 Precision: in float32 its rounding errors are some 10 times those of the definition, since the entries of the
 matrices go from 1/24 to 8.
 """
@@ -28,6 +25,16 @@ from ..conv import Pair, convolution_gradients, convolve
 from .neighbours import is_3x3_same
 from .sliced import of_gradients
 from .threads import parallel_map
+from .winograd_transforms import (
+    INPUT_TRANSFORM,
+    KERNEL_TRANSFORM,
+    OUTPUT_TRANSFORM,
+    add_patches,
+    as_tiles,
+    in_blocks,
+    kernel_points,
+    to_points,
+)
 
 MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
@@ -37,19 +44,6 @@ TILES = 8  # multiplied at a time where a product is one point's
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
 # where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
 MIN_SLICES = 8
-BLOCK = 2048  # columns
-
-B = numpy.array([[4, 0, 0, 0, 0, 0],
-                 [0, -4, 4, -2, 2, 4],
-                 [-5, -4, -4, -1, -1, 0],
-                 [0, 1, -1, 2, -2, -5],
-                 [1, 1, 1, 1, 1, 0],
-                 [0, 0, 0, 0, 0, 1]])
-G = numpy.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-A = numpy.array([[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]])
-INPUT_TRANSFORM = numpy.kron(B, B).T
-KERNEL_TRANSFORM = numpy.kron(G, G)
-OUTPUT_TRANSFORM = numpy.kron(A, A).T
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -64,12 +58,12 @@ def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 @convolve.variant(many_channels)
 def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
     """a quarter of the multiplications"""
-    kernel = _kernel_points(w)
+    kernel = kernel_points(w)
     output_transform = OUTPUT_TRANSFORM.astype(x.dtype)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
     slices = _slices(x, w)
     if kernel.nbytes > MAX_SLICED_KERNEL:
-        points = _of_all_images(lambda images: _points(x[images]), slices, x, w.shape[2])
+        points = _of_all_images(lambda images: to_points(x[images]), slices, x, w.shape[2])
         products = numpy.empty((len(points), 36, w.shape[3]), x.dtype)
         parallel_map(lambda i: _multiply_point(points, kernel, products, i), range(36))
 
@@ -77,10 +71,10 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
             return products[_tiles_of(images, x)]
     else:
         def product(images: slice) -> numpy.ndarray:
-            return _multiply(_points(x[images]), kernel)
+            return _multiply(to_points(x[images]), kernel)
 
     def work(images: slice) -> None:
-        tiles = _tiles(out[images])
+        tiles = as_tiles(out[images])
         tiles[...] = (output_transform @ product(images)).reshape(tiles.shape)
 
     parallel_map(work, slices)
@@ -91,7 +85,7 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
 def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
                        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """a quarter of the multiplications, for both gradients"""
-    kernel = _kernel_points(w.swapaxes(2, 3)) if needs_grad[0] else None
+    kernel = kernel_points(w.swapaxes(2, 3)) if needs_grad[0] else None
     output_transform, input_transform = OUTPUT_TRANSFORM.astype(x.dtype), INPUT_TRANSFORM.astype(x.dtype)
     grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
     C, O = w.shape[2:]  # noqa: E741
@@ -100,9 +94,9 @@ def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, str
 
     def points_of_g(images: slice) -> numpy.ndarray:
         """The points of g, and the gradient of x on the way unless that is done point by point."""
-        points = output_transform.T @ _tiles(g[images]).reshape(-1, 16, O)
+        points = output_transform.T @ as_tiles(g[images]).reshape(-1, 16, O)
         if needs_grad[0] and not product_by_point:
-            _add_patches(input_transform.T @ _multiply(points, kernel), grad_x[images])
+            add_patches(input_transform.T @ _multiply(points, kernel), grad_x[images])
         return points
 
     if bytes_of_kernel <= MAX_SUMMED_KERNEL:
@@ -113,7 +107,7 @@ def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, str
     else:  # one product for each point, so that nothing is added up afterwards
         g_points = _of_all_images(points_of_g, slices, x, O)
         if needs_grad[1]:
-            x_points = _of_all_images(lambda images: _points(x[images]), slices, x, C)
+            x_points = _of_all_images(lambda images: to_points(x[images]), slices, x, C)
             total = numpy.empty((36, C, O), x.dtype)
         if product_by_point:
             products = numpy.empty((len(g_points), 36, C), x.dtype)
@@ -126,18 +120,18 @@ def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, str
 
         parallel_map(at_point, range(36))
         if product_by_point:
-            parallel_map(lambda images: _add_patches(input_transform.T @ products[_tiles_of(images, x)],
+            parallel_map(lambda images: add_patches(input_transform.T @ products[_tiles_of(images, x)],
                                                      grad_x[images]), slices)
     if not needs_grad[1]:
         return grad_x, None
-    return grad_x, _in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
+    return grad_x, in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
 
 
 def _sum_over_images(points_of_g: Callable[[slice], numpy.ndarray], slices: list[slice], x: numpy.ndarray,
                      w: numpy.ndarray) -> numpy.ndarray:
     """The kernel's gradient at each point, (36, C, O), where it is small: a sum for each group of slices."""
     def sum_of_group(group: list[slice]) -> numpy.ndarray:
-        return sum(_points(x[images]).transpose(1, 2, 0) @ points_of_g(images).swapaxes(0, 1)
+        return sum(to_points(x[images]).transpose(1, 2, 0) @ points_of_g(images).swapaxes(0, 1)
                    for images in group)
 
     size = max(1, -(-len(slices) // GROUPS))
@@ -165,32 +159,6 @@ def _tiles_of(images: slice, x: numpy.ndarray) -> slice:
     return slice(images.start * tiles, images.stop * tiles)
 
 
-def _points(x: numpy.ndarray) -> numpy.ndarray:
-    """B^T d B for every patch d: (N, H, W, C) -> (tiles, 36, C)."""
-    N, H, W, C = x.shape
-    padded = numpy.empty((N, H + 2, W + 2, C), x.dtype)
-    padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = 0
-    padded[:, 1:-1, 1:-1] = x
-    n, h, w, c = padded.strides
-    patches = numpy.lib.stride_tricks.as_strided(padded, (N, H // 4, W // 4, 6, 6, C),
-                                                 (n, 4 * h, 4 * w, h, w, c))
-    return INPUT_TRANSFORM.astype(x.dtype) @ patches.reshape(-1, 36, C)
-
-
-def _add_patches(patches: numpy.ndarray, image: numpy.ndarray) -> None:
-    """The transpose of cutting patches: each of (tiles, 36, C) added up where it was cut, in (N, H, W, C)."""
-    N, H, W, C = image.shape
-    patches = patches.reshape(N, H // 4, W // 4, 6, 6, C)
-    padded = numpy.empty((N, H + 4, W + 4, C), image.dtype)
-    tiles = _tiles(padded)  # a patch covers its own tile and two pixels of the next, to the right and below
-    tiles[:, -1] = tiles[:, :, -1] = 0
-    tiles[:, :-1, :-1] = patches[:, :, :, :4, :4]
-    tiles[:, :-1, 1:, :, :2] += patches[:, :, :, :4, 4:]
-    tiles[:, 1:, :-1, :2] += patches[:, :, :, 4:, :4]
-    tiles[:, 1:, 1:, :2, :2] += patches[:, :, :, 4:, 4:]
-    image[...] = padded[:, 1:-3, 1:-3]
-
-
 def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
     """One matrix product for each point: (tiles, 36, C), (36, C, O) -> (tiles, 36, O)."""
     out = numpy.empty((len(points), 36, kernel.shape[2]), points.dtype)
@@ -203,26 +171,6 @@ def _multiply_point(points: numpy.ndarray, kernel: numpy.ndarray, out: numpy.nda
     tiles = TILES if len(points) % TILES == 0 else max(1, len(points))
     a, b = (array[:, i].reshape(-1, tiles, array.shape[2]) for array in (points, out))
     numpy.matmul(a, kernel[i], out=b)
-
-
-def _kernel_points(w: numpy.ndarray) -> numpy.ndarray:
-    """G w G^T for every pair of channels: (3, 3, C, O) -> (36, C, O)."""
-    return _in_blocks(KERNEL_TRANSFORM, w.reshape(9, -1)).reshape(36, *w.shape[2:])
-
-
-def _in_blocks(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
-    """matrix @ columns for a few very long rows, in blocks of columns that OpenBLAS takes without a copy."""
-    out = numpy.empty((len(matrix), columns.shape[1]), columns.dtype)
-    matrix = matrix.astype(columns.dtype)
-    blocks = (slice(i, i + BLOCK) for i in range(0, columns.shape[1], BLOCK))
-    parallel_map(lambda block: numpy.matmul(matrix, columns[:, block], out=out[:, block]), blocks)
-    return out
-
-
-def _tiles(image: numpy.ndarray) -> numpy.ndarray:
-    """A view (N, H / 4, W / 4, 4, 4, C) of (N, H, W, C): the tiles of 4 x 4 pixels."""
-    N, H, W, C = image.shape
-    return image.reshape(N, H // 4, 4, W // 4, 4, C).swapaxes(2, 3)
 
 
 def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
