@@ -88,8 +88,8 @@ struct Tile {
     static __device__ int row(int copy) { return threadIdx.x / VECTORS + copy * APART; }
     static __device__ int column() { return threadIdx.x % VECTORS * VECTOR; }
 
-    // A tensor core takes a piece of 8 of the outer and VECTOR of the inner dimension in a register, 4 bytes a
-    // lane. Four are 16 by DEPTH: of the left factor one operand, of the right one two, which are pairs.
+    // A tensor core takes 8 of the outer by VECTOR of the inner dimension in a register, 4 bytes a lane. Four
+    // such pieces are 16 by DEPTH: of the left factor one operand, of the right one two, which are pairs.
     static __device__ int outer_of(int piece) { return (LEFT ? piece % 2 : piece / 2) * 8; }
     static __device__ int inner_of(int piece) { return (LEFT ? piece / 2 : piece % 2) * VECTOR; }
     static __device__ void load(unsigned (&out)[4], const Number* tile, int outer, int inner) {
@@ -110,9 +110,9 @@ struct Tile {
 
 // image (N, H, W, C): the one whose columns are cut, x or g. matrix: the right factor as it lies in memory.
 // out: the result, (pixels, columns), or, of a kernel's gradient, (9C, columns) for each of gridDim.y parts
-// of the pixels, of `steps` steps each. The pixels are those of N images (OH, OW). Pixel (h, w) and (kh, kw) of
-// the kernel meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image. If that image is the gradient
-// of a convolution with stride 2 (skip = 1), they meet at half of it, if it is even.
+// of the pixels, of `steps` steps each. The pixels are those of N images (OH, OW). Pixel (h, w) and (kh, kw)
+// of the kernel meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image. If that image is the
+// gradient of a convolution with stride 2 (skip = 1), they meet at half of that, if it is even.
 template <typename Number, typename Result, int BN, int PRODUCT>
 __global__ void __launch_bounds__(THREADS) implicit_gemm(
         const Number* __restrict__ image, const Number* __restrict__ matrix, Result* __restrict__ out,

@@ -100,7 +100,7 @@ def gradients_implicit(g: Array, x: Array, w: Array, stride: Pair, padding: Pair
                        needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
     """one kernel for each gradient, no copy of images; not measured yet"""
     grad_x, grad_w, (C, O) = None, None, w.shape[2:]  # noqa: E741
-    if needs_grad[0]:
+    if needs_grad[0]:  # with stride 2, three of four multiplications are by zeros
         out = gpu.cupy.empty(x.shape, x.dtype)
         grad_x = _multiply(INPUT_GRADIENT, g, w, out, x.shape[1:3], C, skip=stride[0] - 1)
     if needs_grad[1]:
@@ -119,7 +119,7 @@ def residual_sum_of_convolutions(shortcut: Tensor, x: Tensor, conv1: Conv2d, con
 
 
 def _inner_step(dtype: str) -> int:
-    """How far a block goes along the inner dimension in a step: numbers in 64 bytes."""
+    """How far a block goes along the inner dimension in a step: as many numbers as 64 bytes hold."""
     return 32 if dtype == "float16" else 16
 
 
