@@ -184,7 +184,8 @@ def parse_arguments() -> tuple[argparse.Namespace, Checkpoint | None]:
                         help="the likeliest classes of pictures, by the network that comes along or that of "
                              "--evaluate")
     parser.add_argument("--pictures", type=Path, metavar="DIR",
-                        help="draw what that network has learned: kernels, mistakes, confusion, a path")
+                        help="draw what that network has learned: kernels, answers, mistakes, confusion,"
+                             " a path")
     parser.add_argument("--export", type=Path, metavar="FILE",
                         help="write the weights of --evaluate alone, in float16")
     parser.add_argument("--initial-scale", type=cli.positive_float, metavar="X",

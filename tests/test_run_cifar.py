@@ -52,6 +52,16 @@ def test_resume_and_evaluate(straight, tmp_path):
     assert f"step 30, test loss {last['test_loss']:.4f}, test error {last['test_error']:.2%}" in printed
 
 
+def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
+    printed = run("--demo", "--steps", "3", "--blocks", "1", "--widths", "4", "8", "--out", str(tmp_path))
+    assert printed.count("step 3/3") == 2 and "x + h(x)" in printed and "90.0%" in printed
+    last = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+            for name in ("residual", "plain")]
+    assert ["residual_ratios" in line for line in last] == [True, False]
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert "curve.png" in names and sum(name.startswith("pictures") for name in names) == 5, names
+
+
 def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
     command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
                "--out", str(tmp_path)]

@@ -46,19 +46,19 @@ class Drawing:
         self.text(x, y, text, size * min(1, (width - size / 2) / max(widest, 1),
                                          height / (LINE_HEIGHT * size * (len(lines) + 0.2))))
 
-    def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR, width: float = 6) -> None:
+    def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR) -> None:
         """A straight arrow with its point at `end`."""
         length = math.dist(start, end)
         along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
-        head = min(5 * width, length)
+        head = min(30, length)
         neck = (end[0] - along[0] * head, end[1] - along[1] * head)
-        draw_strokes(self.image, [[start, neck]], width / 2, _color(color))
+        draw_strokes(self.image, [[start, neck]], 3, _color(color))
         sides = [(neck[0] + sign * along[1] * head / 2, neck[1] - sign * along[0] * head / 2)
                  for sign in (1, -1)]
         ImageDraw.Draw(self.image).polygon([end, *sides], fill=_color(color))
 
     def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
-              fills: Sequence[Sequence[str]] | None = None, size: float | None = None) -> None:
+              fills: Sequence[Sequence[str]] | None = None) -> None:
         """A table of square cells with its top left corner at (x, y): a text and a color for each."""
         draw = ImageDraw.Draw(self.image)
         for i, row in enumerate(texts):
@@ -69,7 +69,7 @@ class Drawing:
                                outline="#8C959F", width=2)
                 red, green, blue = ImageColor.getrgb(fill)
                 dark = 0.3 * red + 0.6 * green + 0.1 * blue < 120
-                self.text(left + side / 2, top + side / 2, str(text), size or 0.42 * side,
+                self.text(left + side / 2, top + side / 2, str(text), 0.42 * side,
                           color="#FFFFFF" if dark else TEXT_COLOR)
 
     def frame(self, x: float, y: float, width: float, height: float, color: int | str) -> None:

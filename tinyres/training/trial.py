@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy
 
 from .. import backend
+from ..backend import Array
 from ..nn import Module
 from .loop import Compute, loss_and_error
 
@@ -53,14 +54,17 @@ def largest_batch(used: Callable[[int], float], free: float) -> int:
 
 
 def _seconds(model: Module, compute: Compute, image_shape: tuple[int, ...], batch_size: int) -> float:
-    images = cupy.zeros((batch_size, *image_shape), "float32")
-    labels = cupy.zeros(batch_size, numpy.int64)
+    batch = _batch(image_shape, batch_size)
     for _ in range(TRIAL_STEPS):
         cupy.cuda.runtime.deviceSynchronize()
         start = time.perf_counter()
-        compute(model, images, labels)
+        compute(model, *batch)
         cupy.cuda.runtime.deviceSynchronize()
     return time.perf_counter() - start
+
+
+def _batch(image_shape: tuple[int, ...], batch_size: int) -> tuple[Array, Array]:
+    return cupy.zeros((batch_size, *image_shape), "float32"), cupy.zeros(batch_size, numpy.int64)
 
 
 def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> float:
@@ -68,8 +72,8 @@ def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> floa
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     free = cupy.cuda.runtime.memGetInfo()[0]
-    images, labels = cupy.zeros((batch_size, *image_shape), "float32"), cupy.zeros(batch_size, numpy.int64)
-    loss_and_error(model, images, labels)
+    batch = _batch(image_shape, batch_size)
+    loss_and_error(model, *batch)
     used = free - cupy.cuda.runtime.memGetInfo()[0]
     pool.free_all_blocks()
     return used
