@@ -14,11 +14,11 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast import elementwise, gpu_conv, neighbours, sliced, strided, winograd
+from tinyres.fast import elementwise, gpu_conv, handover, neighbours, sliced, strided, winograd
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
-from tinyres.tensor import sum_of_two
+from tinyres.tensor import leaf_gradient, sum_of_two
 
 CASES = 60  # random arguments for each kernel
 
@@ -82,6 +82,10 @@ class Draw:
     def tensor(self, shape):
         return tr.Tensor(self.array(*shape), requires_grad=True)
 
+    def gradient(self):
+        gradient, = self.alike(1)
+        return gradient if self.xp is numpy else handover.new(gradient),
+
     def update(self):
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
         return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
@@ -89,6 +93,7 @@ class Draw:
 
 ARGUMENTS = {
     sum_of_two: lambda draw: draw.alike(2),
+    leaf_gradient: Draw.gradient,
     rectify: lambda draw: draw.alike(1),
     relu_gradient: lambda draw: draw.alike(2),
     matrix_product: Draw.product,

@@ -108,8 +108,8 @@ def test_views_that_start_anywhere(dtype, C, offset):
     there, here = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
     for operands, x, w in there, here:
         if C == 4:  # a block whose image, and whose gradient, start there too
-            operands += [tr.Tensor(array, requires_grad=True) for array in (x, w, w)]
-            out = nn.residual_sum(operands[2], operands[2], *map(convolution_of, operands[3:]))
+            operands += [tr.Tensor(array, requires_grad=True) for array in (x, x, w, w)]
+            out = nn.residual_sum(*operands[2:4], *map(convolution_of, operands[4:]))
             memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)
             memory[offset:] = out.data.reshape(-1) / 100
             out.backward(memory[offset:].reshape(x.shape))

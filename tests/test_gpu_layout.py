@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_implicit, gpu_sgd
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_implicit, gpu_passes, gpu_sgd, handover
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -109,7 +109,7 @@ def kernels(tmp_path_factory):
 
     def run(name, total, *arguments):
         x, out, *numbers = arguments
-        assert x.flags.c_contiguous
+        assert x.flags.c_contiguous or name.startswith("cut_columns")
         getattr(loaded, f"kernel_{names.index(name)}")(
             ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data),
             *map(ctypes.c_uint, (*numbers, total)))
@@ -164,41 +164,45 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
 
 @pytest.fixture(scope="module")
 def block_kernels(tmp_path_factory):
-    """A function (name, arrays, units, settings...) that runs a kernel of gpu_block.cu on NumPy arrays."""
-    names = [name for name in gpu_block.NAMES if "half" not in name]
+    """A function (name, shape, arrays, units, settings...) that runs a kernel of gpu_passes.cu on NumPy."""
+    names = [name for name in gpu_passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = (3, 7) if name.startswith("combine") else (2, 5)
+        pointers, count = (5, 11) if name.startswith("combine") else (2, 9)
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
                      f'{{ RUN_2D({name}({arguments})); }}')
-    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_block.SOURCE, calls)
+    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_passes.SOURCE, calls)
 
-    def run(name, arrays, units, *settings):
-        assert all(array.flags.c_contiguous for array in arrays)
-        N, H, W = arrays[-1].shape[:3]
+    def run(name, shape, arrays, units, *settings):
+        assert all(array.flags.c_contiguous for array in arrays) or name.startswith("lay_out")
+        N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
-            *map(ctypes.c_uint, (N * H, H, W, units, *settings)))
+            *map(ctypes.c_uint, (N * H, H, W, gpu_passes._pitch(W), units, *settings)))
 
     return run
+
+
+@pytest.fixture
+def launched(monkeypatch, block_kernels):
+    """gpu_block.py with NumPy for its memory; the names of the passes that run."""
+    names = []
+    monkeypatch.setattr(gpu, "cupy", numpy)
+    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(gpu, "matmul", product)
+    monkeypatch.setattr(gpu_passes, "_launch", lambda name, *arguments: (
+        names.append(name.split("<")[0]), block_kernels(name, *arguments)))
+    return names
 
 
 @pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
 @pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kernels, C, O, stride, size,  # noqa: E741
-                                                        dtype):
-    monkeypatch.setattr(gpu, "cupy", numpy)
-    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
-    monkeypatch.setattr(gpu, "matmul", lambda a, b, out: numpy.matmul(a, b, out=out))
-    launched = []
-    monkeypatch.setattr(gpu_block, "_launch", lambda name, *arguments: (
-        launched.append(name.split("<")[0]), block_kernels(name, *arguments)))
-    monkeypatch.setattr(gpu_block, "MIN_ROWS", 4)
+def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, size, dtype):  # noqa: E741
     rng, results = numpy.random.default_rng(0), []
 
     def leaf(*shape):
@@ -210,25 +214,68 @@ def test_fused_blocks_on_the_gpu_against_the_definition(monkeypatch, block_kerne
     for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
         layers = [convolution_of(w, s) for w, s in zip(weights, (stride, 1, 1, 1), strict=True)]
         y = block(shortcut, x, *layers[:2])
-        out = block(y, y, *layers[2:])  # a second block, which finds the stacks that the first has made
+        out = block(y, y, *layers[2:])  # a second block, which finds the pixels that the first has laid out
         tr.sum(out * out).backward()
         results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
     # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
-    assert launched.count("stack_image") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
+    assert launched.count("lay_out") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
     for expected, got in zip(*results, strict=True):
         numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
                                       * abs(expected).max())
     del y, out, got, expected, results
     gc.collect()
-    assert not any(map(len, gpu_block._stacks.values())), "stacks live as long as what is a view of them"
+    kept = *gpu_passes._memory.values(), handover._new
+    assert not any(map(len, kept)), "memory lives as long as what is a view of it"
+
+
+def test_a_view_of_an_image_is_another_image(launched):
+    """It may start where the image starts, but its pixels have other neighbours."""
+    rng, results = numpy.random.default_rng(0), []
+    x, *weights = (tr.Tensor(rng.standard_normal(shape), requires_grad=True)
+                   for shape in ((2, 4, 4, 4), *[(3, 3, 4, 4)] * 4))
+    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+        first, second = ([convolution_of(w) for w in pair] for pair in (weights[:2], weights[2:]))
+        for view in (lambda y: tr.transpose(y, (0, 2, 1, 3)), lambda y: y[:, :2], lambda y: y[:, :, ::-1],
+                     lambda y: tr.transpose(y, (0, 3, 2, 1)), lambda y: y[::2],
+                     lambda y: tr.concatenate([y, x])):  # y gets the first half of its gradient
+            y = view(block(x, x, *first))
+            out = view(block(y, y, *second))
+            tr.sum(out * out).backward()
+            results += [out.data, x.grad, *(w.grad for w in weights)]
+    for expected, got in zip(results[:len(results) // 2], results[len(results) // 2:], strict=True):
+        numpy.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-10 * abs(expected).max())
+    assert launched
+
+
+@pytest.mark.usefixtures("on_numpy")
+def test_pixels_that_lie_apart(launched):
+    """Four channels of six: a pixel is one word of 16 bytes, but the next is not the next such word; and four
+    rows of five."""
+    rng = numpy.random.default_rng(0)
+    x, w = (rng.standard_normal(shape, "float32") for shape in ((2, 5, 4, 6), (3, 3, 4, 4)))
+    x = x[:, :4, :, :4]
+    numpy.testing.assert_allclose(gpu_conv.convolve_on_gpu(x, w, (2, 2), (1, 1)),
+                                  convolve.definition(x, w, (2, 2), (1, 1)), rtol=1e-5, atol=1e-5)
+    image, layer = tr.Tensor(x), convolution_of(tr.Tensor(w))
+    expected, got = (block(image, image, layer, layer).data
+                     for block in (nn.residual_sum.definition, gpu_block.residual_sum_fused))
+    numpy.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
+    assert launched[0] == "lay_out"
+
+
+def test_a_gradient_is_handed_over_once():
+    ones = handover.new(numpy.ones(2))
+    a, b = (tr.Tensor(numpy.zeros(2), requires_grad=True) for _ in "ab")
+    tr.sum(tr.Tensor(numpy.zeros(2), parents=(a, b), vjp=lambda g: (ones, ones))).backward()
+    assert (a.grad is ones) != (b.grad is ones) and (a.grad == 1).all() and (b.grad == 1).all()
 
 
 # The kernels for a GPU that is not here
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, gpu_block, gpu_implicit, gpu_sgd],
-                         ids=["gpu_conv", "gpu_block", "gpu_implicit", "gpu_sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, gpu_implicit, gpu_passes, gpu_sgd],
+                         ids=["gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

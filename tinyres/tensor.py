@@ -30,6 +30,12 @@ def sum_of_two(a: Array, b: Array) -> Array:
     return a + b
 
 
+@kernel
+def leaf_gradient(gradient: Array) -> Array:
+    """What a leaf keeps of a gradient: a copy, for others may hold the same array."""
+    return backend.xp_of(gradient).array(gradient)
+
+
 class Tensor:
     """An array of float16, float32 or float64 values with a gradient.
 
@@ -101,7 +107,7 @@ class Tensor:
         for node in _topological_order(root):
             gradient = gradients.pop(id(node))
             if isinstance(node, Tensor):  # a leaf
-                node.grad = backend.xp_of(gradient).array(gradient)  # a copy: others may hold the same array
+                node.grad = leaf_gradient(gradient)
                 continue
             for parent, parent_gradient in zip(node.parents, node.gradients(gradient), strict=True):
                 if not parent.requires_grad:

@@ -34,9 +34,10 @@ except ImportError:
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
 # Bytes that a residual block moves, counted in images of its output (fast/gpu_block.py): forward, each
-# of its two convolutions multiplies 3 into 3 and adds 3 up into 3; back, it does so with its gradient, and
-# multiplies 3 by 3 for the kernel's; shortcut, relu's gradient and the shortcut's are one more each.
-IMAGES_PER_BLOCK = 2 * (12 + 12 + 6) + 3
+# of its two convolutions multiplies 1 into 3 and adds 3 up into 1; back, it multiplies 3 into 3, adds 3 up
+# into 3, and multiplies 1 by 3 for the kernel's gradient; shortcut, relu's gradient and the shortcut's are
+# one more each.
+IMAGES_PER_BLOCK = 2 * (8 + 12 + 4) + 3
 STEPS = 10  # in one measurement
 Work = Callable[[], object]
 

@@ -4,8 +4,10 @@
 
 It needs, in the place of CuPy, a module of that name that computes on the CPU and counts: LOG (launches)
 and BYTES (read and written), by name. Products are counted, not computed: each matrix once for each
-product that reads or writes it. Beside the bytes, the milliseconds that they take at 3.35 TB/s, the rate
-of an H100's memory.
+product that reads or writes it. Where the matrices of a batch overlap, as the windows around two columns of
+pixels do, memory is counted once if a matrix is smaller than an eighth of the H100's cache of 50 MB, for then
+the next one finds it there; "read again" is how much more it would be otherwise. Beside the bytes, the
+milliseconds that they take at 3.35 TB/s, the rate of an H100's memory.
 --plain: with the definitions only. Captured, forward and backward pass are one launch by Python; what is
 counted here is what the GPU then runs.
 """
@@ -19,10 +21,10 @@ from collections import Counter
 import numpy
 
 import tinyres as tr
-from tinyres.fast import gpu, gpu_block, gpu_sgd, precision
+from tinyres.fast import gpu, gpu_block, gpu_passes, gpu_sgd, precision
 from tinyres.training import training_step
 
-BYTES_PER_SECOND = 3.35e12
+BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
 ITEMSIZE = {2: 2, 0: 4, 1: 8}  # of cuBLAS's data types
 NO_KERNEL = "SYNC", "H2D", "event", "np function", "GFLOP"  # names in LOG of what is no kernel
 
@@ -31,7 +33,7 @@ class CountingLibrary:
     """cuBLAS that counts the traffic of products, and their work, but does none of it."""
 
     def __init__(self) -> None:
-        self.launches, self.bytes, self.flop = 0, 0, 0
+        self.launches, self.bytes, self.again, self.flop = 0, 0, 0, 0
 
     def __getattr__(self, name: str) -> object:
         return lambda *arguments: 0
@@ -39,30 +41,38 @@ class CountingLibrary:
     def cublasGemmStridedBatchedEx(self, *arguments: object) -> int:
         n, m, k = (argument.value for argument in arguments[3:6])
         batch, beta = arguments[20], arguments[15]._obj.value
-        sizes = (ITEMSIZE[arguments[i]] for i in (8, 12, 17))
-        numbers = n * k, k * m, n * m * (2 if beta else 1)
         self.launches += 1
-        self.bytes += batch * sum(count * size for count, size in zip(numbers, sizes, strict=True))
         self.flop += 2 * batch * n * m * k
+        # both factors and the result as cuBLAS sees them: transposed or not, rows, columns, first argument
+        for transposed, rows, columns, i in (arguments[1], n, k, 7), (arguments[2], k, m, 11), (0, n, m, 16):
+            row, lines = (columns, rows) if transposed else (rows, columns)
+            leading, step, size = arguments[i + 2], arguments[i + 3].value, ITEMSIZE[arguments[i + 1]]
+            touched = numbers = batch * rows * columns
+            if step < leading and rows * columns * size < CACHE_BYTES / 8:
+                touched = min(numbers, lines * min(leading, row + (batch - 1) * step))
+            self.bytes += touched * size * (2 if beta and i == 16 else 1)
+            self.again += (numbers - touched) * size
         return 0
 
 
 def correct_counts(cupy: object) -> None:
     """Where a kernel reads less or more than the arrays that it is given, count what it reads and writes."""
-    launch, at_once = gpu_block._launch, gpu_sgd._at_once
+    launch, at_once = gpu_passes._launch, gpu_sgd._at_once
 
-    def launch_combine(name: str, arrays: tuple, units: int, *settings: int) -> None:
-        launch(name, arrays, units, *settings)
+    def launch_pass(name: str, shape: tuple, arrays: tuple, units: int, *settings: int) -> None:
+        launch(name, shape, arrays, units, *settings)
         if name.startswith("combine"):
-            beside, read = arrays[1], settings[2] in (gpu_block.ADD, gpu_block.WHERE_POSITIVE)
-            middle = beside.nbytes // (3 if beside.ndim == 5 else 1)  # of a stack the middle pixels only
-            cupy.BYTES["K combine"] -= beside.nbytes - middle * read
+            partial, _, out, *parts = arrays
+            reads_other, adds_parts = settings[3] in (gpu_passes.ADD, gpu_passes.WHERE_POSITIVE), settings[5]
+            moved = partial.nbytes + out.nbytes + reads_other * partial.nbytes // 3
+            moved += bool(adds_parts) * sum(array.nbytes for array in parts)
+            cupy.BYTES["K combine"] += moved - sum(array.nbytes for array in arrays)
 
     def update(parameters: list, *settings: float) -> None:
         at_once(parameters, *settings)
         cupy.BYTES["K sgd"] += 5 * sum(weight.nbytes for weight, *_ in parameters)  # reads 3, writes 2
 
-    gpu_block._launch = launch_combine
+    gpu_passes._launch = launch_pass
     gpu_sgd._at_once = update
 
 
@@ -112,6 +122,8 @@ def main() -> None:
     total = sum(sizes[name] for name in launches)
     milliseconds = 1e3 * total / BYTES_PER_SECOND
     print(f"{'total':<32}{sum(launches.values()):>9}{total / 1e9:>9.3f}{milliseconds:>8.3f}")
+    print(f"{'read again, from the cache':<32}{'':>9}{library.again / 1e9:>9.3f}"
+          f"{1e3 * library.again / BYTES_PER_SECOND:>8.3f}")
 
 
 if __name__ == "__main__":

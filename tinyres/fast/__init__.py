@@ -11,7 +11,9 @@ from . import (
     gpu_block,
     gpu_conv,
     gpu_implicit,
+    gpu_passes,
     gpu_sgd,
+    handover,
     neighbours,
     precision,
     sliced,
@@ -21,5 +23,5 @@ from . import (
 )
 from .threads import memory_kept
 
-__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_implicit", "gpu_sgd", "memory_kept",
-           "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
+__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd",
+           "handover", "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]

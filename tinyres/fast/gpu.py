@@ -61,6 +61,22 @@ def relu_gradient_fused(g: Array, y: Array) -> Array:
     return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
 
 
+def readable(image: Array) -> Array:
+    """An image (N, H, W, C), or a copy of one that a kernel cannot read by its three strides in 32 bits."""
+    reach = sum((size - 1) * stride for size, stride in zip(image.shape, image.strides, strict=True))
+    side_by_side = image.shape[3] == 1 or image.strides[3] == image.itemsize
+    fits = side_by_side and min(image.strides) >= 0 and reach < 2**32 * image.itemsize
+    return image if fits else cupy.ascontiguousarray(image)
+
+
+def strides_of(image: Array, size: int) -> tuple[int, int, int] | None:
+    """From image to image, row to row and pixel to pixel of (N, H, W, C) in words of so many bytes, if pixels
+    and all of these are multiples of a word."""
+    strides = image.strides[:3]
+    whole = not any(number % size for number in (*strides, image.shape[3] * image.itemsize, address(image)))
+    return tuple(stride // size for stride in strides) if whole else None
+
+
 @functools.cache
 def _elementwise(inputs: str, outputs: str, operation: str, name: str) -> Any:
     return cupy.ElementwiseKernel(inputs, outputs, operation, name)

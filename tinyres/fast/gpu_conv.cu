@@ -37,12 +37,13 @@ __global__ void add_edge(const Unit* __restrict__ x, Unit* __restrict__ out, uns
     }
 }
 
-// The windows of any kernel: x (N, H, W, units) -> out (N, OH, OW, KH, KW, units).
+// The windows of any kernel: x (N, H, W, units) -> out (N, OH, OW, KH, KW, units). x_n, x_h, x_w: from image to
+// image, row to row, pixel to pixel of x, in units.
 template <typename Unit>
-__global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned H, unsigned W,
-                            unsigned units, unsigned KH, unsigned KW, unsigned OH, unsigned OW,
-                            unsigned stride_h, unsigned stride_w, unsigned padding_h, unsigned padding_w,
-                            unsigned total) {
+__global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned x_n, unsigned x_h,
+                            unsigned x_w, unsigned H, unsigned W, unsigned units, unsigned KH, unsigned KW,
+                            unsigned OH, unsigned OW, unsigned stride_h, unsigned stride_w,
+                            unsigned padding_h, unsigned padding_w, unsigned total) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned unit = i % units, rest = i / units;
         unsigned kw = rest % KW, kh = rest / KW % KH;
@@ -51,7 +52,7 @@ __global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, 
         int h = int(oh * stride_h + kh) - int(padding_h), w = int(ow * stride_w + kw) - int(padding_w);
         Unit zero = {};
         bool inside = h >= 0 && h < int(H) && w >= 0 && w < int(W);
-        out[i] = inside ? x[((n * H + h) * W + w) * units + unit] : zero;
+        out[i] = inside ? x[n * x_n + h * x_h + w * x_w + unit] : zero;
     }
 }
 

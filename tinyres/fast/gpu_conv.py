@@ -1,5 +1,5 @@
-"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own (gpu.cu)
-and products by cuBLAS on the windows as they lie in memory.
+"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own
+(gpu_conv.cu) and products by cuBLAS on the windows as they lie in memory.
 
 3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
 windows are then three matrices of overlapping rows (neighbours.py explains it). They are one batch of three
@@ -22,6 +22,7 @@ import numpy
 from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from . import gpu
+from .handover import new
 from .neighbours import drop_padding_column, is_3x3_same, rotate_180, swap_kernel_axes
 from .sliced import image_slices, of_gradients
 
@@ -46,9 +47,9 @@ def cupy_arrays(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 @convolve.variant(cupy_arrays)
 def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """three copies of the image for 3 x 3 kernels, whatever its size in one or few products"""
-    x = gpu.cupy.ascontiguousarray(x)
     if is_3x3_same(w, stride, padding):
-        return _convolve(_stack(x), w, x.shape)
+        return _convolve(_stack(gpu.cupy.ascontiguousarray(x)), w, x.shape)
+    x = gpu.readable(x)
     OH, OW = output_size(x.shape, w.shape, stride, padding)
     out = gpu.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
     kernel = gpu.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
@@ -63,26 +64,30 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
                      needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
     """three copies of the image for 3 x 3 kernels, kernel gradients in enough sums to keep the GPU busy"""
     xp = gpu.cupy
-    g, x = xp.ascontiguousarray(g), xp.ascontiguousarray(x)
+    g = xp.ascontiguousarray(g)
     if is_3x3_same(w, stride, padding):
+        x = xp.ascontiguousarray(x)
         if not needs_grad[0]:
-            return None, _correlate(_stack(x), g)
+            return None, new(_correlate(_stack(x), g))
         # each pixel of x with the window of g around it: the windows of g are needed for both gradients
         stacked = _stack(g)
-        grad_w = rotate_180(_correlate(stacked, x)) if needs_grad[1] else None
+        grad_w = new(rotate_180(_correlate(stacked, x))) if needs_grad[1] else None
         return _convolve(stacked, rotate_180(w), g.shape), grad_w
     grad_x = xp.empty(x.shape, x.dtype) if needs_grad[0] else None
-    grad_w = xp.zeros(w.shape, _sum_dtype(x)) if needs_grad[1] else None
+    grad_w, x, parts = None, gpu.readable(x), []
     kernel = xp.ascontiguousarray(w).reshape(-1, w.shape[3])
     for part in image_slices(g, w, MAX_BYTES):
         rows = g[part].reshape(-1, w.shape[3])
         if needs_grad[1]:
             columns = _cut(x[part], w.shape, stride, padding)
-            grad_w += _in_chunks(columns[None], rows[None]).reshape(w.shape)
+            parts.append(_in_chunks(columns[None], rows[None]))
         if needs_grad[0]:
             columns = gpu.matmul(rows, kernel.T, xp.empty((len(rows), len(kernel)), x.dtype))
             _gather(columns, grad_x[part], w.shape, g.shape, stride, padding)
-    return grad_x, grad_w.astype(w.dtype, copy=False) if needs_grad[1] else None
+    if needs_grad[1]:
+        total = sum(parts[1:], parts[0]) if parts else xp.zeros(w.shape, w.dtype)
+        grad_w = new(total.astype(w.dtype, copy=False).reshape(w.shape))
+    return grad_x, grad_w
 
 
 def _sum_dtype(x: Array) -> numpy.dtype:
@@ -169,9 +174,9 @@ def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Arr
     KH, KW, C, _ = w_shape
     OH, OW = output_size(x.shape, w_shape, stride, padding)
     out = gpu.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
-    units = _units(x)
-    _launch(f"cut_columns<{units[1]}>", out.nbytes // units[0], x, out, *x.shape[1:3],
-            C * x.itemsize // units[0], KH, KW, OH, OW, *stride, *padding)
+    size, unit = _units(x)
+    _launch(f"cut_columns<{unit}>", out.nbytes // size, x, out, *gpu.strides_of(x, size), *x.shape[1:3],
+            C * x.itemsize // size, KH, KW, OH, OW, *stride, *padding)
     return out
 
 
@@ -183,10 +188,9 @@ def _gather(columns: Array, x: Array, w_shape: tuple[int, ...], g_shape: tuple[i
 
 
 def _units(x: Array) -> tuple[int, str]:
-    """(bytes, type) of the longest word that a pixel of x is a multiple of, and its address too."""
+    """(bytes, type) of the longest word that a pixel of x is a multiple of, and its strides and address."""
     # a view may start anywhere, and a word read across its alignment ends the process
-    return next((size, unit) for size, unit in UNITS.items()
-                if x.shape[3] * x.itemsize % size == 0 and gpu.address(x) % size == 0)
+    return next((size, unit) for size, unit in UNITS.items() if gpu.strides_of(x, size))
 
 
 def _launch(name: str, total: int, *arguments: Array | int) -> None:

@@ -29,7 +29,7 @@ from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from ..nn import Conv2d, residual_sum
 from ..tensor import Tensor
-from . import gpu, gpu_block, gpu_conv, precision  # noqa: F401, whose variants are tried after those here
+from . import gpu, gpu_block, gpu_conv, handover, precision  # noqa: F401, tried after what is here
 from .sliced import of_gradients
 
 MIN_CAPABILITY = 80  # an A100's: asynchronous copies and TF32
@@ -108,7 +108,7 @@ def gradients_implicit(g: Array, x: Array, w: Array, stride: Pair, padding: Pair
         sums = gpu.cupy.empty((chunks, *w.shape), "float32")
         _multiply(KERNEL_GRADIENT, x, g, sums, g.shape[1:3], O, stride[0], chunks=chunks, steps=steps)
         total = sums.sum(axis=0) if chunks > 1 else sums[0]
-        grad_w = total.astype(w.dtype, copy=False)
+        grad_w = handover.new(total.astype(w.dtype, copy=False))
     return grad_x, grad_w
 
 

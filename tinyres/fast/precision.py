@@ -23,6 +23,7 @@ from ..nn import Module
 from ..ops import relu
 from ..optim import Optimizer
 from ..tensor import Tensor, no_grad
+from .handover import new
 
 PRECISIONS = "float32", "tf32", "float16"
 LOSS_SCALE = 4096.0  # to begin with; powers of two only, so that scaling rounds nothing
@@ -152,7 +153,9 @@ class ScaledOptimizer(Optimizer):
 
 
 def _to_float16(x: Tensor, scale: Tensor) -> Tensor:
-    return Tensor(x.data.astype("float16"), parents=(x,), vjp=lambda g: (g.astype(x.dtype) / scale.data,))
+    xp = xp_of(x.data)
+    return Tensor(x.data.astype("float16"), parents=(x,),
+                  vjp=lambda g: (new(xp.divide(g, scale.data, dtype=x.dtype)),))
 
 
 def _to_float32(x: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+// What stands between the matrix products of a residual block, one thread for each 16 bytes of an image's row.
+// Layouts are those of gpu_passes.py; a unit is WIDTH channels. Sums are in a fixed order, and no thread writes
+// where another one does: same input, same bytes.
+
+#ifdef __CUDACC_RTC__
+#include <cuda_fp16.h>
+#endif
+
+template <typename Number, unsigned WIDTH>
+struct alignas(sizeof(Number) * WIDTH) Unit { Number number[WIDTH]; };
+
+// An image row for each block, or more; no division but the one by H.
+#define FOR_EACH_UNIT \
+    for (unsigned row = blockIdx.x, h = row % H; row < rows; row += gridDim.x, h = row % H) \
+        for (unsigned w = threadIdx.y; w < W; w += blockDim.y) \
+            for (unsigned unit = threadIdx.x; unit < units; unit += blockDim.x)
+
+// Write a pixel of padded images, (1 + rows pitch, units), and the zeros beside it.
+template <typename Value>
+__device__ void put_padded(Value* out, Value value, unsigned row, unsigned w, unsigned W, unsigned pitch,
+                           unsigned unit, unsigned units) {
+    Value zero = {}, *line = out + (1 + row * pitch) * units + unit;
+    line[w * units] = value;
+    if (row == 0 && w == 0) out[unit] = zero;
+    if (w == W - 1)
+        for (unsigned edge = W; edge < pitch; edge++) line[edge * units] = zero;
+}
+
+// Write a pixel wherever a stack of gradients, (rows, W, 3, units), has it: as the middle of its own three, first
+// in those of the pixel above it, last in those of the one below; and zeros where its own reach over the border.
+template <typename Value>
+__device__ void put_stacked(Value* stack, Value value, unsigned row, unsigned h, unsigned H, unsigned w,
+                            unsigned W, unsigned unit, unsigned units) {
+    Value zero = {}, *here = stack + (row * W + w) * 3 * units + unit;
+    unsigned next = 3 * units * W;
+    here[units] = value;
+    if (h == 0) here[2 * units] = zero; else *(here - next) = value;
+    if (h == H - 1) here[0] = zero; else here[next + 2 * units] = value;
+}
+
+template <bool BACKWARD, typename Value>
+__device__ void put(Value* out, Value value, unsigned row, unsigned h, unsigned H, unsigned w, unsigned W,
+                    unsigned pitch, unsigned unit, unsigned units) {
+    if (BACKWARD) put_stacked(out, value, row, h, H, w, W, unit, units);
+    else put_padded(out, value, row, w, W, pitch, unit, units);
+}
+
+// An image, or its relu, padded; BACKWARD, stacked. x_n, x_h, x_w: from image to image, row to row, pixel to
+// pixel of x, in units.
+template <typename Number, unsigned WIDTH, bool BACKWARD>
+__global__ void lay_out(const Number* __restrict__ x, Number* __restrict__ out, unsigned rows, unsigned H,
+                        unsigned W, unsigned pitch, unsigned units, unsigned x_n, unsigned x_h, unsigned x_w,
+                        unsigned relu) {
+    typedef Unit<Number, WIDTH> Value;
+    FOR_EACH_UNIT {
+        Value value = ((const Value*)x)[row / H * x_n + h * x_h + w * x_w + unit];
+        for (unsigned j = 0; j < WIDTH; j++)
+            if (relu && value.number[j] < Number(0)) value.number[j] = Number(0);
+        put<BACKWARD>((Value*)out, value, row, h, H, w, W, pitch, unit, units);
+    }
+}
+
+// The image whose pixels are sums of three partial ones, (rows, W, 3, units), padded: forward, of those of the
+// rows above, here and below; BACKWARD, of the columns to the right, here and to the left, and stacked. Then, by
+// `then`: 0 nothing more; 1 relu; 2 the pixel of `other` is added; 3 it is kept where the pixel of `other` is
+// positive. Rows of `other` are other_row units apart, pixels other_step, and the first is at other_start.
+// Beside it, a kernel's gradient: total (count) is the sum of chunks (number, count), if there are any.
+template <typename Number, typename Sum, unsigned WIDTH, bool BACKWARD>
+__global__ void combine(const Number* __restrict__ partial, const Number* __restrict__ other,
+                        Number* __restrict__ out, const Sum* __restrict__ chunks, Number* __restrict__ total,
+                        unsigned rows, unsigned H, unsigned W, unsigned pitch, unsigned units,
+                        unsigned other_row, unsigned other_step, unsigned other_start, unsigned then,
+                        unsigned number, unsigned count) {
+    typedef Unit<Number, WIDTH> Value;
+    FOR_EACH_UNIT {
+        unsigned pixel = row * W + w, step = BACKWARD ? 1 : W;
+        bool first = BACKWARD ? w == 0 : h == 0, last = BACKWARD ? w == W - 1 : h == H - 1;
+        Sum sum[WIDTH] = {};
+        Value beside = {};
+        for (unsigned i = 0; i < 3; i++) {
+            bool before = BACKWARD ? i == 2 : i == 0, after = BACKWARD ? i == 0 : i == 2;
+            if ((before && first) || (after && last)) continue;
+            unsigned from = before ? pixel - step : after ? pixel + step : pixel;
+            Value part = ((const Value*)partial)[(from * 3 + i) * units + unit];
+            for (unsigned j = 0; j < WIDTH; j++) sum[j] += Sum(part.number[j]);
+        }
+        if (then > 1) beside = ((const Value*)other)[row * other_row + w * other_step + other_start + unit];
+        Value value;
+        for (unsigned j = 0; j < WIDTH; j++) {
+            Sum b = Sum(beside.number[j]);
+            bool keep = then == 1 ? !(sum[j] < Sum(0)) : then != 3 || b > Sum(0);  // a nan stays one
+            value.number[j] = Number(keep ? then == 2 ? sum[j] + b : sum[j] : Sum(0));
+        }
+        put<BACKWARD>((Value*)out, value, row, h, H, w, W, pitch, unit, units);
+    }
+    unsigned threads = blockDim.x * blockDim.y, thread = threadIdx.y * blockDim.x + threadIdx.x;
+    for (unsigned i = blockIdx.x * threads + thread; i < count; i += gridDim.x * threads) {
+        Sum sum = 0;
+        for (unsigned j = 0; j < number; j++) sum += chunks[j * count + i];
+        total[i] = Number(sum);
+    }
+}
