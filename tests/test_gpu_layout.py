@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_passes, gpu_sgd, handover
+from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_implicit, gpu_passes, gpu_sgd, handover
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -274,8 +274,8 @@ def test_a_gradient_is_handed_over_once():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, gpu_passes, gpu_sgd],
-                         ids=["gpu_conv", "gpu_passes", "gpu_sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, gpu_implicit, gpu_passes, gpu_sgd],
+                         ids=["gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

@@ -48,11 +48,12 @@ def step_bytes(batch_size: int, products: str) -> float:
     return IMAGES_PER_BLOCK * numbers * (2 if products == "float16" else 4)
 
 
-def tinyres_step(batch_size: int, products: str, captured: bool) -> Work:
+def tinyres_step(batch_size: int, products: str, captured: bool, arranged: bool = True) -> Work:
     tr.backend.use("cupy")
     precision.use(products)
     network = tr.models.cifar_net()
-    gpu_block.arrange(network)
+    if arranged:
+        gpu_block.arrange(network)
     network = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)

@@ -2,7 +2,7 @@
 
 The core computes the same without this package. Of the variants that apply, a kernel takes the one that was
 registered last: a file that is more special imports the more general one. `python -m tinyres.fast` lists
-them, and `with tinyres.backend.plain():` switches them off.
+them, and `with tinyres.backend.plain():` switches them off. One is off until asked for (gpu_implicit.py).
 """
 from . import (
     capture,
@@ -10,6 +10,7 @@ from . import (
     gpu,
     gpu_block,
     gpu_conv,
+    gpu_implicit,
     gpu_passes,
     gpu_sgd,
     handover,
@@ -22,5 +23,5 @@ from . import (
 )
 from .threads import memory_kept
 
-__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_passes", "gpu_sgd", "handover",
-           "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
+__all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd",
+           "handover", "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
