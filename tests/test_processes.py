@@ -53,6 +53,14 @@ def test_the_mean_is_the_mean_and_the_same_bits_everywhere(count):
         numpy.testing.assert_allclose(mean, numpy.mean(all_of_them, axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_group_serves_one_network_after_another():
+    with forked(2) as group:
+        for size, dtype in (5, "float32"), (4, "float32"), (4, "float64"):
+            mean = numpy.full(size, group.rank + 1e-9, dtype)
+            group.all_reduce_mean([mean])
+    numpy.testing.assert_allclose(mean, 0.5 + 1e-9, rtol=1e-14)
+
+
 def test_one_process_is_no_other():
     with forked(1) as group:
         assert group is SINGLE_PROCESS
@@ -99,8 +107,9 @@ def test_two_processes_and_then_three_give_the_weights_of_one(tmp_path):
 @pytest.mark.parametrize("ending, message", [
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "process 1 of the run has ended: it was killed"),
     (lambda: exec("raise ValueError('a bad value')"), "process 1 of the run has ended: a bad value"),
+    (lambda: exec("raise MemoryError"), "process 1 of the run has ended: MemoryError"),
     (lambda: exec("raise TypeError('a bug')"), "Traceback.*\n(.*\n)*TypeError: a bug"),
-], ids=["killed", "error", "bug"])
+], ids=["killed", "error", "memory", "bug"])
 def test_a_process_that_ends_is_an_error_in_the_first(ending, message):
     with pytest.raises(RuntimeError, match=message), forked(3) as group:
         if group.rank == 1:

@@ -52,9 +52,9 @@ class ForkedGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
         and reads the others' parts there: the same bits in all processes."""
-        numbers = sum(array.size for array in arrays)
-        if self.rows is None:
-            self.rows = self._shared((self.size + 1, numbers), arrays[0].dtype)
+        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
+        if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
+            self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
         self.all_reduce_sum()  # all rows are written
         part = slice(numbers * self.rank // self.size, numbers * (self.rank + 1) // self.size)
@@ -100,6 +100,7 @@ class ForkedGroup(Group):
     def _shared(self, shape: tuple[int, int], dtype: numpy.dtype) -> numpy.ndarray:
         """An array in memory that all processes share."""
         size = shape[0] * shape[1] * dtype.itemsize
+        self.all_reduce_sum()  # nobody reads what was there before
         if self.rank == 0:
             os.ftruncate(self.file, size)
         self.all_reduce_sum()
@@ -180,7 +181,7 @@ def _file_in_memory() -> IO[bytes]:
 def _end(connection: Connection, error: BaseException) -> NoReturn:
     """End this process, not the first one, and tell that one why."""
     expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
-    text: Any = str(error) if expected else "".join(traceback.format_exception(error))
+    text: Any = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error))
     try:
         connection.send(text)
     finally:
