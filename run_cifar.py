@@ -98,7 +98,8 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None, group: G
     schedule = (tr.optim.one_cycle(args.lr, args.steps) if args.schedule == "one-cycle" else
                 tr.optim.step_decay(args.lr, args.lr_drops))
     if args.dry_run:
-        return dry_run(model, optimizer, dataset, args.steps, args.batch_size)
+        with cli.shared(args, model, group) as group:
+            return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)
     print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} "
           f"{'held-out' if args.held_out else 'test'} images; "
           f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     schedule = tr.optim.exponential_decay(args.lr, args.lr_decay,
                                           max(1, EPOCHS_PER_DECAY * images // args.batch_size))
     if args.dry_run:
-        return dry_run(model, optimizer, dataset, args.steps, args.batch_size)
+        with cli.shared(args, model, group) as group:
+            return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)
     print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
           f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
           f"{network.num_parameters():,} trainable weights; output in {args.out}")

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 
 import numpy
@@ -12,6 +14,7 @@ from tinyres.datasets import image_folder, save_as_folder, shapes
 from tinyres.datasets.augment import standardize
 from tinyres.datasets.image_folder import _window, decode
 from tinyres.datasets.loader import evaluation_batches, training_batches
+from tinyres.processes import forked
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -256,3 +259,14 @@ def test_files_of_other_kinds_are_left_alone(root, tmp_path):
     scene(30, 30).save(buffer := io.BytesIO(), "PNG")
     (folder / "train" / "heart" / "x.PNG").write_bytes(buffer.getvalue())
     assert len(image_folder(folder).train.names) == 41
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
+def test_a_copy_of_the_process_reads_pictures_too(root):
+    split = image_folder(root, workers=1).test
+    images, _ = split.evaluation_batch(numpy.arange(2))  # the threads that decode are there
+    with forked(2) as group:
+        if group.rank == 1:
+            signal.alarm(20)  # or a copy that waits for its threads would wait for ever
+        sums = group.all_reduce_sum(float(split.evaluation_batch(numpy.arange(2))[0].var()))
+    assert sums == [2 * float(images.var())]

@@ -355,7 +355,7 @@ def test_a_box_is_tinted_and_its_text_stays_inside():
 
 def test_an_arrow_ends_in_its_point_and_is_widest_at_its_neck():
     page = Drawing(300, 100)
-    page.arrow((50, 50), (250, 50), color=5, width=6)
+    page.arrow((50, 50), (250, 50), color=5)
     rows, columns = rows_and_columns(pixels_of(page), PALETTE[5])
     assert columns.max() == pytest.approx(250, abs=1) and columns.min() == pytest.approx(49, abs=3)
     heights = has_color(pixels_of(page), PALETTE[5]).sum(axis=0)

@@ -13,6 +13,7 @@ import pytest
 from support.harness import ROOT, WORKER, weights
 
 import tinyres as tr
+from tinyres import backend
 from tinyres.distributed import SINGLE_PROCESS
 from tinyres.fast import threads
 from tinyres.processes import MAX_WEIGHTS, forked, process_count
@@ -52,6 +53,14 @@ def test_the_mean_is_the_mean_and_the_same_bits_everywhere(count):
         numpy.testing.assert_allclose(mean, numpy.mean(all_of_them, axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_a_group_serves_one_network_after_another():
+    with forked(2) as group:
+        for size, dtype in (5, "float32"), (4, "float32"), (4, "float64"):
+            mean = numpy.full(size, group.rank + 1e-9, dtype)
+            group.all_reduce_mean([mean])
+    numpy.testing.assert_allclose(mean, 0.5 + 1e-9, rtol=1e-14)
+
+
 def test_one_process_is_no_other():
     with forked(1) as group:
         assert group is SINGLE_PROCESS
@@ -74,6 +83,8 @@ def test_as_many_processes_as_threads_but_not_for_large_networks_or_small_shards
     assert process_count(96, 1000) == expected
     assert process_count(64, 1000) == min(expected, 4) and process_count(20, 1000) == 1
     assert process_count(96, MAX_WEIGHTS + 1) == 1
+    monkeypatch.setattr(backend, "current", lambda: "a library for GPUs")
+    assert process_count(96, 1000) == 1
 
 
 def test_two_processes_and_then_three_give_the_weights_of_one(tmp_path):
@@ -96,12 +107,23 @@ def test_two_processes_and_then_three_give_the_weights_of_one(tmp_path):
 @pytest.mark.parametrize("ending, message", [
     (lambda: os.kill(os.getpid(), signal.SIGKILL), "process 1 of the run has ended: it was killed"),
     (lambda: exec("raise ValueError('a bad value')"), "process 1 of the run has ended: a bad value"),
+    (lambda: exec("raise MemoryError"), "process 1 of the run has ended: MemoryError"),
     (lambda: exec("raise TypeError('a bug')"), "Traceback.*\n(.*\n)*TypeError: a bug"),
-], ids=["killed", "error", "bug"])
+], ids=["killed", "error", "memory", "bug"])
 def test_a_process_that_ends_is_an_error_in_the_first(ending, message):
     with pytest.raises(RuntimeError, match=message), forked(3) as group:
         if group.rank == 1:
             ending()
+        group.all_reduce_sum(1)
+        group.all_reduce_sum(1)
+
+
+def test_a_process_that_is_killed_while_it_waits_for_a_sum_is_named():
+    with pytest.raises(RuntimeError, match="process 1 of the run has ended: it was"), forked(2) as group:
+        if group.rank == 1:
+            group.connections[0].send([1])
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2)
         group.all_reduce_sum(1)
         group.all_reduce_sum(1)
 
@@ -113,6 +135,50 @@ def test_an_error_in_the_first_process_ends_the_others():
         group.all_reduce_sum(1)
     with pytest.raises(ChildProcessError):  # none is left
         os.waitpid(-1, 0)
+
+
+def test_copies_print_nothing_where_output_is_python_s_own_as_in_a_notebook(monkeypatch):
+    reader, writer = os.pipe()
+    with open(reader) as printed, open(writer, "w", buffering=1) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with forked(2) as group:
+            print(group.rank)
+            group.all_reduce_sum()
+        output.close()
+        assert printed.read() == "0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_gradients_do_not_meet_in_dev_shm_which_is_small_in_containers():
+    with forked(2) as group:
+        device = os.fstat(group.file).st_dev
+    assert device != os.stat("/dev/shm").st_dev
+
+
+def test_a_program_that_ignores_its_children():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with forked(2) as group:
+            ranks = group.all_reduce_sum(group.rank)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert ranks == [1]
+
+
+def test_a_weight_without_gradient_stays_as_it_is(tmp_path):
+    model = tr.nn.Sequential(lambda x: x.reshape(len(x), -1), tr.nn.Linear(3072, 10))
+    model.unused = tr.Tensor(numpy.ones(3), requires_grad=True)
+    optimizer = tr.optim.SGD(model.parameters(), 0.01)
+    with forked(2) as group:
+        run = tr.training.Run(tmp_path, {}, group=group)
+        tr.training.train(model, optimizer, lambda step: 0.01, tr.datasets.shapes(20, 10), run, steps=2,
+                          batch_size=4)
+    assert len(optimizer.parameters) == 3 and (model.unused.numpy() == 1).all()
+
+
+def test_a_dry_run_in_processes(tmp_path):
+    done = few_images("--dry-run", "--processes", 2, "--out", tmp_path)
+    assert done.returncode == 0 and done.stdout.count("GiB in each process") == 1, done.stdout + done.stderr
 
 
 def test_a_diverging_run_is_reported_once(tmp_path):

@@ -20,13 +20,14 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy
 
+from . import backend
 from .backend import Array
 from .distributed import SINGLE_PROCESS, Group
 from .fast import threads
@@ -51,9 +52,9 @@ class ForkedGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
         and reads the others' parts there: the same bits in all processes."""
-        numbers = sum(array.size for array in arrays)
-        if self.rows is None:
-            self.rows = self._shared((self.size + 1, numbers), arrays[0].dtype)
+        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
+        if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
+            self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
         self.all_reduce_sum()  # all rows are written
         part = slice(numbers * self.rank // self.size, numbers * (self.rank + 1) // self.size)
@@ -80,8 +81,11 @@ class ForkedGroup(Group):
                 os._exit(1)  # process 0 has ended, and said why
         lists = [numbers, *(self._receive(rank) for rank in range(1, self.size))]
         sums = [sum(values) for values in zip(*lists, strict=True)]
-        for connection in self.connections:
-            connection.send(sums)
+        for rank, connection in enumerate(self.connections, 1):
+            try:
+                connection.send(sums)
+            except OSError:  # it has ended since it sent its numbers
+                self._receive(rank)
         return sums
 
     def _receive(self, rank: int) -> Sequence[float]:
@@ -96,6 +100,7 @@ class ForkedGroup(Group):
     def _shared(self, shape: tuple[int, int], dtype: numpy.dtype) -> numpy.ndarray:
         """An array in memory that all processes share."""
         size = shape[0] * shape[1] * dtype.itemsize
+        self.all_reduce_sum()  # nobody reads what was there before
         if self.rank == 0:
             os.ftruncate(self.file, size)
         self.all_reduce_sum()
@@ -106,8 +111,9 @@ def process_count(batch_size: int, weights: int) -> int:
     """How many processes train a network of so many weights fastest on this machine's CPU.
 
     As many as there would be threads, as long as all shards are equal and hold MIN_SHARD images; 1 for more
-    than MAX_WEIGHTS, and where processes cannot be forked."""
-    if weights > MAX_WEIGHTS or sys.platform != "linux":  # elsewhere forking is not safe with all libraries
+    than MAX_WEIGHTS, where a GPU computes, and where processes cannot be forked."""
+    # elsewhere than on Linux forking is not safe with all libraries
+    if weights > MAX_WEIGHTS or sys.platform != "linux" or backend.current() is not numpy:
         return 1
     counts = range(1, threads.thread_count() + 1)
     return max(count for count in counts if count == 1 or batch_size % count == 0 and
@@ -119,7 +125,8 @@ def forked(count: int) -> Iterator[Group]:
     """Within this context there are `count` processes, which part the cores among them; after it only this
     one, process 0.
 
-    The others print nothing, and end where the context ends. An error in one of them is raised in process 0.
+    The others print nothing, and end where the context ends. An error in one of them is raised in process 0
+    when it next waits for that one.
     To be entered with NumPy alone in use: a GPU's state does not survive a fork.
     Raises OSError where the system has no fork, or no process or memory left.
     """
@@ -128,7 +135,7 @@ def forked(count: int) -> Iterator[Group]:
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.parted(count), tempfile.TemporaryFile(dir=_memory()) as file:
+    with threads.parted(count), _file_in_memory() as file:
         connections, children = [], []
         sys.stdout.flush(), sys.stderr.flush()  # or the copies would print it again
         try:
@@ -144,7 +151,8 @@ def forked(count: int) -> Iterator[Group]:
                 return
             # only the copies come here; the body of the context runs in them too
             try:
-                _silence()
+                # not the file descriptors: a notebook's output does not go there
+                sys.stdout = sys.stderr = open(os.devnull, "w")
                 yield ForkedGroup(rank, count, [theirs], file.fileno())
             except BaseException as error:
                 _end(theirs, error)
@@ -153,7 +161,8 @@ def forked(count: int) -> Iterator[Group]:
             for connection in connections:
                 connection.close()  # those that still wait for process 0 end now
             for child in children:
-                os.waitpid(child, 0)
+                with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
+                    os.waitpid(child, 0)
 
 
 def _fork() -> int:
@@ -162,21 +171,17 @@ def _fork() -> int:
         return os.fork()
 
 
-def _memory() -> str | None:
-    """A folder whose files are in memory, if there is one."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def _silence() -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in 1, 2:
-        os.dup2(nowhere, stream)
+def _file_in_memory() -> IO[bytes]:
+    """On Linux in memory, and not in /dev/shm, which is small in containers; to write to a full one kills."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("tinyres"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _end(connection: Connection, error: BaseException) -> NoReturn:
     """End this process, not the first one, and tell that one why."""
     expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
-    text: Any = str(error) if expected else "".join(traceback.format_exception(error))
+    text: Any = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error))
     try:
         connection.send(text)
     finally:

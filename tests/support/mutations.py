@@ -19,7 +19,6 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,10 +116,9 @@ def picture() -> Reader:
     for options in dict(format="JPEG"), dict(format="JPEG", progressive=True), dict(format="PNG"):
         pixels.save(buffer := io.BytesIO(), **options)
         originals.append((buffer.getvalue(), as_it_is))
-    pool = ThreadPoolExecutor(1)
 
     def read(path: Path) -> None:
-        split = FolderSplit(path.parent, [path.name], [0], pool, MIN_AREA)
+        split = FolderSplit(path.parent, [path.name], [0], 1, MIN_AREA)
         try:
             images, _ = split.evaluation_batch(numpy.array([0]))
         except ValueError as error:  # no other picture could take its place

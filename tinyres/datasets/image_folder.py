@@ -66,9 +66,15 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
         raise FileNotFoundError(f"{train} must hold a folder of pictures for each of two or more classes, "
                                 f"found {len(classes)}: see data/README.md")
     val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
-    pool = ThreadPoolExecutor(workers or core_count(), "decode")
-    return Dataset(FolderSplit(train, *_files_by_class(train, classes), pool, min_area),
-                   FolderSplit(val, *val_files(val, classes), pool, min_area), classes)
+    workers = workers or core_count()
+    return Dataset(FolderSplit(train, *_files_by_class(train, classes), workers, min_area),
+                   FolderSplit(val, *val_files(val, classes), workers, min_area), classes)
+
+
+@functools.cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """The threads that decode in a process: a copy of it (processes.py) has none of its threads."""
+    return ThreadPoolExecutor(workers, "decode")
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -115,14 +121,14 @@ class FolderSplit:
     evaluation_batch_size = 64  # images at a time: few enough for a laptop's memory
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[int],
-                 pool: ThreadPoolExecutor, min_area: float) -> None:
+                 workers: int, min_area: float) -> None:
         if not names:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
         self.folder, self.names, self.labels = folder, names, numpy.asarray(labels, numpy.int64)
         self.broken: set[str] = set()
         self.min_area = min_area
-        self._pool, self._lock = pool, threading.Lock()
+        self._workers, self._lock = workers, threading.Lock()
 
     def __repr__(self) -> str:
         return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
@@ -140,7 +146,8 @@ class FolderSplit:
 
     def _batch(self, read: Callable[..., tuple[numpy.ndarray, int] | None],
                *arguments: numpy.ndarray) -> tuple[Array, Array]:
-        found = [image for image in self._pool.map(read, *arguments) if image is not None]
+        found = [image for image in _pool(self._workers, os.getpid()).map(read, *arguments)
+                 if image is not None]
         xp = backend.current()
         images = numpy.empty((len(found), SIZE, SIZE, 3), numpy.uint8)
         for row, (image, _) in zip(images, found, strict=True):

@@ -7,6 +7,7 @@ import time
 from .. import backend
 from ..datasets.dataset import Dataset
 from ..datasets.loader import training_batches
+from ..distributed import SINGLE_PROCESS, Group
 from ..fast import memory_kept
 from ..nn import Module
 from ..optim import Optimizer
@@ -16,24 +17,26 @@ from .loop import training_step
 STEPS = 3  # after one that is not timed, in which memory is taken
 
 
-def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int) -> Metrics:
+def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
+            group: Group = SINGLE_PROCESS) -> Metrics:
     """Take a few steps of a run, print what one of them takes and what all would, write nothing, and return
     no metrics.
 
-    steps, batch_size: of the whole run. Its hours are an estimate: steps on this machine as busy as it is
-    now, without evaluations.
+    steps, batch_size: of the whole run. group: the processes that share it.
+    Its hours are an estimate: steps on this machine as busy as it is now, without evaluations.
     """
     seconds = []
     with memory_kept():
-        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, STEPS + 1)):
+        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, STEPS + 1),
+                                               group.shard):
             start = time.perf_counter()
-            loss, _ = training_step(model, optimizer, images, labels)
+            loss, _ = training_step(model, optimizer, images, labels, group)
             float(loss)  # waits for a GPU
             seconds.append(time.perf_counter() - start)
     step = min(seconds)
     print(f"Dry run: {model.num_parameters():,} trainable weights, batches of {batch_size}\n"
           f"  a step        {step:.2f} seconds, the fastest of {len(seconds)}\n"
-          f"  peak memory   {peak_memory()}\n"
+          f"  peak memory   {peak_memory()}{' in each process' * (group.size > 1)}\n"
           f"  {steps:,} steps  about {steps * step / 3600:.1f} hours on this machine: an estimate, without "
           "evaluations")
     return []

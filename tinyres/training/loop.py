@@ -48,7 +48,7 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
     """
     with numpy.errstate(all="ignore"):  # _check_finite says it better
         loss, error = compute(model, images, labels)
-    group.all_reduce_mean([parameter.grad for parameter in optimizer.parameters])
+    group.all_reduce_mean([p.grad for p in optimizer.parameters if p.grad is not None])
     _check_finite(model, images, loss)
     optimizer.step()
     return loss, error
