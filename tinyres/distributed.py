@@ -59,8 +59,9 @@ class MPIGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """As one flat array: one message where an array each would be a hundred, most of them small."""
         xp = backend.xp_of(arrays[0])
-        if self.flat is None:
-            self.flat = xp.empty(sum(array.size for array in arrays), arrays[0].dtype)
+        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
+        if self.flat is None or (self.flat.size, self.flat.dtype) != (numbers, dtype):
+            self.flat = xp.empty(numbers, dtype)
         xp.concatenate([array.reshape(-1) for array in arrays], out=self.flat)
         self.add_up(self.flat)
         self.flat /= self.size
