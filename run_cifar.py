@@ -49,7 +49,7 @@ DEMO = dict(dataset="shapes", blocks=3, widths=[8, 16, 32, 48, 64], steps=500, b
 
 # What two cores train in about 50 minutes. The initial scale, rate and schedule were chosen on held-out
 # training images: see data/results/README.md.
-LAPTOP = dict(blocks=1, widths=[16, 64, 128, 256], steps=14_000, batch_size=64, lr=0.03,
+LAPTOP = dict(blocks=1, widths=[32, 64, 128, 256], steps=24_000, batch_size=64, lr=0.04,
               schedule="one-cycle", weight_decay=5e-4, initial_scale=0.3, evaluate_every=2000)
 
 
