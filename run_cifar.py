@@ -20,9 +20,8 @@ from tinyres import cli
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
 from tinyres.scripts import run_script
-from tinyres.training import Checkpoint, draw_curves, evaluate, load_checkpoint, train
+from tinyres.training import Checkpoint, draw_curves, evaluate, load_checkpoint
 from tinyres.training.curves import Metrics
-from tinyres.training.dry_run import dry_run
 from tinyres.training.pictures import draw_all, probabilities
 
 DATASETS = {
@@ -68,14 +67,12 @@ def main() -> None:
 
 def load_dataset(args: argparse.Namespace) -> tr.datasets.Dataset:
     """The data set's uint8 images and labels, in the memory of the device that computes."""
-    xp = tr.backend.current()
     if args.dataset != "shapes":
         args.data = cli.data_folder(args.data, HELD[args.dataset])
     dataset = DATASETS[args.dataset](args.data)
     if args.held_out:
         dataset = dataset.held_out(args.held_out)
-    return dataset._replace(train=tr.datasets.Split(*map(xp.asarray, dataset.train)),
-                            test=tr.datasets.Split(*map(xp.asarray, dataset.test)))
+    return dataset.moved_to(tr.backend.current())
 
 
 def build_network(args: argparse.Namespace, classes: int,
@@ -93,20 +90,15 @@ def run(args: argparse.Namespace, checkpoint: Checkpoint | None = None, group: G
     dataset = dataset or load_dataset(args)
     cli.set_steps(args, len(dataset.train.labels), checkpoint)
     network = build_network(args, len(dataset.classes), checkpoint)
-    model = cli.in_precision(args, network)
+    model = cli.in_precision(args.precision, network)
     optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = (tr.optim.one_cycle(args.lr, args.steps) if args.schedule == "one-cycle" else
                 tr.optim.step_decay(args.lr, args.lr_drops))
-    if args.dry_run:
-        with cli.shared(args, model, group) as group:
-            return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)
-    print(f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} "
-          f"{'held-out' if args.held_out else 'test'} images; "
-          f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} convolutions, "
-          f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    with cli.shared(args, model, group) as group:
-        return train(model, optimizer, schedule, dataset,
-                     **cli.how_to_train(args, model, dataset, checkpoint, group))
+    headline = (f"{args.dataset}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} "
+                f"{'held-out' if args.held_out else 'test'} images; "
+                f"{'plain' if args.plain else 'residual'} network of {2 * len(network.blocks) + 1} "
+                f"convolutions, {network.num_parameters():,} trainable weights; output in {args.out}")
+    return cli.run(args, model, optimizer, schedule, dataset, checkpoint, group, headline)
 
 
 def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) -> None:
@@ -119,7 +111,7 @@ def use_network(args: argparse.Namespace, checkpoint: Checkpoint, group: Group) 
     else:
         dataset = load_dataset(args)
         network = build_network(args, len(dataset.classes), checkpoint)
-        model = cli.in_precision(args, network)
+        model = cli.in_precision(args.precision, network)
         if args.pictures:
             drawn = draw_all(args.pictures, network, dataset.test, dataset.classes, model)
             print("\n".join(map(str, drawn)))
@@ -135,7 +127,7 @@ def classify(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
     """The five likeliest classes of each picture, whatever its size: its middle square at 32 x 32 pixels."""
     images = numpy.stack([tr.datasets.read_square(file, 32) for file in args.classify])
     classes = tr.datasets.CIFAR10_CLASSES if args.dataset == "cifar10" else load_dataset(args).classes
-    model = cli.in_precision(args, build_network(args, len(classes), checkpoint))
+    model = cli.in_precision(args.precision, build_network(args, len(classes), checkpoint))
     split = tr.datasets.Split(tr.backend.current().asarray(images), numpy.zeros(len(images), numpy.int64))
     for file, likelihood in zip(args.classify, probabilities(model, split), strict=True):
         best = numpy.argsort(-likelihood)[:5]

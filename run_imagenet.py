@@ -16,9 +16,8 @@ import tinyres as tr
 from tinyres import cli
 from tinyres.distributed import Group
 from tinyres.scripts import run_script
-from tinyres.training import Checkpoint, evaluate, train
+from tinyres.training import Checkpoint, evaluate
 from tinyres.training.curves import Metrics
-from tinyres.training.dry_run import dry_run
 
 # Section 4.2 of the paper, and section 4.1 for weight decay. The paper's steps were taken by 6 machines at a
 # time, none waiting for the others, with the batch below each.
@@ -46,7 +45,7 @@ def main() -> None:
         args.data = cli.data_folder(args.data, ["train"])
     dataset = tr.datasets.image_folder(args.data, args.workers, args.min_area)
     if args.evaluate:
-        network = cli.in_precision(args, build_network(args, dataset, checkpoint))
+        network = cli.in_precision(args.precision, build_network(args, dataset, checkpoint))
         with cli.shared(args, network, group) as group:
             figures = evaluate(network, dataset.test, group)
         errors = [f"top-{k} error {figures[name]:.2%}" for k, name in ERRORS.items() if name in figures]
@@ -81,19 +80,14 @@ def run(args: argparse.Namespace, dataset: tr.datasets.Dataset, checkpoint: Chec
     images = len(dataset.train.labels)
     cli.set_steps(args, images, checkpoint)
     network = build_network(args, dataset, checkpoint)
-    model = cli.in_precision(args, network)
+    model = cli.in_precision(args.precision, network)
     optimizer = cli.build_optimizer(args, model, checkpoint)
     schedule = tr.optim.exponential_decay(args.lr, args.lr_decay,
                                           max(1, EPOCHS_PER_DECAY * images // args.batch_size))
-    if args.dry_run:
-        with cli.shared(args, model, group) as group:
-            return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)
-    print(f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
-          f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
-          f"{network.num_parameters():,} trainable weights; output in {args.out}")
-    with cli.shared(args, model, group) as group:
-        return train(model, optimizer, schedule, dataset,
-                     **cli.how_to_train(args, model, dataset, checkpoint, group))
+    headline = (f"{args.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
+                f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
+                f"{network.num_parameters():,} trainable weights; output in {args.out}")
+    return cli.run(args, model, optimizer, schedule, dataset, checkpoint, group, headline)
 
 
 def print_result(args: argparse.Namespace, metrics: Metrics) -> None:

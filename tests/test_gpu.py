@@ -6,8 +6,8 @@ import pytest
 from support.checking import convolution_of
 
 import tinyres as tr
-from tinyres import nn
-from tinyres.fast import capture, gpu, gpu_block, gpu_conv, precision
+from tinyres import cli, nn
+from tinyres.fast import capture, gpu, gpu_conv, precision
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -25,10 +25,7 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     """Losses and flat weights of a small network after some steps on noise."""
     xp = tr.backend.use(backend)
     precision.use(products)
-    network = tr.models.cifar_net(blocks=2, widths=(16, 32, 64))
-    if backend == "cupy":
-        gpu_block.arrange(network)
-    network = precision.Float16(network) if products == "float16" else network
+    network = cli.in_precision(products, tr.models.cifar_net(blocks=2, widths=(16, 32, 64)))
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((32, 32, 32, 3), dtype="float32"))

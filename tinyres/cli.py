@@ -17,8 +17,9 @@ from .models import ResidualNetwork
 from .nn import Module
 from .optim import SGD, Optimizer
 from .options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
-from .training import Checkpoint, Run, load_checkpoint, loss_and_error, trial
+from .training import Checkpoint, Run, load_checkpoint, loss_and_error, train, trial
 from .training.curves import Metrics
+from .training.dry_run import dry_run
 
 # Where and how to run, which may change from one part of a run to the next; all others are its settings.
 RUNTIME_OPTIONS = ("backend", "capture", "out", "resume", "evaluate", "demo", "laptop",
@@ -217,11 +218,11 @@ def set_steps(args: argparse.Namespace, images: int, checkpoint: Checkpoint | No
                          "go on")
 
 
-def in_precision(args: argparse.Namespace, network: ResidualNetwork) -> Module:
-    """The network as it computes in the precision that the settings ask for; arranged for a GPU on one."""
+def in_precision(products: str, network: ResidualNetwork) -> Module:
+    """The network as it computes in a precision; arranged for a GPU on one."""
     if backend.current() is not numpy:
         gpu_block.arrange(network)
-    return precision.Float16(network) if args.precision == "float16" else network
+    return precision.Float16(network) if products == "float16" else network
 
 
 def build_optimizer(args: argparse.Namespace, model: Module, checkpoint: Checkpoint | None) -> Optimizer:
@@ -235,8 +236,20 @@ def build_optimizer(args: argparse.Namespace, model: Module, checkpoint: Checkpo
     return optimizer
 
 
-def how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, checkpoint: Checkpoint | None,
-                 group: distributed.Group) -> dict[str, Any]:
+def run(args: argparse.Namespace, model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
+        dataset: Dataset, checkpoint: Checkpoint | None, group: distributed.Group, headline: str) -> Metrics:
+    """What the settings say: a run, for which the headline is printed, or the first steps of one."""
+    if not args.dry_run:
+        print(headline)
+    with shared(args, model, group) as group:
+        if args.dry_run:
+            return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)
+        return train(model, optimizer, schedule, dataset,
+                     **_how_to_train(args, model, dataset, checkpoint, group))
+
+
+def _how_to_train(args: argparse.Namespace, model: Module, dataset: Dataset, checkpoint: Checkpoint | None,
+                  group: distributed.Group) -> dict[str, Any]:
     """What the settings say of a run to `train`: run, steps, batch_size, compute. On a GPU, tries some steps
     and says what the run will need; raises RuntimeError if that is more memory than there is."""
     if not (args.resume or args.demo) and (args.out / "checkpoint.npz").exists():

@@ -43,6 +43,14 @@ class Group:
 SINGLE_PROCESS = Group()
 
 
+def spread(flat: Array, arrays: Sequence[Array]) -> None:
+    """Write the numbers of a flat array into arrays, in order: what `concatenate` has put together."""
+    start = 0
+    for array in arrays:
+        array[...] = flat[start:start + array.size].reshape(array.shape)
+        start += array.size
+
+
 class MPIGroup(Group):
     """Processes started by mpirun. Every one must make the same calls in the same order."""
 
@@ -65,10 +73,7 @@ class MPIGroup(Group):
         xp.concatenate([array.reshape(-1) for array in arrays], out=self.flat)
         self.add_up(self.flat)
         self.flat /= self.size
-        start = 0
-        for array in arrays:
-            array[...] = self.flat[start:start + array.size].reshape(array.shape)
-            start += array.size
+        spread(self.flat, arrays)
 
     def add_up(self, array: Array) -> None:
         """Replace an array by its sum over the processes, in place."""

@@ -1,14 +1,13 @@
 """The trained network that comes along. Its card, data/networks/README.md, says how it was made."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy
 
-from .files import write_atomically
 from .models import ResidualNetwork, cifar_net
 from .training import Checkpoint, load_checkpoint
+from .training.run_folder import write_checkpoint
 
 NETWORK = Path(__file__).resolve().parent.parent / "data" / "networks" / "cifar10-laptop.npz"
 
@@ -40,7 +39,6 @@ def save_network(path: Path, checkpoint: Checkpoint) -> None:
     for name, value in checkpoint.model.items():
         if abs(value).max() > largest:
             raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
-    arrays = {f"model/{name}": value.astype(numpy.float16) for name, value in checkpoint.model.items()}
+    weights = {name: value.astype(numpy.float16) for name, value in checkpoint.model.items()}
     config = {name: value for name, value in checkpoint.config.items() if name != "data"}
-    write_atomically(path, lambda file: numpy.savez(file, **arrays, step=numpy.int64(checkpoint.step),
-                                                    config=numpy.array(json.dumps(config))))
+    write_checkpoint(path, Checkpoint(weights, {}, checkpoint.step, config))

@@ -29,7 +29,7 @@ import numpy
 
 from . import backend
 from .backend import Array
-from .distributed import SINGLE_PROCESS, Group
+from .distributed import SINGLE_PROCESS, Group, spread
 from .fast import threads
 
 MIN_SHARD = 16  # images of a batch; with fewer, what a process does once a step outweighs its part
@@ -66,10 +66,7 @@ class ForkedGroup(Group):
                 mean += row[chunk]
             mean /= self.size
         self.all_reduce_sum()  # all parts are added up
-        start = 0
-        for array in arrays:
-            array[...] = self.rows[-1, start:start + array.size].reshape(array.shape)
-            start += array.size
+        spread(self.rows[-1], arrays)
 
     def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
         """By process 0, in the order of the ranks. Raises RuntimeError there if another process has ended."""

@@ -21,7 +21,8 @@ from collections import Counter
 import numpy
 
 import tinyres as tr
-from tinyres.fast import gpu, gpu_block, gpu_passes, gpu_sgd, precision
+from tinyres import cli
+from tinyres.fast import gpu, gpu_passes, gpu_sgd, precision
 from tinyres.training import training_step
 
 BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
@@ -82,9 +83,7 @@ def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Co
     precision.use(products)
     library = CountingLibrary()
     gpu._cublas = lambda device: (library, ctypes.c_void_p(1))
-    model = tr.models.cifar_net()
-    gpu_block.arrange(model)
-    model = precision.Float16(model) if products == "float16" else model
+    model = cli.in_precision(products, tr.models.cifar_net())
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
     images = cupy.zeros((batch_size, 32, 32, 3), "float32")
     labels = cupy.zeros(batch_size, numpy.int64)

@@ -39,7 +39,8 @@ import tinyres as tr
 if why := tr.backend.why_no_gpu():
     sys.exit(f"PREFLIGHT FAILED: {why}")
 import cupy
-from tinyres.fast import capture, gpu_block, precision
+from tinyres import cli
+from tinyres.fast import capture, precision
 from tinyres.training import loss_and_error, training_step
 runtime = cupy.cuda.runtime
 free, total = runtime.memGetInfo()
@@ -54,9 +55,7 @@ def steps(backend, products="float32", captured=False):
     for block in network.blocks:  # larger than the paper's, so that what the blocks add is seen
         for layer in block.conv1, block.conv2:
             layer.weight.data *= 8
-    if backend == "cupy":
-        gpu_block.arrange(network)
-    model = precision.Float16(network) if products == "float16" else network
+    model = cli.in_precision(products, network)
     optimizer = tr.optim.SGD(model.parameters(), 0.02, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((16, 32, 32, 3), dtype="float32"))

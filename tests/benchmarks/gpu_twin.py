@@ -55,8 +55,7 @@ def main() -> None:
     xp = tr.backend.use(args.backend)
     device = "cpu" if xp is numpy else "cuda"
     torch.backends.cudnn.benchmark = True
-    dataset = DATASETS[args.dataset](Path("data"))
-    train, test = (tr.datasets.Split(*map(xp.asarray, split)) for split in (dataset.train, dataset.test))
+    train, test, _ = DATASETS[args.dataset](Path("data")).moved_to(xp)
     network = TorchNetwork(tr.models.cifar_net(10, args.blocks, args.widths)).to(
         device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=1e-4)

@@ -1,6 +1,7 @@
 """What every data set looks like here: two splits, and the names of the classes."""
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy
@@ -51,6 +52,11 @@ class Dataset(NamedTuple):
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:10]) + (", ..." if len(self.classes) > 10 else "")
         return f"Dataset(train={self.train!r}, test={self.test!r}, {len(self.classes)} classes: {names})"
+
+    def moved_to(self, xp: ModuleType) -> Dataset:
+        """The same with images and labels in the memory of an array library's device."""
+        train, test = (Split(*map(xp.asarray, split)) for split in (self.train, self.test))
+        return self._replace(train=train, test=test)
 
     def held_out(self, images: int) -> Dataset:
         """The same without the test images, in whose place are the last so many training images, which are no

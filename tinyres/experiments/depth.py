@@ -188,13 +188,15 @@ def main() -> None:
     common = {name: getattr(args, name) for name in
               ("dataset", "widths", "epochs", "batch_size", "weight_decay", "initial_scale")}
     experiment = Experiment(sorted(args.blocks), args.lrs, args.seeds, common)
-    xp, dataset = backend.current(), DATASETS[args.dataset](args.data)
-    dataset = dataset._replace(train=Split(*map(xp.asarray, dataset.train)),
-                               test=Split(*map(xp.asarray, dataset.test)))
+    dataset = DATASETS[args.dataset](args.data).moved_to(backend.current())
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.results or args.out / "results.jsonl"
     results, start, done = read_results(path), time.perf_counter(), 0
-    while left := experiment.runs_left(results):
+    while True:
+        draw_depth(args.out / "depth.png", experiment, results)
+        draw_identity(args.out / "identity.png", experiment, results)
+        if not (left := experiment.runs_left(results)):
+            break
         work = sum(experiment.convolutions(setting.blocks) for setting in left)
         hours = (time.perf_counter() - start) / done * work / 3600 if done else math.nan
         print(f"\n{len(left)} runs left{f', about {hours:.1f} hours' if done else ''}. {left[0]}", flush=True)
@@ -204,10 +206,6 @@ def main() -> None:
         results.append(line)
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
-        draw_depth(args.out / "depth.png", experiment, results)
-        draw_identity(args.out / "identity.png", experiment, results)
-    draw_depth(args.out / "depth.png", experiment, results)
-    draw_identity(args.out / "identity.png", experiment, results)
     print_table(experiment, results)
     print(f"Pictures are in {args.out}, the results in {path}")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -58,7 +59,7 @@ def product_by_cublas(a: Array, b: Array) -> Array:
 @relu_gradient.variant(cupy_arrays)
 def relu_gradient_fused(g: Array, y: Array) -> Array:
     """one pass over memory instead of two"""
-    return _elementwise("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
+    return elementwise_kernel("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "tinyres_relu_gradient")(g, y)
 
 
 def readable(image: Array) -> Array:
@@ -78,8 +79,15 @@ def strides_of(image: Array, size: int) -> tuple[int, int, int] | None:
 
 
 @functools.cache
-def _elementwise(inputs: str, outputs: str, operation: str, name: str) -> Any:
+def elementwise_kernel(inputs: str, outputs: str, operation: str, name: str) -> Any:
     return cupy.ElementwiseKernel(inputs, outputs, operation, name)
+
+
+@functools.cache
+def compiled(source: str | Path, names: tuple[str, ...]) -> Any:
+    """The module of CUDA kernels in a file, or a text, with these instances of its templates."""
+    code = source if isinstance(source, str) else source.read_text()
+    return cupy.RawModule(code=code, options=("--std=c++14",), name_expressions=list(names))
 
 
 def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:

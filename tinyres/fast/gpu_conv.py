@@ -34,8 +34,8 @@ CHUNKS = 32  # partial sums, at most
 UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
 SUMS = {"float16": "half, float", "float32": "float, float", "float64": "double, double"}
 COPIES = "stack_neighbours", "add_edge", "cut_columns"
-NAMES = [f"{copy}<{unit}>" for copy in COPIES for unit in UNITS.values()] + [
-    f"gather_columns<{numbers}>" for numbers in SUMS.values()]
+NAMES = (*(f"{copy}<{unit}>" for copy in COPIES for unit in UNITS.values()),
+         *(f"gather_columns<{numbers}>" for numbers in SUMS.values()))
 SOURCE = Path(__file__).with_suffix(".cu")
 
 
@@ -202,9 +202,4 @@ def _launch(name: str, total: int, *arguments: Array | int) -> None:
 
 @functools.cache
 def _function(name: str) -> Any:
-    return _module().get_function(name)
-
-
-@functools.cache
-def _module() -> Any:
-    return gpu.cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",), name_expressions=NAMES)
+    return gpu.compiled(SOURCE, NAMES).get_function(name)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy
 
@@ -49,8 +48,8 @@ def _name(dtype: str, width: int, product: int) -> str:
     return f"implicit_gemm<{TYPES[dtype]}, {result}, {width}, {product}>"
 
 
-NAMES = [_name(dtype, width, product) for dtype in TYPES for width in COLUMNS
-         for product in (FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT)]
+NAMES = tuple(_name(dtype, width, product) for dtype in TYPES for width in COLUMNS
+              for product in (FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT))
 
 _on = False
 
@@ -167,11 +166,6 @@ def _shared_bytes(width: int) -> int:
 
 @functools.cache
 def _function(name: str) -> Callable[..., None]:
-    function = _module().get_function(name)
+    function = gpu.compiled(SOURCE, NAMES).get_function(name)
     function.max_dynamic_shared_size_bytes = _shared_bytes(max(COLUMNS))
     return function
-
-
-@functools.cache
-def _module() -> Any:
-    return gpu.cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",), name_expressions=NAMES)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy
@@ -27,10 +27,10 @@ THREADS = 256  # of a block
 SUMS = {"float16": "float", "float32": "float", "float64": "double"}
 TYPES = {"float16": "half", "float32": "float", "float64": "double"}
 SOURCE = Path(__file__).with_suffix(".cu")
-NAMES = [name for dtype in TYPES for width in (1, 16 // numpy.dtype(dtype).itemsize)
-         for stacked in ("false", "true")
-         for name in (f"lay_out<{TYPES[dtype]}, {width}, {stacked}>",
-                      f"combine<{TYPES[dtype]}, {SUMS[dtype]}, {width}, {stacked}>")]
+NAMES = tuple(name for dtype in TYPES for width in (1, 16 // numpy.dtype(dtype).itemsize)
+              for stacked in ("false", "true")
+              for name in (f"lay_out<{TYPES[dtype]}, {width}, {stacked}>",
+                           f"combine<{TYPES[dtype]}, {SUMS[dtype]}, {width}, {stacked}>"))
 NOTHING, RELU, ADD, WHERE_POSITIVE = range(4)  # what `combine` does to the sums
 
 
@@ -155,9 +155,4 @@ def _launch(name: str, shape: tuple[int, ...], arrays: tuple[Array, ...], units:
 
 @functools.cache
 def _function(name: str) -> Callable[..., None]:
-    return _module().get_function(name)
-
-
-@functools.cache
-def _module() -> Any:
-    return gpu.cupy.RawModule(code=SOURCE.read_text(), options=("--std=c++14",), name_expressions=NAMES)
+    return gpu.compiled(SOURCE, NAMES).get_function(name)

@@ -17,7 +17,7 @@ from . import gpu
 
 THREADS, MAX_BLOCKS = 256, 128  # of a block; for one parameter
 TYPES = {"float32": "float", "float64": "double"}
-NAMES = [f"sgd<{number}>" for number in TYPES.values()]
+NAMES = tuple(f"sgd<{number}>" for number in TYPES.values())
 SOURCE = """
 // table: addresses of weight, gradient and velocity, and how many numbers they have, for each parameter
 template <typename Number>
@@ -54,7 +54,7 @@ def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Arr
     for weight, gradient, velocity in parameters:
         if weight.dtype.name not in TYPES or not _alike(weight, gradient, velocity):
             settings = (weight.dtype.type(value) for value in (lr, momentum, weight_decay))
-            gpu._elementwise(
+            gpu.elementwise_kernel(
                 "T gradient, T lr, T momentum, T weight_decay", "T weight, T velocity",
                 "velocity = momentum * velocity + gradient + weight_decay * weight; weight -= lr * velocity",
                 "tinyres_sgd")(gradient, *settings, weight, velocity)
@@ -93,5 +93,4 @@ def _table(addresses: tuple[int, ...]) -> Array:
 
 @functools.cache
 def _function(name: str) -> Any:
-    module = gpu.cupy.RawModule(code=SOURCE, options=("--std=c++14",), name_expressions=NAMES)
-    return module.get_function(name)
+    return gpu.compiled(SOURCE, NAMES).get_function(name)

@@ -134,14 +134,19 @@ def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step:
 
     Raises FloatingPointError, and writes nothing, if a weight or velocity is not finite.
     """
-    path = Path(path)
-    arrays = {f"model/{name}": value for name, value in model.state_dict().items()}
-    arrays |= {f"optimizer/{name}": value for name, value in optimizer.state_dict().items()}
+    write_checkpoint(Path(path), Checkpoint(model.state_dict(), optimizer.state_dict(), step, dict(config)))
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """`save_checkpoint` of what is in memory already."""
+    step, config = checkpoint.step, checkpoint.config
+    arrays = {f"{part}/{name}": value for part in ("model", "optimizer")
+              for name, value in getattr(checkpoint, part).items()}
     for name, value in arrays.items():
         if not numpy.isfinite(value).all():
             raise FloatingPointError(f"{name} is not finite after step {step}: the run has diverged. Nothing "
                                      f"was saved; {_last_good(path)}. {LOWER_RATE}")
-    arrays |= {"step": numpy.int64(step), "config": numpy.array(json.dumps(dict(config)))}
+    arrays |= {"step": numpy.int64(step), "config": numpy.array(json.dumps(config))}
     write_atomically(path, lambda file: numpy.savez(file, **arrays))
 
 
