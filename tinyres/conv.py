@@ -40,7 +40,7 @@ def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0
 @kernel
 def convolve(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """The convolution: x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O)."""
-    windows = _windows(padded_image(x, padding), w.shape, stride)
+    windows = _windows(_pad(x, padding), w.shape, stride)
     matrix = w.reshape(-1, w.shape[3])
     columns = windows.reshape(-1, len(matrix))  # the one copy: KH KW times the image
     return (columns @ matrix).reshape(*windows.shape[:3], w.shape[3])
@@ -56,7 +56,7 @@ def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: P
 
 def _kernel_gradient(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
     KH, KW, C, O = w_shape  # noqa: E741
-    columns = _windows(padded_image(x, padding), w_shape, stride).reshape(-1, KH * KW * C)
+    columns = _windows(_pad(x, padding), w_shape, stride).reshape(-1, KH * KW * C)
     return (columns.T @ g.reshape(-1, O)).reshape(w_shape)
 
 
@@ -72,7 +72,7 @@ def _input_gradient(g: Array, x_shape: tuple[int, ...], w: Array, stride: Pair, 
     return padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
 
 
-def padded_image(x: Array, padding: Pair) -> Array:
+def _pad(x: Array, padding: Pair) -> Array:
     if padding == (0, 0):
         return x
     N, H, W, C = x.shape

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy
 
-from ..conv import Pair, convolution_gradients, convolve, output_size, padded_image
+from ..conv import Pair, convolution_gradients, convolve, output_size
 from .threads import parallel_map
 
 MAX_BYTES = 2**20  # of a slice's columns, unless one image has more
@@ -76,10 +76,11 @@ def gradients_of_slices(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, st
 
 def _columns(x: numpy.ndarray, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> numpy.ndarray:
     """The matrix of columns of conv.py in blocks of rows: (blocks, rows, KH KW C)."""
-    N, _, _, C = x.shape
+    N, H, W, C = x.shape
     KH, KW, _, O = w_shape  # noqa: E741
-    OH, OW = output_size(x.shape, w_shape, stride, padding)
-    padded = numpy.ascontiguousarray(padded_image(x, padding))
+    (OH, OW), (top, left) = output_size(x.shape, w_shape, stride, padding), padding
+    padded = numpy.zeros((N, H + 2 * top, W + 2 * left, C), x.dtype)
+    padded[:, top:top + H, left:left + W] = x
     n, h, w, _ = padded.strides
     windows = numpy.ndarray((N, OH, OW, KH), f"V{KW * C * x.itemsize}", padded,
                             strides=(n, stride[0] * h, stride[1] * w, h))
