@@ -13,7 +13,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import neighbours, sliced, threads, winograd
+from tinyres.fast import neighbours, sliced, strided, threads, winograd
 
 
 def test_results_come_in_order_whoever_computes_them():
@@ -81,7 +81,9 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
         pool.shutdown()
 
 
-def test_there_is_work_for_many_threads_in_every_layer_of_the_papers_network(monkeypatch):
+@pytest.mark.parametrize("options, many, few", [(dict(blocks=2), 16, 4),
+                                                (dict(blocks=1, widths=(16, 32, 64)), 8, 3)])
+def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypatch, options, many, few):
     """Pieces of work in the largest part of each convolution at batch 32, forward and backward."""
     pieces: list[int] = []
     parallel_map = threads.parallel_map
@@ -91,19 +93,20 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_papers_network(mon
         pieces.append(len(items))
         return parallel_map(function, items)
 
-    for module in winograd, neighbours, sliced:
+    for module in winograd, neighbours, sliced, strided:
         monkeypatch.setattr(module, "parallel_map", counted)
-    network, x = tr.models.cifar_net(blocks=2), numpy.ones((32, 32, 32, 3), "float32")
+    network, x = tr.models.cifar_net(**options), numpy.ones((32, 32, 32, 3), "float32")
     layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]
     for layer in layers:
         w, stride, padding = layer.weight.data, (layer.stride,) * 2, (layer.padding,) * 2
         pieces.clear()
         out = convolve(x, w, stride, padding)
-        expected = 16 if min(w.shape[2:]) >= 64 and layer.stride == 1 else 4
+        expected = many if min(w.shape[2:]) >= 64 and layer.stride == 1 else few
         assert max(pieces) >= expected, (x.shape, w.shape, pieces)
-        pieces.clear()
-        convolution_gradients(out, x, w, stride, padding, (True, True))
-        assert max(pieces) >= expected, (x.shape, w.shape, pieces)
+        for needs_grad in (True, True), (True, False):
+            pieces.clear()
+            convolution_gradients(out, x, w, stride, padding, needs_grad)
+            assert max(pieces) >= expected, (x.shape, w.shape, pieces)
         x = out
 
 

@@ -87,7 +87,8 @@ def _convolve_and_correlate(
         drop_padding_column(rows, g[images].shape)[...] = g[images]
         return sum((windows[i].swapaxes(1, 2) @ rows[:, :, i]).sum(axis=0) for i in range(3))
 
-    parts = parallel_map(work, _slices(x))
+    N, H, W, C = x.shape
+    parts = parallel_map(work, slices_of(N, 3 * H * (W + 1) * C * x.itemsize, MAX_BYTES))
     if g is None:
         return out, None
     total = numpy.zeros((9 * x.shape[3], g.shape[3]), x.dtype)
@@ -137,7 +138,7 @@ def drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:
     return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
 
 
-def _slices(x: numpy.ndarray) -> Iterator[slice]:
-    N, H, W, C = x.shape
-    images = max(1, min(MAX_BYTES // max(1, H * (W + 1) * 3 * C * x.itemsize), -(-N // MIN_SLICES)))
+def slices_of(N: int, image_bytes: int, max_bytes: int) -> Iterator[slice]:
+    """N images in slices of at most max_bytes, unless one has more; MIN_SLICES or more where N allows it."""
+    images = max(1, min(max_bytes // max(1, image_bytes), -(-N // MIN_SLICES)))
     return (slice(n, min(n + images, N)) for n in range(0, N, images))

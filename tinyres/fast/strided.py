@@ -19,7 +19,7 @@ import numpy
 
 from ..backend import Array
 from ..conv import Pair, convolution_gradients
-from .neighbours import BLOCK, as_pixels
+from .neighbours import BLOCK, as_pixels, slices_of
 from .sliced import gradients_of_slices, of_gradients
 from .threads import parallel_map
 
@@ -62,8 +62,7 @@ def _input_gradient(g: numpy.ndarray, shape: tuple[int, ...], w: numpy.ndarray) 
         pixels = as_pixels(rows.reshape(-1, 2, 2 * C))[:len(part) * OH * (OW + 1)]
         as_pixels(part)[...] = pixels.reshape(-1, OH, OW + 1, 2)[:, :, :OW].swapaxes(2, 3)
 
-    images = max(1, MAX_BYTES // max(1, OH * (OW + 1) * 2 * O * g.itemsize))
-    parallel_map(work, (slice(n, n + images) for n in range(0, N, images)))
+    parallel_map(work, slices_of(N, 2 * OH * (OW + 1) * O * g.itemsize, MAX_BYTES))
     return out.reshape(shape)
 
 
