@@ -26,14 +26,13 @@ from .neighbours import is_3x3_same
 from .sliced import of_gradients
 from .threads import parallel_map
 from .winograd_transforms import (
-    INPUT_TRANSFORM,
-    KERNEL_TRANSFORM,
-    OUTPUT_TRANSFORM,
-    add_patches,
-    as_tiles,
-    in_blocks,
-    kernel_points,
-    to_points,
+    empty_points,
+    image_gradient_to_points,
+    image_to_points,
+    kernel_to_points,
+    points_to_image,
+    points_to_image_gradient,
+    points_to_kernel_gradient,
 )
 
 MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
@@ -58,24 +57,20 @@ def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 @convolve.variant(many_channels)
 def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
     """a quarter of the multiplications"""
-    kernel = kernel_points(w)
-    output_transform = OUTPUT_TRANSFORM.astype(x.dtype)
+    kernel = kernel_to_points(w)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
     slices = _slices(x, w)
     if kernel.nbytes > MAX_SLICED_KERNEL:
-        points = _of_all_images(lambda images: to_points(x[images]), slices, x, w.shape[2])
-        products = numpy.empty((len(points), 36, w.shape[3]), x.dtype)
+        points, products = empty_points(x), empty_points(out)
+        parallel_map(lambda images: image_to_points(x[images], points[_tiles_of(images, x)]), slices)
         parallel_map(lambda i: _multiply_point(points, kernel, products, i), range(36))
-
-        def product(images: slice) -> numpy.ndarray:
-            return products[_tiles_of(images, x)]
-    else:
-        def product(images: slice) -> numpy.ndarray:
-            return _multiply(to_points(x[images]), kernel)
+        parallel_map(lambda images: points_to_image(products[_tiles_of(images, x)], out[images]), slices)
+        return out
 
     def work(images: slice) -> None:
-        tiles = as_tiles(out[images])
-        tiles[...] = (output_transform @ product(images)).reshape(tiles.shape)
+        points = empty_points(x[images])
+        image_to_points(x[images], points)
+        points_to_image(_multiply(points, kernel), out[images])
 
     parallel_map(work, slices)
     return out
@@ -85,72 +80,58 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
 def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
                        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """a quarter of the multiplications, for both gradients"""
-    kernel = kernel_points(w.swapaxes(2, 3)) if needs_grad[0] else None
-    output_transform, input_transform = OUTPUT_TRANSFORM.astype(x.dtype), INPUT_TRANSFORM.astype(x.dtype)
+    kernel = kernel_to_points(w.swapaxes(2, 3)) if needs_grad[0] else None
     grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
-    C, O = w.shape[2:]  # noqa: E741
-    slices, bytes_of_kernel = _slices(x, w), 36 * C * O * x.itemsize
+    slices, bytes_of_kernel = _slices(x, w), 36 * w[0, 0].nbytes
     product_by_point = needs_grad[0] and bytes_of_kernel > MAX_SLICED_KERNEL
 
-    def points_of_g(images: slice) -> numpy.ndarray:
+    def of_g(images: slice, points: numpy.ndarray) -> None:
         """The points of g, and the gradient of x on the way unless that is done point by point."""
-        points = output_transform.T @ as_tiles(g[images]).reshape(-1, 16, O)
+        image_gradient_to_points(g[images], points)
         if needs_grad[0] and not product_by_point:
-            add_patches(input_transform.T @ _multiply(points, kernel), grad_x[images])
-        return points
+            points_to_image_gradient(_multiply(points, kernel), grad_x[images])
 
-    if bytes_of_kernel <= MAX_SUMMED_KERNEL:
-        if not needs_grad[1]:
-            parallel_map(points_of_g, slices)
-            return grad_x, None
-        total = _sum_over_images(points_of_g, slices, x, w)
-    else:  # one product for each point, so that nothing is added up afterwards
-        g_points = _of_all_images(points_of_g, slices, x, O)
+    if bytes_of_kernel <= MAX_SUMMED_KERNEL and needs_grad[1]:
+        return grad_x, points_to_kernel_gradient(_sum_over_images(of_g, slices, x, g))
+    # one product for each point, so that nothing is added up afterwards
+    x_points, g_points = empty_points(x) if needs_grad[1] else None, empty_points(g)
+    products = empty_points(x) if product_by_point else None
+    total = numpy.empty((36, *w.shape[2:]), x.dtype) if needs_grad[1] else None
+
+    def to_points(images: slice) -> None:
+        tiles = _tiles_of(images, x)
+        of_g(images, g_points[tiles])
         if needs_grad[1]:
-            x_points = _of_all_images(lambda images: to_points(x[images]), slices, x, C)
-            total = numpy.empty((36, C, O), x.dtype)
+            image_to_points(x[images], x_points[tiles])
+
+    def at_point(i: int) -> None:
+        if needs_grad[1]:
+            numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i])
         if product_by_point:
-            products = numpy.empty((len(g_points), 36, C), x.dtype)
+            _multiply_point(g_points, kernel, products, i)
 
-        def at_point(i: int) -> None:
-            if needs_grad[1]:
-                numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i])
-            if product_by_point:
-                _multiply_point(g_points, kernel, products, i)
-
-        parallel_map(at_point, range(36))
-        if product_by_point:
-            parallel_map(lambda images: add_patches(input_transform.T @ products[_tiles_of(images, x)],
-                                                     grad_x[images]), slices)
-    if not needs_grad[1]:
-        return grad_x, None
-    return grad_x, in_blocks(KERNEL_TRANSFORM.T, total.reshape(36, -1)).reshape(w.shape)
+    parallel_map(to_points, slices)
+    parallel_map(at_point, range(36))
+    if product_by_point:
+        parallel_map(lambda images: points_to_image_gradient(products[_tiles_of(images, x)],
+                                                              grad_x[images]), slices)
+    return grad_x, points_to_kernel_gradient(total) if needs_grad[1] else None
 
 
-def _sum_over_images(points_of_g: Callable[[slice], numpy.ndarray], slices: list[slice], x: numpy.ndarray,
-                     w: numpy.ndarray) -> numpy.ndarray:
+def _sum_over_images(of_g: Callable[[slice, numpy.ndarray], None], slices: list[slice], x: numpy.ndarray,
+                     g: numpy.ndarray) -> numpy.ndarray:
     """The kernel's gradient at each point, (36, C, O), where it is small: a sum for each group of slices."""
-    def sum_of_group(group: list[slice]) -> numpy.ndarray:
-        return sum(to_points(x[images]).transpose(1, 2, 0) @ points_of_g(images).swapaxes(0, 1)
-                   for images in group)
+    def of_slice(images: slice) -> numpy.ndarray:
+        x_points, g_points = empty_points(x[images]), empty_points(g[images])
+        image_to_points(x[images], x_points)
+        of_g(images, g_points)
+        return x_points.transpose(1, 2, 0) @ g_points.swapaxes(0, 1)
 
     size = max(1, -(-len(slices) // GROUPS))
-    totals = parallel_map(sum_of_group, [slices[i:i + size] for i in range(0, len(slices), size)])
+    totals = parallel_map(lambda group: sum(map(of_slice, group)),
+                          [slices[i:i + size] for i in range(0, len(slices), size)])
     # in order, so that the sum is always the same
-    return sum(totals[1:], totals[0]) if totals else numpy.zeros((36, *w.shape[2:]), x.dtype)
-
-
-def _of_all_images(points_of: Callable[[slice], numpy.ndarray], slices: list[slice], x: numpy.ndarray,
-                   channels: int) -> numpy.ndarray:
-    """points_of(images) for all slices of images: (tiles, 36, channels)."""
-    N, H, W, _ = x.shape
-    points = numpy.empty((N * (H // 4) * (W // 4), 36, channels), x.dtype)
-
-    def fill(images: slice) -> None:
-        points[_tiles_of(images, x)] = points_of(images)
-
-    parallel_map(fill, slices)
-    return points
+    return sum(totals[1:], totals[0]) if totals else numpy.zeros((36, x.shape[3], g.shape[3]), x.dtype)
 
 
 def _tiles_of(images: slice, x: numpy.ndarray) -> slice:

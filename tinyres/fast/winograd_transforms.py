@@ -3,11 +3,13 @@
 Cut the image into tiles of 4 x 4 output pixels. Each needs a patch d of 6 x 6 input pixels, and with three
 small fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016,
 section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A takes what their products are
-there to the tile.
+there to the tile. B here has its first column divided by 4, and G its first row multiplied.
 
-Read an array of pixels as a vector, and each of the three maps is one matrix: `INPUT_TRANSFORM` (36 x 36),
-`KERNEL_TRANSFORM` (36 x 9), `OUTPUT_TRANSFORM` (16 x 36). Patches lie tile by tile, so that each map is one
-small product a tile, which BLAS takes as it lies.
+Each map is done in two stages, along the columns of an image and along its rows, by one helper in each
+direction. A stage is a product of a small matrix with 4 or 6 rows of channels where they lie in the image,
+which BLAS takes without a copy; the result is written where the next stage or the image has it. Nothing is
+cut out, padded or put together. The transposes of the maps, for the gradients, are the transposed stages in
+the opposite order.
 """
 from __future__ import annotations
 
@@ -15,62 +17,102 @@ import numpy
 
 from .threads import parallel_map
 
-BLOCK = 2048  # columns
+BLOCK = 2048  # pairs of channels whose kernels are worked on while they are in the cache
 
-B = numpy.array([[4, 0, 0, 0, 0, 0],
+B = numpy.array([[1, 0, 0, 0, 0, 0],
                  [0, -4, 4, -2, 2, 4],
-                 [-5, -4, -4, -1, -1, 0],
+                 [-5 / 4, -4, -4, -1, -1, 0],
                  [0, 1, -1, 2, -2, -5],
-                 [1, 1, 1, 1, 1, 0],
+                 [1 / 4, 1, 1, 1, 1, 0],
                  [0, 0, 0, 0, 0, 1]])
-G = numpy.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+G = numpy.array([[24, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 A = numpy.array([[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 1]])
-INPUT_TRANSFORM = numpy.kron(B, B).T
-KERNEL_TRANSFORM = numpy.kron(G, G)
-OUTPUT_TRANSFORM = numpy.kron(A, A).T
 
 
-def to_points(x: numpy.ndarray) -> numpy.ndarray:
-    """B^T d B for every patch d: (N, H, W, C) -> (tiles, 36, C)."""
+def empty_points(x: numpy.ndarray) -> numpy.ndarray:
+    """Room for the points of (N, H, W, C): (tiles, 36, C)."""
     N, H, W, C = x.shape
-    padded = numpy.empty((N, H + 2, W + 2, C), x.dtype)
-    padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = 0
-    padded[:, 1:-1, 1:-1] = x
-    n, h, w, c = padded.strides
-    patches = numpy.lib.stride_tricks.as_strided(padded, (N, H // 4, W // 4, 6, 6, C),
-                                                 (n, 4 * h, 4 * w, h, w, c))
-    return INPUT_TRANSFORM.astype(x.dtype) @ patches.reshape(-1, 36, C)
+    return numpy.empty((N * (H // 4) * (W // 4), 36, C), x.dtype)
 
 
-def add_patches(patches: numpy.ndarray, image: numpy.ndarray) -> None:
-    """The transpose of cutting patches: each of (tiles, 36, C) added up where it was cut, in (N, H, W, C)."""
+def image_to_points(x: numpy.ndarray, points: numpy.ndarray) -> None:
+    """B^T d B for every patch d: (N, H, W, C), written to (tiles, 36, C)."""
+    N, H, W, C = x.shape
+    columns = numpy.empty((N, H, W // 4, 6, C), x.dtype)
+    _patches_to_points(x, columns)
+    _patches_to_points(columns.reshape(N, H, W // 4, 6 * C).swapaxes(1, 2),
+                       points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2))
+
+
+def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> None:
+    """The transpose of image_to_points, B p B^T added up where the patch was: (tiles, 36, C), written to
+    (N, H, W, C)."""
     N, H, W, C = image.shape
-    patches = patches.reshape(N, H // 4, W // 4, 6, 6, C)
-    padded = numpy.empty((N, H + 4, W + 4, C), image.dtype)
-    tiles = as_tiles(padded)  # a patch covers its own tile and two pixels of the next, to the right and below
-    tiles[:, -1] = tiles[:, :, -1] = 0
-    tiles[:, :-1, :-1] = patches[:, :, :, :4, :4]
-    tiles[:, :-1, 1:, :, :2] += patches[:, :, :, :4, 4:]
-    tiles[:, 1:, :-1, :2] += patches[:, :, :, 4:, :4]
-    tiles[:, 1:, 1:, :2, :2] += patches[:, :, :, 4:, 4:]
-    image[...] = padded[:, 1:-3, 1:-3]
+    rows = numpy.empty((N, H // 4, 4, W // 4, 6 * C), image.dtype)
+    _points_to_patches(points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2),
+                       rows.transpose(0, 3, 1, 2, 4))
+    _points_to_patches(rows.reshape(N, H, W // 4, 6, C), image.reshape(N, H, W // 4, 4, C))
 
 
-def kernel_points(w: numpy.ndarray) -> numpy.ndarray:
+def _patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
+    """B^T times the rows 4k - 1 to 4k + 4 of x, those outside being zero: (..., 4K, M) to (..., K, 6, M)."""
+    *strides, row, column = x.strides
+    transform, K = B.T.astype(x.dtype), out.shape[-3]
+    if K == 1:
+        numpy.matmul(transform[:, 1:5], x, out=out[..., 0, :, :])
+        return
+    numpy.matmul(transform[:, 1:], x[..., :5, :], out=out[..., 0, :, :])
+    if K > 2:
+        inner = numpy.lib.stride_tricks.as_strided(x[..., 3:, :], (*x.shape[:-2], K - 2, 6, x.shape[-1]),
+                                                   (*strides, 4 * row, row, column), writeable=False)
+        numpy.matmul(transform, inner, out=out[..., 1:-1, :, :])
+    numpy.matmul(transform[:, :5], x[..., -5:, :], out=out[..., -1, :, :])
+
+
+def _points_to_patches(points: numpy.ndarray, out: numpy.ndarray) -> None:
+    """The transpose: (..., K, 6, M) to (..., K, 4, M), where rows of two neighbours overlap added up."""
+    numpy.matmul(B[1:5].astype(points.dtype), points, out=out)
+    # the first and the last row of B have a single entry, 1
+    out[..., 1:, 0, :] += points[..., :-1, 5, :]
+    out[..., :-1, 3, :] += points[..., 1:, 0, :]
+
+
+def points_to_image(points: numpy.ndarray, image: numpy.ndarray) -> None:
+    """A^T p A, a tile of pixels, for every tile of points: (tiles, 36, C), written to (N, H, W, C)."""
+    N, H, W, C = image.shape
+    transform = A.T.astype(points.dtype)
+    rows = numpy.empty((N, H // 4, 4, W // 4, 6 * C), points.dtype)
+    numpy.matmul(transform, points.reshape(N, H // 4, W // 4, 6, 6 * C), out=rows.swapaxes(2, 3))
+    numpy.matmul(transform, rows.reshape(N, H, W // 4, 6, C), out=image.reshape(N, H, W // 4, 4, C))
+
+
+def image_gradient_to_points(g: numpy.ndarray, points: numpy.ndarray) -> None:
+    """The transpose of points_to_image, A g A^T: (N, H, W, C), written to (tiles, 36, C)."""
+    N, H, W, C = g.shape
+    transform = A.astype(g.dtype)
+    columns = (transform @ g.reshape(N, H, W // 4, 4, C)).reshape(N, H // 4, 4, W // 4, 6 * C)
+    numpy.matmul(transform, columns.swapaxes(2, 3), out=points.reshape(N, H // 4, W // 4, 6, 6 * C))
+
+
+def kernel_to_points(w: numpy.ndarray) -> numpy.ndarray:
     """G w G^T for every pair of channels: (3, 3, C, O) -> (36, C, O)."""
-    return in_blocks(KERNEL_TRANSFORM, w.reshape(9, -1)).reshape(36, *w.shape[2:])
+    kernel, points = w.reshape(3, 3, -1), numpy.empty((6, 6, w[0, 0].size), w.dtype)
+    _in_blocks(G.astype(w.dtype), kernel, points)
+    return points.reshape(36, *w.shape[2:])
 
 
-def in_blocks(matrix: numpy.ndarray, columns: numpy.ndarray) -> numpy.ndarray:
-    """matrix @ columns for a few very long rows, in blocks of columns that OpenBLAS takes without a copy."""
-    out = numpy.empty((len(matrix), columns.shape[1]), columns.dtype)
-    matrix = matrix.astype(columns.dtype)
-    blocks = (slice(i, i + BLOCK) for i in range(0, columns.shape[1], BLOCK))
-    parallel_map(lambda block: numpy.matmul(matrix, columns[:, block], out=out[:, block]), blocks)
+def points_to_kernel_gradient(points: numpy.ndarray) -> numpy.ndarray:
+    """The transpose of kernel_to_points, G^T p G: (36, C, O) -> (3, 3, C, O)."""
+    out = numpy.empty((3, 3, *points.shape[1:]), points.dtype)
+    _in_blocks(G.T.astype(points.dtype), points.reshape(6, 6, -1), out.reshape(3, 3, -1))
     return out
 
 
-def as_tiles(image: numpy.ndarray) -> numpy.ndarray:
-    """A view (N, H / 4, W / 4, 4, 4, C) of (N, H, W, C): the tiles of 4 x 4 pixels."""
-    N, H, W, C = image.shape
-    return image.reshape(N, H // 4, 4, W // 4, 4, C).swapaxes(2, 3)
+def _in_blocks(matrix: numpy.ndarray, a: numpy.ndarray, out: numpy.ndarray) -> None:
+    """matrix a matrix^T for every pair of channels: (n, n, pairs), written to (m, m, pairs)."""
+    def work(start: int) -> None:
+        block = slice(start, start + BLOCK)
+        columns = matrix @ a[:, :, block]
+        numpy.matmul(matrix, columns.swapaxes(0, 1), out=out[:, :, block].swapaxes(0, 1))
+
+    parallel_map(work, range(0, a.shape[2], BLOCK))
