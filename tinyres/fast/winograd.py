@@ -9,7 +9,7 @@ result. So one matrix product over the channels for each of the 36 points is all
 gradients take the transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
-however many channels there are on the other side, so it pays from some 50 channels on. A slice of images is
+however many channels there are on the other side, so it pays from some 32 channels on. A slice of images is
 worked on from patch to output while it is in the cache.
 Precision: in float32 its rounding errors are some 10 times those of the definition, since the entries of the
 matrices go from 1/24 to 8.
@@ -35,7 +35,7 @@ from .winograd_transforms import (
     points_to_kernel_gradient,
 )
 
-MIN_CHANNELS = 48  # in and out; with fewer, neighbours.py is faster
+MIN_CHANNELS, MIN_PAIRS = 16, 1024  # in and out, and of one in and one out; with fewer, neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
 MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient is not added up in a cache
 MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
@@ -46,12 +46,13 @@ MIN_SLICES = 8
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 48 or more channels in and out, sides that are
-    multiples of 4, float32 or float64"""
+    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 16 or more channels in and out, 1024 or more pairs of
+    them, sides that are multiples of 4, float32 or float64"""
     # float16 has too few bits for the matrices' entries
     return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
             and is_3x3_same(w, stride, padding)
-            and x.shape[1] % 4 == x.shape[2] % 4 == 0 and min(w.shape[2:]) >= MIN_CHANNELS)
+            and x.shape[1] % 4 == x.shape[2] % 4 == 0
+            and min(w.shape[2:]) >= MIN_CHANNELS and w.shape[2] * w.shape[3] >= MIN_PAIRS)
 
 
 @convolve.variant(many_channels)
