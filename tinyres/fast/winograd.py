@@ -35,7 +35,7 @@ from .winograd_transforms import (
     points_to_kernel_gradient,
 )
 
-MIN_CHANNELS, MIN_PAIRS = 16, 1024  # in and out, and of one in and one out; with fewer, neighbours.py is faster
+MIN_CHANNELS, MIN_PAIRS = 16, 1024  # pairs: of one in and one out; with fewer neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
 MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient is not added up in a cache
 MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
