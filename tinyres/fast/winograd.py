@@ -41,6 +41,7 @@ MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradien
 MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
 TILES = 8  # multiplied at a time where a product is one point's
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
+MIN_TILES = 16  # of a slice; with fewer, threads wait more for Python's lock than they work
 # where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
 MIN_SLICES = 8
 
@@ -159,6 +160,6 @@ def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
     """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 8 slices where N
     allows it."""
     N, H, W, _ = x.shape
-    tiles = MAX_PRODUCT // (w.shape[2] * w.shape[3])
+    tiles = max(MIN_TILES, MAX_PRODUCT // (w.shape[2] * w.shape[3]))
     images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))
     return [slice(n, min(n + images, N)) for n in range(0, N, images)]

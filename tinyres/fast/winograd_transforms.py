@@ -17,7 +17,7 @@ import numpy
 
 from .threads import parallel_map
 
-BLOCK = 2048  # pairs of channels whose kernels are worked on while they are in the cache
+BLOCK = 4096  # pairs of channels whose kernels are worked on while they are in the cache
 
 B = numpy.array([[1, 0, 0, 0, 0, 0],
                  [0, -4, 4, -2, 2, 4],
