@@ -214,8 +214,8 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
         return out
 
     assert variant(8, 128, 256) is winograd
-    assert variant(8, 32, 32) is variant(8, 16, 64) is winograd
-    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 32) is neighbours
+    assert variant(8, 16, 32) is variant(8, 32, 16) is winograd
+    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 16) is neighbours
     assert variant(7, 256, 256) is neighbours
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced

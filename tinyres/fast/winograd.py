@@ -9,7 +9,7 @@ result. So one matrix product over the channels for each of the 36 points is all
 gradients take the transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
-however many channels there are on the other side, so it pays from some 32 channels on. A slice of images is
+however many channels there are on the other side, so it pays from some 24 channels on. A slice of images is
 worked on from patch to output while it is in the cache.
 Precision: in float32 its rounding errors are some 10 times those of the definition, since the entries of the
 matrices go from 1/24 to 8.
@@ -35,20 +35,21 @@ from .winograd_transforms import (
     points_to_kernel_gradient,
 )
 
-MIN_CHANNELS, MIN_PAIRS = 16, 1024  # pairs: of one in and one out; with fewer neighbours.py is faster
+MIN_CHANNELS, MIN_PAIRS = 16, 512  # pairs: of one in and one out; with fewer neighbours.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
 MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient is not added up in a cache
 MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
 TILES = 8  # multiplied at a time where a product is one point's
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
+MAX_POINTS = 2**13  # channels of all tiles of a slice; more do not stay in a cache at 36 points
 MIN_TILES = 16  # of a slice; with fewer, threads wait more for Python's lock than they work
 # where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
 MIN_SLICES = 8
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 16 or more channels in and out, 1024 or more pairs of
-    them, sides that are multiples of 4, float32 or float64"""
+    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 16 or more channels in and out and 512 or more pairs
+    of them, sides that are multiples of 4, float32 or float64"""
     # float16 has too few bits for the matrices' entries
     return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
             and is_3x3_same(w, stride, padding)
@@ -157,9 +158,9 @@ def _multiply_point(points: numpy.ndarray, kernel: numpy.ndarray, out: numpy.nda
 
 
 def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
-    """Images with few enough tiles for OpenBLAS to multiply them as they lie, and 8 slices where N
-    allows it."""
+    """Images with few enough tiles for OpenBLAS to multiply them as they lie and for a cache, and 8 slices
+    where N allows it."""
     N, H, W, _ = x.shape
-    tiles = max(MIN_TILES, MAX_PRODUCT // (w.shape[2] * w.shape[3]))
+    tiles = max(MIN_TILES, min(MAX_PRODUCT // (w.shape[2] * w.shape[3]), MAX_POINTS // max(w.shape[2:])))
     images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))
     return [slice(n, min(n + images, N)) for n in range(0, N, images)]
