@@ -1,15 +1,13 @@
 """What each further core gives: training steps at 1, 2, ... threads beside PyTorch, and each layer beside its
 floor.
 
-    python tests/benchmarks/cores.py                 needs PyTorch: pip install torch; some minutes per thread
-    count python tests/benchmarks/cores.py --threads 1 2 4
+    python tests/benchmarks/cores.py                 needs PyTorch: pip install torch; minutes per thread count
+    python tests/benchmarks/cores.py --threads 1 2 4
 
 Each contender at each number of threads is a process of its own; tinyres and PyTorch take turns, and figures
-are
-medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is the
-time that its products, Winograd's transforms among them, take at the rate of a large product of as many
-threads,
-or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their floor come
+are medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is
+the time that its products, Winograd's transforms among them, take at the rate of a large product of as many
+threads, or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their floor come
 first, by the time that the step would gain. runs/cores.png shows seconds per step against threads.
 """
 from __future__ import annotations
@@ -78,7 +76,7 @@ def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float
         pixels, first = g.size // O, C == 3
         if convolve.choose(x, w, pair, (1, 1)).__name__ == "convolve_winograd":
             products = 2 * 36 * (pixels // 16) * C * O
-            x_transform, g_transform = (2 * 36 * k * (pixels // 16) * c for k, c in ((36, C), (16, O)))
+            x_transform, g_transform = (2 * k * (pixels // 16) * c for k, c in ((360, C), (240, O)))
             forward = products + x_transform + g_transform
             backward = 2 * products + 2 * x_transform + g_transform
         else:

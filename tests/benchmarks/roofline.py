@@ -71,9 +71,9 @@ def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741
     if method == "winograd":
         tiles = pixels / 16
         points = 2 * 36 * tiles * C * O
-        maps = 2 * 36 * tiles * (36 * (2 * C + (not first) * C) + 16 * 2 * O)
+        maps = 2 * tiles * (360 * (2 * C + (not first) * C) + 240 * 2 * O)
         copies = 4 * (2 * 36 * tiles * (2 * C + (not first) * C) + 2 * pixels * 2 * O)
-        return [(passes * points, (64, C, O)), (maps, (36, 36, C))], copies
+        return [(passes * points, (64, C, O)), (maps, (6, 6, C))], copies
     product = 2 * pixels * 9 * C * O
     if method == "neighbours":
         copies = 4 * (4 * pixels * (C + (C if first else O)) + 2 * pixels * (O + (O if first else 2 * C)))

@@ -5,11 +5,11 @@ small fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutio
 section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A takes what their products are
 there to the tile. B here has its first column divided by 4, and G its first row multiplied.
 
-Each map is done in two stages, along the columns of an image and along its rows, by one helper in each
-direction. A stage is a product of a small matrix with 4 or 6 rows of channels where they lie in the image,
-which BLAS takes without a copy; the result is written where the next stage or the image has it. Nothing is
-cut out, padded or put together. The transposes of the maps, for the gradients, are the transposed stages in
-the opposite order.
+Each map is done in two stages, along the columns of an image and along its rows: 360 multiplications for the
+36 points of a patch, where the 36 x 36 matrix of both stages in one has 1296. A stage is a product of a small
+matrix with 4 or 6 rows of channels where they lie in the image, which BLAS takes without a copy, and its
+result is written where the next stage or the image has it: nothing is cut out, padded or put together. The
+transposes of the maps, for the gradients, are the transposed stages in the opposite order.
 """
 from __future__ import annotations
 
