@@ -256,13 +256,14 @@ def test_powers_are_raised():
 @pytest.mark.parametrize(("x", "y", "corner"), [
     ([1, 1, 9], [9, 1, 1], (1, 0)), ([1, 9, 9], [9, 9, 1], (0, 1)),
     ([1, 1, 9], [1, 9, 9], (1, 1)), ([1, 9, 9], [1, 1, 9], (0, 0)),
+    ([1, 1, 9, 9], [9, 1, 1, 9], (0.5, 0)), ([1, 1, 9, 9], [1, 9, 9, 1], (0.5, 1)),
 ])
-def test_legend_stands_in_the_free_corner(tmp_path, x, y, corner):
+def test_legend_stands_in_the_free_corner_or_between_two(tmp_path, x, y, corner):
     without = draw(tmp_path, Panel([Line(x, y), Line(x, y)]))
     legend = numpy.argwhere((draw(tmp_path, Panel([Line(x, y, "name"), Line(x, y)])) != without).any(axis=-1))
     left, top, right, bottom = plot_box(without)
-    middle = legend.mean(axis=0)
-    assert (int(middle[1] > (left + right) / 2), int(middle[0] > (top + bottom) / 2)) == corner
+    y, x = (legend.min(axis=0) + legend.max(axis=0)) / 2
+    assert (round(2 * (x - left) / (right - left)) / 2, round((y - top) / (bottom - top))) == corner
     assert legend[:, 0].min() > top and legend[:, 0].max() < bottom
     assert legend[:, 1].min() > left and legend[:, 1].max() < right
 

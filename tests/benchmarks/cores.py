@@ -1,14 +1,14 @@
 """What each further core gives: training steps at 1, 2, ... threads beside PyTorch, and each layer beside its
 floor.
 
-    python tests/benchmarks/cores.py                 needs PyTorch: pip install torch; minutes per thread count
+    python tests/benchmarks/cores.py                  needs PyTorch: pip install torch; minutes a thread count
     python tests/benchmarks/cores.py --threads 1 2 4
 
 Each contender at each number of threads is a process of its own; tinyres and PyTorch take turns, and figures
 are medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is
 the time that its products, Winograd's transforms among them, take at the rate of a large product of as many
-threads, or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their floor come
-first, by the time that the step would gain. runs/cores.png shows seconds per step against threads.
+threads, or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their
+floor come first, by the time that the step would gain. runs/cores.png shows seconds per step against threads.
 """
 from __future__ import annotations
 

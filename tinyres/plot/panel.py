@@ -168,7 +168,8 @@ def _draw_grid(image: Image.Image, x_axis: Axis, y_axis: Axis, x_ticks: Ticks, y
 def _draw_legend(
     image: Image.Image, entries: list[tuple[Line, str]], drawn: list[list[Point]], box: Box
 ) -> None:
-    """Draw the legend in the corner of the box where it hides the shortest length of line."""
+    """Draw the legend in the corner of the box, or half-way between two, above or below, where it hides the
+    shortest length of line."""
     left, top, right, bottom = (box[0] + 16, box[1] + 16, box[2] - 16, box[3] - 16)
     for size in (TICK_SIZE * 0.93**k for k in range(50)):  # as large as fits
         width = 4.8 * size + max(text_width(line.label, size) for line, _ in entries)
@@ -176,14 +177,15 @@ def _draw_legend(
         if width <= right - left and height <= bottom - top:
             break
 
-    def hidden(corner: Point) -> float:
-        x, y = corner
+    def hidden(place: Point) -> float:
+        x, y = place
         around = (x - 8, y - 8, x + width + 8, y + height + 8)
         pieces = (clip(start, end, around) for part in drawn for start, end in itertools.pairwise(part))
         return sum(math.dist(*piece) + 1 for piece in pieces if piece)  # + 1: a lone point counts as well
 
-    corners = [(x, y) for y in (top, bottom - height) for x in (right - width, left)]
-    x, y = map(round, min(corners, key=hidden))
+    right -= width
+    places = [(x, y) for x in (right, left, (left + right) / 2) for y in (top, bottom - height)]
+    x, y = map(round, min(places, key=hidden))
     veil = Image.new("L", (round(width), round(height)), 215)
     image.paste("white", (x, y), veil)
     ImageDraw.Draw(image).rectangle((x, y, x + veil.width, y + veil.height), outline=GRID_COLOR, width=2)
