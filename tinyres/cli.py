@@ -101,6 +101,9 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
                          "the network that its settings describe")
     if args.processes and args.distributed:
         parser.error("--processes goes without --distributed, where mpirun says how many")
+    if args.processes and not args.evaluate and args.batch_size % args.processes:
+        parser.error(f"batch_size {args.batch_size} must be a multiple of {args.processes}, the number of "
+                     "--processes")
     if args.widths != sorted(args.widths) or len(args.widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
                      f"{' '.join(map(str, args.widths))}")
