@@ -63,8 +63,9 @@ def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
+    folder = tmp_path / "a run"
     command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
-               "--out", str(tmp_path)]
+               "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step "):
@@ -72,8 +73,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
             break
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert f"python run_cifar.py --resume --data data --out {tmp_path}" in printed
-    with numpy.load(tmp_path / "checkpoint.npz") as file:
+    assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
+    with numpy.load(folder / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
 
 
@@ -130,6 +131,10 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--resume"], "--resume needs --out"),
     (["--resume", "--out", "absent"], "there is no checkpoint"),
     (["--evaluate", "absent.npz"], "there is no checkpoint"),
+    (["--evaluate", "."], ". is a folder"),
+    (["--out", __file__], "is a file, expected a folder"),
+    (["--step", "5"], "unrecognized arguments: --step"),
+    (["--demo", "--laptop"], "--demo goes without --laptop"),
 ])
 def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,8 +77,8 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         args = parser.parse_args()
     checkpoint = None
     if args.demo:
-        if args.resume or args.evaluate or args.distributed:
-            parser.error("--demo goes without --resume, --evaluate and --distributed")
+        if args.resume or args.evaluate or args.distributed or laptop and args.laptop:
+            parser.error("--demo goes without --laptop, --resume, --evaluate and --distributed")
         parser.set_defaults(**demo)
         args = parser.parse_args()
     elif args.resume or args.evaluate:
@@ -94,8 +95,9 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
         args = parser.parse_args()
         for key in saved.keys() - {"data", "steps", "epochs", "evaluate_every", "precision"}:
             if getattr(args, key) != saved[key]:
-                parser.error(f"the run was started with {key} {saved[key]}, not "
-                             f"{getattr(args, key)}: leave the option out, or start another run")
+                what = f"{args.evaluate} was made" if args.evaluate else "the run was started"
+                parser.error(f"{what} with {key} {saved[key]}, not {getattr(args, key)}: leave the option out"
+                             + ", or start another run" * args.resume)
         if not _fits(checkpoint, args):
             parser.error(f"the weights in {args.evaluate or args.out / 'checkpoint.npz'} are not those of "
                          "the network that its settings describe")
@@ -110,8 +112,9 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
     if isinstance(args.blocks, list) and len(args.blocks) != len(args.widths):
         parser.error(f"argument --blocks: expected a number for each of the {len(args.widths)} widths, got "
                      f"{len(args.blocks)}")
-    if not args.out:
-        args.out = Path("runs") / name(args)
+    args.out = args.out or Path("runs") / name(args)
+    if args.out.is_file():
+        parser.error(f"argument --out: {args.out} is a file, expected a folder")
     return args, checkpoint
 
 
@@ -281,5 +284,6 @@ def stopped_early(args: argparse.Namespace, metrics: Metrics) -> bool:
     if metrics[-1]["step"] == args.steps:
         return False
     print(f"Stopped and saved after step {metrics[-1]['step']}. To go on:  python {Path(sys.argv[0]).name} "
-          f"--resume --data {args.data} --out {args.out}{' --distributed' if args.distributed else ''}")
+          f"--resume --data {shlex.quote(str(args.data))} --out {shlex.quote(str(args.out))}"
+          f"{' --distributed' if args.distributed else ''}")
     return True

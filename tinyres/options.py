@@ -7,7 +7,10 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors show one line of usage, not all of it."""
+    """Its errors show one line of usage, not all of it, and it takes no option for another's beginning."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"usage: {self.prog} [options], which --help lists\n{self.prog}: error: {message}\n")

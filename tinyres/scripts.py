@@ -20,7 +20,7 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         _end(str(error))
     except KeyboardInterrupt:
-        _end("interrupted; what was saved before is still there", 130)
+        _end("interrupted; what a run had saved before is still there", 130)
     except MemoryError as error:
         _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
              "--batch-size")

@@ -39,12 +39,13 @@ def leaf_gradient(gradient: Array) -> Array:
 class Tensor:
     """An array of float16, float32 or float64 values with a gradient.
 
-    data: array, nested list or number. An array of floats is kept as it is, not copied. Everything else
-        becomes float32, in the library chosen by `tr.backend.use`.
+    data: array, nested list or number. An array of floats is kept as it is, not copied; one of integers
+        becomes float32. Lists and Python's numbers become float32 in the library of `tr.backend.use`.
     requires_grad: whether `backward` should leave the gradient of this leaf in `.grad`.
     parents, vjp: how the tensor was computed; given by operations, not by users.
 
-    Raises TypeError if data are not real numbers, or for parents that need a gradient without a vjp.
+    Raises TypeError if data are not real numbers of up to 64 bits, or for parents that need a gradient
+    without a vjp, and ValueError for lists of unequal lengths.
     """
 
     __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")

@@ -5,13 +5,14 @@ winograd_transforms.py has the three fixed matrices. With them, for each pair of
     y = A^T [ (G w G^T) * (B^T d B) ] A        "*" entry by entry
 
 from the 3 x 3 kernel w and every patch d of 6 x 6 pixels of the image to a tile y of 4 x 4 pixels of the
-result. So one matrix product over the channels for each of the 36 points is all there is to multiply, and the
-gradients take the transposes.
+result. So the channels meet only in one matrix product for each of the 36 points, and the gradients take the
+transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
-however many channels there are on the other side, so it pays from some 24 channels on. A slice of images is
-worked on from patch to output while it is in the cache.
-Precision: in float32 its rounding errors are some 10 times those of the definition, since the entries of the
+however many channels there are on the other side, so it pays from some 512 pairs of channels on, as 16 to 32.
+A slice of images is worked on from patch to output while it is in the cache. A large kernel would be read
+again for each slice: there all images are taken to the points, multiplied point by point, and taken back.
+Precision: in float32 its rounding errors are 4 to 10 times those of the definition, since the entries of the
 matrices go from 1/24 to 8.
 """
 from __future__ import annotations
@@ -42,9 +43,8 @@ MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of 
 TILES = 8  # multiplied at a time where a product is one point's
 MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
 MAX_POINTS = 2**13  # channels of all tiles of a slice; more do not stay in a cache at 36 points
-MIN_TILES = 16  # of a slice; with fewer, threads wait more for Python's lock than they work
-# where MAX_PRODUCT makes fewer. One image each would do for more threads, and cost two a tenth
-MIN_SLICES = 8
+MIN_TILES = 16  # of a slice, whatever the two above say: with fewer, threads wait for Python's lock
+MIN_SLICES = 8  # enough for a few cores; slices of one image would suit more, and cost two a tenth
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -151,15 +151,16 @@ def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
 
 
 def _multiply_point(points: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray, i: int) -> None:
-    """The product at point i alone, for all tiles, as many at a time as OpenBLAS takes without a copy."""
+    """The product at point i alone: 8 tiles at a time, which OpenBLAS takes without a copy, or all of them if
+    they are no multiple of 8."""
     tiles = TILES if len(points) % TILES == 0 else max(1, len(points))
     a, b = (array[:, i].reshape(-1, tiles, array.shape[2]) for array in (points, out))
     numpy.matmul(a, kernel[i], out=b)
 
 
 def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
-    """Images with few enough tiles for OpenBLAS to multiply them as they lie and for a cache, and 8 slices
-    where N allows it."""
+    """Slices of one image at least, and otherwise with few enough tiles for OpenBLAS to multiply them as they
+    lie and for a cache; 8 slices or more where N allows it."""
     N, H, W, _ = x.shape
     tiles = max(MIN_TILES, min(MAX_PRODUCT // (w.shape[2] * w.shape[3]), MAX_POINTS // max(w.shape[2:])))
     images = max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES))

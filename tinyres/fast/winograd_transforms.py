@@ -2,14 +2,14 @@
 
 Cut the image into tiles of 4 x 4 output pixels. Each needs a patch d of 6 x 6 input pixels, and with three
 small fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016,
-section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A takes what their products are
-there to the tile. B here has its first column divided by 4, and G its first row multiplied.
+section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A turns their products p at the
+points into the tile. Other than there, B's first column is divided by 4 and G's first row multiplied by 4.
 
-Each map is done in two stages, along the columns of an image and along its rows: 360 multiplications for the
-36 points of a patch, where the 36 x 36 matrix of both stages in one has 1296. A stage is a product of a small
-matrix with 4 or 6 rows of channels where they lie in the image, which BLAS takes without a copy, and its
-result is written where the next stage or the image has it: nothing is cut out, padded or put together. The
-transposes of the maps, for the gradients, are the transposed stages in the opposite order.
+Each map is done in two stages, along the columns of an image and along its rows. The 36 points of a patch
+take 360 multiplications that way, where the 36 x 36 matrix of both stages in one has 1296. A stage is a
+product of a small matrix with 3 to 6 rows of channels where they lie in the image, which BLAS takes without a
+copy, and its result is written where the next stage or the image has it: nothing is cut out, padded or put
+together. The transposes of the maps, for the gradients, are the transposed stages in the opposite order.
 """
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> Non
 
 
 def _patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
-    """B^T times the rows 4k - 1 to 4k + 4 of x, those outside being zero: (..., 4K, M) to (..., K, 6, M)."""
+    """B^T times places 4k - 1 to 4k + 4 of x's last axis but one, zero outside: (..., 4K, M), written to
+    (..., K, 6, M)."""
     *strides, row, column = x.strides
     transform, K = B.T.astype(x.dtype), out.shape[-3]
     if K == 1:
@@ -70,7 +71,7 @@ def _patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
 
 
 def _points_to_patches(points: numpy.ndarray, out: numpy.ndarray) -> None:
-    """The transpose: (..., K, 6, M) to (..., K, 4, M), where rows of two neighbours overlap added up."""
+    """The transpose: (..., K, 6, M), added up where neighbours overlap, written to (..., K, 4, M)."""
     numpy.matmul(B[1:5].astype(points.dtype), points, out=out)
     # the first and the last row of B have a single entry, 1
     out[..., 1:, 0, :] += points[..., :-1, 5, :]

@@ -14,12 +14,12 @@ from ..optim import Optimizer
 from .curves import Metrics
 from .loop import training_step
 
-STEPS = 3  # after one that is not timed, in which memory is taken
+STEPS = 3  # after a first one, in which memory is taken
 
 
 def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
             group: Group = SINGLE_PROCESS) -> Metrics:
-    """Take a few steps of a run, print what one of them takes and what all would, write nothing, and return
+    """Take four steps of a run, print what one of them takes and what all would, write nothing, and return
     no metrics.
 
     steps, batch_size: of the whole run. group: the processes that share it.
@@ -33,6 +33,7 @@ def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, b
             loss, _ = training_step(model, optimizer, images, labels, group)
             float(loss)  # waits for a GPU
             seconds.append(time.perf_counter() - start)
+    seconds = seconds[1:] or seconds
     step = min(seconds)
     print(f"Dry run: {model.num_parameters():,} trainable weights, batches of {batch_size}\n"
           f"  a step        {step:.2f} seconds, the fastest of {len(seconds)}\n"

@@ -156,6 +156,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises FileNotFoundError if there is none, ValueError if the file is not a whole checkpoint.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: expected a file, such as the checkpoint.npz of a run")
     parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
     try:
         arrays = read_npz(path)
