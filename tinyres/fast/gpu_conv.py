@@ -1,4 +1,4 @@
-"""Convolution on a GPU: the methods of neighbours.py and im2col.py with copies by kernels of our own
+"""Convolution on a GPU: the methods of neighbours.py and sliced.py with copies by kernels of our own
 (gpu_conv.cu) and products by cuBLAS on the windows as they lie in memory.
 
 3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
@@ -90,10 +90,6 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
     return grad_x, grad_w
 
 
-def _sum_dtype(x: Array) -> numpy.dtype:
-    return numpy.dtype("float32") if x.dtype == "float16" else x.dtype
-
-
 def _chunks(windows: int) -> int:
     """Into how many partial sums the kernel's gradient over so many windows is cut."""
     return max(1, min(CHUNKS, windows // MIN_ROWS))
@@ -149,13 +145,13 @@ def _correlate(stacked: Array, g: Array) -> Array:
 
 
 def _in_chunks(left: Array, right: Array) -> Array:
-    """The sum over i of left[i]^T @ right[i], for (m, rows, k) and (m, rows, n): (k, n), in float32 at least.
-    """
+    """The sum of left[i]^T @ right[i] over i: (m, rows, k), (m, rows, n) -> (k, n), in float32 at least."""
     rows = left.shape[1]
     pieces = _chunks(rows)
     while rows % pieces:  # _thirds makes it a multiple; columns may have any number
         pieces -= 1
-    sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]), _sum_dtype(left))
+    sums = gpu.cupy.empty((pieces, left.shape[2], right.shape[2]),
+                          numpy.promote_types(left.dtype, "float32"))
     for i in range(len(left)):
         a, b = (_split(array[i], pieces) for array in (left, right))
         gpu.matmul(a.swapaxes(1, 2), b, sums, accumulate=i > 0)
@@ -170,7 +166,7 @@ def _split(rows: Array, pieces: int) -> Array:
 
 
 def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
-    """The matrix of columns of im2col.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
+    """The matrix of columns of conv.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
     KH, KW, C, _ = w_shape
     OH, OW = output_size(x.shape, w_shape, stride, padding)
     out = gpu.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
