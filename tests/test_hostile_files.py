@@ -170,8 +170,8 @@ def test_a_name_twice_and_what_is_no_file_are_refused(whole, tmp_path, monkeypat
     assert_refused(path)
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)  # or who opens the pipe would wait for one
-    for other in tmp_path / "pipe", tmp_path:
-        with pytest.raises(ValueError, match="is no file"):
+    for other, message in (tmp_path / "pipe", "is no file"), (tmp_path, "is a folder"):
+        with pytest.raises(ValueError, match=message):
             load_checkpoint(other)
     os.close(writer)
 
