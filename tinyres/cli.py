@@ -57,7 +57,7 @@ def parser(description: str, demo: str) -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="test error of a saved network")
     parser.add_argument("--dry-run", action="store_true",
-                        help="take three steps, and say what the whole run would cost in memory and hours")
+                        help="take a few steps, and say what the whole run would cost in memory and hours")
     parser.add_argument("--demo", action="store_true", help=demo)
     return parser
 
@@ -73,12 +73,14 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
     parser.set_defaults(**paper)
     args = parser.parse_args()
     if laptop and args.laptop:
+        if args.demo:
+            parser.error("--demo goes without --laptop")
         parser.set_defaults(**laptop)
         args = parser.parse_args()
     checkpoint = None
     if args.demo:
-        if args.resume or args.evaluate or args.distributed or laptop and args.laptop:
-            parser.error("--demo goes without --laptop, --resume, --evaluate and --distributed")
+        if args.resume or args.evaluate or args.distributed:
+            parser.error("--demo goes without --resume, --evaluate and --distributed")
         parser.set_defaults(**demo)
         args = parser.parse_args()
     elif args.resume or args.evaluate:
@@ -103,9 +105,6 @@ def parse(parser: argparse.ArgumentParser, paper: Mapping[str, Any], demo: Mappi
                          "the network that its settings describe")
     if args.processes and args.distributed:
         parser.error("--processes goes without --distributed, where mpirun says how many")
-    if args.processes and not args.evaluate and args.batch_size % args.processes:
-        parser.error(f"batch_size {args.batch_size} must be a multiple of {args.processes}, the number of "
-                     "--processes")
     if args.widths != sorted(args.widths) or len(args.widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
                      f"{' '.join(map(str, args.widths))}")
@@ -247,6 +246,7 @@ def run(args: argparse.Namespace, model: Module, optimizer: Optimizer, schedule:
     """What the settings say: a run, for which the headline is printed, or the first steps of one."""
     if not args.dry_run:
         print(headline)
+    distributed.check_batch(args.batch_size, args.processes or group.size)  # before there are so many
     with shared(args, model, group) as group:
         if args.dry_run:
             return dry_run(model, optimizer, dataset, args.steps, args.batch_size, group)

@@ -42,7 +42,7 @@ def convolve(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """The convolution: x (N, H, W, C), w (KH, KW, C, O) -> (N, OH, OW, O)."""
     windows = _windows(_pad(x, padding), w.shape, stride)
     matrix = w.reshape(-1, w.shape[3])
-    columns = windows.reshape(-1, len(matrix))  # a copy, at stride 1 of KH KW times the image
+    columns = windows.reshape(-1, len(matrix))  # the copy: at stride 1 KH KW times the image
     return (columns @ matrix).reshape(*windows.shape[:3], w.shape[3])
 
 

@@ -43,6 +43,13 @@ class Group:
 SINGLE_PROCESS = Group()
 
 
+def check_batch(batch_size: int, processes: int) -> None:
+    """Raise ValueError unless so many processes can have equal shards of every batch."""
+    if batch_size % processes:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of {processes}, the number of "
+                         "processes")
+
+
 def spread(flat: Array, arrays: Sequence[Array]) -> None:
     """Write the numbers of a flat array into arrays, in order: what `concatenate` has put together."""
     start = 0

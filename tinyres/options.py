@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Its errors show one line of usage, not all of it, and it takes no option for another's beginning."""
+    """Its errors show one line of usage, not all of it, and options are not to be abbreviated."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)

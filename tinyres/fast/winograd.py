@@ -94,7 +94,10 @@ def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, str
         if needs_grad[0] and not product_by_point:
             points_to_image_gradient(_multiply(points, kernel), grad_x[images])
 
-    if bytes_of_kernel <= MAX_SUMMED_KERNEL and needs_grad[1]:
+    if not needs_grad[1] and not product_by_point:
+        parallel_map(lambda images: of_g(images, empty_points(g[images])), slices)
+        return grad_x, None
+    if bytes_of_kernel <= MAX_SUMMED_KERNEL:
         return grad_x, points_to_kernel_gradient(_sum_over_images(of_g, slices, x, g))
     # one product for each point, so that nothing is added up afterwards
     x_points, g_points = empty_points(x) if needs_grad[1] else None, empty_points(g)

@@ -183,9 +183,9 @@ def _draw_legend(
         pieces = (clip(start, end, around) for part in drawn for start, end in itertools.pairwise(part))
         return sum(math.dist(*piece) + 1 for piece in pieces if piece)  # + 1: a lone point counts as well
 
-    right -= width
-    places = [(x, y) for x in (right, left, (left + right) / 2) for y in (top, bottom - height)]
-    x, y = map(round, min(places, key=hidden))
+    corners = [(x, y) for y in (top, bottom - height) for x in (right - width, left)]
+    between = [((left + right - width) / 2, y) for y in (top, bottom - height)]
+    x, y = map(round, min(corners + between, key=hidden))
     veil = Image.new("L", (round(width), round(height)), 215)
     image.paste("white", (x, y), veil)
     ImageDraw.Draw(image).rectangle((x, y, x + veil.width, y + veil.height), outline=GRID_COLOR, width=2)

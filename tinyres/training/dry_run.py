@@ -19,7 +19,7 @@ STEPS = 3  # after a first one, in which memory is taken
 
 def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
             group: Group = SINGLE_PROCESS) -> Metrics:
-    """Take four steps of a run, print what one of them takes and what all would, write nothing, and return
+    """Take a few steps of a run, print what one of them takes and what all would, write nothing, and return
     no metrics.
 
     steps, batch_size: of the whole run. group: the processes that share it.

@@ -11,7 +11,7 @@ from ..backend import Array, xp_of
 from ..checks import NotFinite
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
-from ..distributed import SINGLE_PROCESS, Group
+from ..distributed import SINGLE_PROCESS, Group, check_batch
 from ..fast import memory_kept
 from ..nn import Module
 from ..ops import softmax_cross_entropy
@@ -70,9 +70,7 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     written at the end; RuntimeError if another process trains in the same folder.
     """
     group = run.group
-    if batch_size % group.size:
-        raise ValueError(f"batch_size {batch_size} must be a multiple of {group.size}, the number of "
-                         "processes")
+    check_batch(batch_size, group.size)
     _check_labels(dataset)
     evaluate_every = run.evaluate_every or max(1, len(dataset.train.labels) // batch_size)
     metrics_every = run.metrics_every or (10 if backend.current() is numpy else 100)
