@@ -6,7 +6,7 @@ import pytest
 
 import tinyres as tr
 from tinyres import conv
-from tinyres.fast import neighbours
+from tinyres.fast import winograd_rows
 
 
 def random(xp, *shape, seed=0):
@@ -57,7 +57,7 @@ def test_no_gradient_work_for_an_operand_that_needs_none(xp, monkeypatch, paddin
     x, w = random(xp, 1, 4, 4, 2), random(xp, 3, 3, 2, 2)
     x.requires_grad = False
     monkeypatch.delattr(conv, "_input_gradient")  # calling them would now be a NameError
-    monkeypatch.delattr(neighbours, "rotate_180")
+    monkeypatch.delattr(winograd_rows, "rotate_180")
     tr.sum(tr.conv2d(x, w, padding=padding)).backward()
     assert x.grad is None and w.grad is not None
 

@@ -14,7 +14,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast import elementwise, gpu_conv, handover, neighbours, sliced, strided, winograd
+from tinyres.fast import elementwise, gpu_conv, handover, sliced, strided, winograd, winograd_rows
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
@@ -141,7 +141,7 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(winograd, "MIN_CHANNELS", 2)
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
-    monkeypatch.setattr(neighbours, "MAX_BYTES", 2000)
+    monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
     monkeypatch.setattr(sliced, "MAX_BYTES", 2000)
     monkeypatch.setattr(sliced, "MIN_BLOCK", 2)
     monkeypatch.setattr(sliced, "MAX_BLOCK", 4)
@@ -214,13 +214,13 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
         return out
 
     assert variant(8, 128, 256) is winograd
-    assert variant(8, 16, 32) is variant(8, 32, 16) is winograd
-    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 16) is neighbours
-    assert variant(7, 256, 256) is neighbours
+    assert variant(8, 32, 32) is variant(8, 16, 64) is winograd
+    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 32) is winograd_rows
+    assert variant(7, 256, 256) is winograd_rows
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced
     assert variants(8, 32, 64, stride=2) == (sliced, strided)
-    assert variant(8, 128, 256, dtype="float16") is neighbours
+    assert variant(8, 128, 256, dtype="float16") is sliced
     with tr.backend.plain():
         assert variant(8, 128, 256) is tr.conv
 

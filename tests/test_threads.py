@@ -13,7 +13,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import neighbours, sliced, strided, threads, winograd
+from tinyres.fast import sliced, strided, threads, winograd, winograd_rows
 
 
 def test_results_come_in_order_whoever_computes_them():
@@ -93,7 +93,7 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
         pieces.append(len(items))
         return parallel_map(function, items)
 
-    for module in winograd, neighbours, sliced, strided:
+    for module in winograd, winograd_rows, sliced, strided:
         monkeypatch.setattr(module, "parallel_map", counted)
     network, x = tr.models.cifar_net(**options), numpy.ones((32, 32, 32, 3), "float32")
     layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]

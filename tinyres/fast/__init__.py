@@ -14,14 +14,15 @@ from . import (
     gpu_passes,
     gpu_sgd,
     handover,
-    neighbours,
     precision,
     sliced,
     strided,
     threads,
     winograd,
+    winograd_rows,
 )
 from .threads import memory_kept
 
 __all__ = ["capture", "elementwise", "gpu", "gpu_block", "gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd",
-           "handover", "memory_kept", "neighbours", "precision", "sliced", "strided", "threads", "winograd"]
+           "handover", "memory_kept", "precision", "sliced", "strided", "threads", "winograd",
+           "winograd_rows"]

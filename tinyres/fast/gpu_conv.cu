@@ -3,7 +3,7 @@
 // and written in long words whatever the type of the numbers. No thread writes where another one does: same
 // input, same bytes.
 //
-// Shapes as in conv.py and neighbours.py, with `units` in place of the channels.
+// Shapes as in conv.py and gpu_conv.py, with `units` in place of the channels.
 
 #ifdef __CUDACC_RTC__
 #include <cuda_fp16.h>

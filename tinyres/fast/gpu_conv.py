@@ -1,10 +1,10 @@
-"""Convolution on a GPU: the methods of neighbours.py and sliced.py with copies by kernels of our own
-(gpu_conv.cu) and products by cuBLAS on the windows as they lie in memory.
+"""Convolution on a GPU: copies by kernels of our own (gpu_conv.cu), products by cuBLAS.
 
-3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, and the 3 x 3
-windows are then three matrices of overlapping rows (neighbours.py explains it). They are one batch of three
-products, from window i, i + 3, i + 6, ... to output pixel i, i + 3, i + 6, ...: no window is ever written to
-memory. Everything else: the matrix of columns, for as many images at a time as MAX_BYTES hold.
+3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, 3C numbers. Three
+such pixels side by side are a window, 9C numbers that already lie in a row in memory. So the windows are
+three matrices of overlapping rows, from pixel 0, 3, 6, ..., from 1, 4, 7, ... and from 2, 5, 8, ... on, and
+one batch of three products takes them as they lie: no window is ever written to memory. Everything else: the
+matrix of columns, for as many images at a time as MAX_BYTES hold.
 
 Why it is faster: what counts on a GPU is bytes moved. A convolution moves three copies of its image where the
 matrix of columns has nine. The gradient of the kernel is a product of two long and narrow matrices, too few
@@ -23,8 +23,7 @@ from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from . import gpu
 from .handover import new
-from .neighbours import drop_padding_column, is_3x3_same, rotate_180, swap_kernel_axes
-from .sliced import image_slices, of_gradients
+from .sliced import image_slices, is_3x3_same, of_gradients, rotate_180
 
 MAX_BYTES = 2**29  # at most, of the matrix of columns, unless one image takes more
 THREADS = 256  # of a block
@@ -127,9 +126,9 @@ def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
     C, O = w.shape[2:]  # noqa: E741
     views = _windows(stacked)
     rows = gpu.cupy.empty((views.shape[1], 3, O), stacked.dtype)
-    kernel = gpu.cupy.ascontiguousarray(swap_kernel_axes(w)).reshape(1, 9 * C, O)
+    kernel = gpu.cupy.ascontiguousarray(_swap_kernel_axes(w)).reshape(1, 9 * C, O)
     gpu.matmul(views, kernel, rows.swapaxes(0, 1))
-    return drop_padding_column(rows, shape)
+    return _drop_padding_column(rows, shape)
 
 
 def _correlate(stacked: Array, g: Array) -> Array:
@@ -141,7 +140,18 @@ def _correlate(stacked: Array, g: Array) -> Array:
     _launch(f"add_edge<{units[1]}>", rows.nbytes // units[0], g, rows, W, O * g.itemsize // units[0],
             N * H * (W + 1))
     total = _in_chunks(views, rows.swapaxes(0, 1)).astype(g.dtype, copy=False)
-    return swap_kernel_axes(total.reshape(3, 3, stacked.shape[2], O))
+    return _swap_kernel_axes(total.reshape(3, 3, stacked.shape[2], O))
+
+
+def _swap_kernel_axes(w: Array) -> Array:
+    """(3, 3, C, O) with the kernel axes exchanged, since a window here lists its pixels column by column."""
+    return w.swapaxes(0, 1)
+
+
+def _drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:
+    """A view (N, H, W, O) of rows (..., O), one for each window of an image of that `shape` (N, H, W, C)."""
+    N, H, W, O = *shape[:3], rows.shape[-1]  # noqa: E741
+    return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
 
 
 def _in_chunks(left: Array, right: Array) -> Array:

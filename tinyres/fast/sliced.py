@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy
 
+from ..backend import Array, xp_of
 from ..conv import Pair, convolution_gradients, convolve, output_size
 from .threads import parallel_map
 
@@ -23,6 +24,17 @@ MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; if fewer fi
 def numpy_arrays(x: object, w: object, stride: Pair, padding: Pair) -> bool:
     """NumPy arrays"""
     return isinstance(x, numpy.ndarray)
+
+
+def is_3x3_same(w: Array, stride: Pair, padding: Pair) -> bool:
+    """Whether a kernel is 3 x 3 with stride 1 and padding 1, which keeps the image's size."""
+    return w.shape[:2] == (3, 3) and stride == (1, 1) and padding == (1, 1)
+
+
+def rotate_180(w: Array) -> Array:
+    """The kernel rotated by 180 degrees, for the way back from O to C channels: (3, 3, C, O) -> (3, 3, O,
+    C)."""
+    return xp_of(w).ascontiguousarray(w[::-1, ::-1].swapaxes(2, 3))
 
 
 def of_gradients(applies: Callable[..., bool]) -> Callable[..., bool]:

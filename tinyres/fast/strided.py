@@ -7,7 +7,7 @@ outputs (i, j), (i + 1, j), (i, j + 1), (i + 1, j + 1) a class takes one, two or
 the kernel.
 
 Store every output's gradient with the one below it: 2O numbers. Two such side by side are the four, which
-already lie in a row in memory, for any (i, j): a matrix of overlapping rows, as in neighbours.py.
+already lie in a row in memory, for any (i, j): a matrix of overlapping rows, as in winograd_rows.py.
 
 Why it is faster: im2col's gradient makes nine numbers of each, and adds up nine overlapping images; this
 copies the gradient twice and the image once. One class takes three outputs instead of two, one of them times
@@ -19,12 +19,13 @@ import numpy
 
 from ..backend import Array
 from ..conv import Pair, convolution_gradients
-from .neighbours import BLOCK, as_pixels, slices_of
 from .sliced import gradients_of_slices, of_gradients
 from .threads import parallel_map
 
+BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them as they lie, uncopied
 MAX_CHANNELS = 64  # out; with more, products take so long that copies hardly count
 MAX_BYTES = 2**20  # of pairs of gradients in a slice of images
+MIN_SLICES = 4  # where MAX_BYTES makes fewer; many small slices cost more than further threads bring
 # (row, column) of each class of pixels, even or odd, and how many of the four outputs lie in its row
 CLASSES = {(0, 0): 1, (1, 0): 2, (0, 1): 3, (1, 1): 4}
 # by (even or odd, offset of the output): the row or column of the kernel under which the pixel was
@@ -59,10 +60,11 @@ def _input_gradient(g: numpy.ndarray, shape: tuple[int, ...], w: numpy.ndarray) 
                 numpy.matmul(outputs[start, :, :, :len(kernel)], kernel, out=rows[:, :, start, row, column])
         part = out[images]
         # a pixel of zeros stood at the end of each row of outputs
-        pixels = as_pixels(rows.reshape(-1, 2, 2 * C))[:len(part) * OH * (OW + 1)]
-        as_pixels(part)[...] = pixels.reshape(-1, OH, OW + 1, 2)[:, :, :OW].swapaxes(2, 3)
+        pixels = _as_pixels(rows.reshape(-1, 2, 2 * C))[:len(part) * OH * (OW + 1)]
+        _as_pixels(part)[...] = pixels.reshape(-1, OH, OW + 1, 2)[:, :, :OW].swapaxes(2, 3)
 
-    parallel_map(work, slices_of(N, 2 * OH * (OW + 1) * O * g.itemsize, MAX_BYTES))
+    images = max(1, min(MAX_BYTES // max(1, 2 * OH * (OW + 1) * O * g.itemsize), -(-N // MIN_SLICES)))
+    parallel_map(work, (slice(n, n + images) for n in range(0, N, images)))
     return out.reshape(shape)
 
 
@@ -92,9 +94,15 @@ def _outputs(g: numpy.ndarray) -> numpy.ndarray:
     pairs = flat[:pixels].reshape(N, OH, OW + 1, 2, O)
     pairs[:, :, OW] = 0
     pairs[:, -1, :, 1] = 0
-    g, pairs = as_pixels(numpy.ascontiguousarray(g)), as_pixels(pairs)
+    g, pairs = _as_pixels(numpy.ascontiguousarray(g)), _as_pixels(pairs)
     pairs[:, :, :OW, 0] = g
     pairs[:, :-1, :OW, 1] = g[:, 1:]
     step = flat.strides[0]
     return numpy.lib.stride_tricks.as_strided(flat, (2, blocks, BLOCK, 4 * O),
                                               (step, 2 * BLOCK * step, 2 * step, flat.itemsize))
+
+
+def _as_pixels(x: numpy.ndarray) -> numpy.ndarray:
+    """A view (...) of x (..., C) whose elements are whole pixels: NumPy copies them in half the time, since
+    it starts anew for each run of numbers that lie in a row, here C."""
+    return x.view(f"V{x.shape[-1] * x.itemsize}")[..., 0]

@@ -9,7 +9,8 @@ result. So the channels meet only in one matrix product for each of the 36 point
 transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The three maps cost the same
-however many channels there are on the other side, so it pays from some 512 pairs of channels on, as 16 to 32.
+however many channels there are on the other side, so it pays from some 1024 pairs of channels on, as 32 to
+32.
 A slice of images is worked on from patch to output while it is in the cache. A large kernel would be read
 again for each slice: there all images are taken to the points, multiplied point by point, and taken back.
 Precision: in float32 its rounding errors are 4 to 10 times those of the definition, since the entries of the
@@ -23,9 +24,9 @@ import numpy
 
 from ..backend import Array
 from ..conv import Pair, convolution_gradients, convolve
-from .neighbours import is_3x3_same
 from .sliced import of_gradients
 from .threads import parallel_map
+from .winograd_rows import numpy_3x3_same
 from .winograd_transforms import (
     empty_points,
     image_gradient_to_points,
@@ -36,7 +37,7 @@ from .winograd_transforms import (
     points_to_kernel_gradient,
 )
 
-MIN_CHANNELS, MIN_PAIRS = 16, 512  # pairs: of one in and one out; with fewer neighbours.py is faster
+MIN_CHANNELS, MIN_PAIRS = 16, 1024  # pairs: of one in and one out; with fewer winograd_rows.py is faster
 GROUPS = 16  # of images, each with its own sum of the kernel's gradient
 MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient is not added up in a cache
 MAX_SLICED_KERNEL = 2**22  # bytes; a larger one, read again for every slice of images, waits for memory
@@ -48,12 +49,9 @@ MIN_SLICES = 8  # enough for a few cores; slices of one image would suit more, a
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 16 or more channels in and out and 512 or more pairs
+    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, 16 or more channels in and out and 1024 or more pairs
     of them, sides that are multiples of 4, float32 or float64"""
-    # float16 has too few bits for the matrices' entries
-    return (isinstance(x, numpy.ndarray) and x.itemsize >= 4
-            and is_3x3_same(w, stride, padding)
-            and x.shape[1] % 4 == x.shape[2] % 4 == 0
+    return (numpy_3x3_same(x, w, stride, padding) and x.shape[1] % 4 == x.shape[2] % 4 == 0
             and min(w.shape[2:]) >= MIN_CHANNELS and w.shape[2] * w.shape[3] >= MIN_PAIRS)
 
 

@@ -39,8 +39,8 @@ def image_to_points(x: numpy.ndarray, points: numpy.ndarray) -> None:
     """B^T d B for every patch d: (N, H, W, C), written to (tiles, 36, C)."""
     N, H, W, C = x.shape
     columns = numpy.empty((N, H, W // 4, 6, C), x.dtype)
-    _patches_to_points(x, columns)
-    _patches_to_points(columns.reshape(N, H, W // 4, 6 * C).swapaxes(1, 2),
+    patches_to_points(x, columns)
+    patches_to_points(columns.reshape(N, H, W // 4, 6 * C).swapaxes(1, 2),
                        points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2))
 
 
@@ -54,7 +54,7 @@ def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> Non
     _points_to_patches(rows.reshape(N, H, W // 4, 6, C), image.reshape(N, H, W // 4, 4, C))
 
 
-def _patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
+def patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
     """B^T times places 4k - 1 to 4k + 4 of x's last axis but one, zero outside: (..., 4K, M), written to
     (..., K, 6, M)."""
     *strides, row, column = x.strides
