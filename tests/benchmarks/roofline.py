@@ -75,9 +75,11 @@ def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741
         copies = 4 * (2 * 36 * tiles * (2 * C + (not first) * C) + 2 * pixels * 2 * O)
         return [(passes * points, (64, C, O)), (maps, (6, 6, C))], copies
     product = 2 * pixels * 9 * C * O
-    if method == "neighbours":
-        copies = 4 * (4 * pixels * (C + (C if first else O)) + 2 * pixels * (O + (O if first else 2 * C)))
-        return [(passes * product, (64, 9 * C, O))], copies
+    if method == "winograd_rows":
+        to_points, others = C + (C if first else O), O + (O if first else 2 * C)
+        maps = pixels * (18 * to_points + 12 * others)
+        copies = 4 * 2.5 * pixels * (to_points + others)
+        return [(passes * product / 2, (256, 3 * C, O)), (maps, (6, 6, 512))], copies
     copies = 4 * (2 * inputs * C + 2 * 9 * pixels * C) * passes
     return [(passes * product, (256, 9 * C, O))], copies
 

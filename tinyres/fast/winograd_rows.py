@@ -26,8 +26,9 @@ from .sliced import is_3x3_same, of_gradients, rotate_180
 from .threads import parallel_map
 from .winograd_transforms import A, G, patches_to_points
 
-MAX_BYTES = 2**19  # of the six points of a slice of images: with their products, what a core's cache holds
-MIN_SLICES = 4  # where MAX_BYTES makes fewer; many small slices cost more than further threads bring
+MAX_BYTES = 2**21  # of the points of a slice of images and of its results; less would suit a cache, but not
+# threads, which wait for Python's lock at each call
+MIN_SLICES = 4  # where MAX_BYTES makes fewer
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -74,8 +75,7 @@ def _convolve_and_correlate(
         windows = _windows(x[images])
         if w is not None:
             points = numpy.empty((6, windows.shape[2], 3, w.shape[3]), x.dtype)
-            for start in range(3):
-                numpy.matmul(windows[start], kernel, out=points[:, :, start])
+            numpy.matmul(windows, kernel, out=points.transpose(2, 0, 1, 3))
             tiles = _tiles(out[images])
             products = _as_tiles(points, out[images].shape)[..., :tiles.shape[3]]
             numpy.matmul(A.T.astype(x.dtype), products, out=tiles)
@@ -84,7 +84,7 @@ def _convolve_and_correlate(
         points = numpy.zeros((6, windows.shape[2], 3, g.shape[3]), x.dtype)
         tiles = _tiles(g[images])
         numpy.matmul(A.astype(x.dtype), tiles, out=_as_tiles(points, g[images].shape)[..., :tiles.shape[3]])
-        sums = sum(windows[start].swapaxes(1, 2) @ points[:, :, start] for start in range(3))
+        sums = (windows.swapaxes(2, 3) @ points.transpose(2, 0, 1, 3)).sum(axis=0)
         return (G.T.astype(x.dtype) @ sums.reshape(6, -1)).reshape(total.shape)
 
     for part in parallel_map(work, _slices(x, out if g is None else g)):
@@ -109,8 +109,7 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     tiles[..., :C] = 0
     patches_to_points(numpy.ascontiguousarray(x).reshape(N, H, W * C), tiles[..., C:])
     point, pixel, number = points.strides
-    return numpy.lib.stride_tricks.as_strided(points, (3, 6, count, 3 * C),
-                                              (pixel, point, 3 * pixel, number))
+    return numpy.ndarray((3, 6, count, 3 * C), x.dtype, points, strides=(pixel, point, 3 * pixel, number))
 
 
 def _as_tiles(points: numpy.ndarray, shape: tuple[int, ...]) -> numpy.ndarray:
@@ -135,6 +134,6 @@ def _whole_tiles(x: numpy.ndarray) -> numpy.ndarray:
 def _slices(x: numpy.ndarray, out: numpy.ndarray) -> list[slice]:
     """Images in slices of at most MAX_BYTES, unless one has more; MIN_SLICES or more where N allows it."""
     N, H, W, C = x.shape
-    image_bytes = 6 * (H // 4) * (W + 1) * max(C, out.shape[3]) * x.itemsize
+    image_bytes = 6 * (H // 4) * (W + 1) * (C + out.shape[3]) * x.itemsize
     images = max(1, min(MAX_BYTES // max(1, image_bytes), -(-N // MIN_SLICES)))
     return [slice(n, min(n + images, N)) for n in range(0, N, images)]

@@ -8,8 +8,7 @@ points into the tile. Other than there, B's first column is divided by 4 and G's
 Each map is done in two stages, along the columns of an image and along its rows. The 36 points of a patch
 take 360 multiplications that way, where the 36 x 36 matrix of both stages in one has 1296. A stage is a
 product of a small matrix with 3 to 6 rows of channels where they lie in the image, which BLAS takes without a
-copy, and its result is written where the next stage or the image has it: nothing is cut out, padded or put
-together. The transposes of the maps, for the gradients, are the transposed stages in the opposite order.
+copy, and its result is written where the next stage or the image has it: nothing is cut out or padded. The transposes of the maps, for the gradients, are the transposed stages in the opposite order.
 """
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ def image_to_points(x: numpy.ndarray, points: numpy.ndarray) -> None:
     columns = numpy.empty((N, H, W // 4, 6, C), x.dtype)
     patches_to_points(x, columns)
     patches_to_points(columns.reshape(N, H, W // 4, 6 * C).swapaxes(1, 2),
-                       points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2))
+                      points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2))
 
 
 def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> None:
@@ -57,17 +56,12 @@ def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> Non
 def patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
     """B^T times places 4k - 1 to 4k + 4 of x's last axis but one, zero outside: (..., 4K, M), written to
     (..., K, 6, M)."""
-    *strides, row, column = x.strides
-    transform, K = B.T.astype(x.dtype), out.shape[-3]
-    if K == 1:
-        numpy.matmul(transform[:, 1:5], x, out=out[..., 0, :, :])
-        return
-    numpy.matmul(transform[:, 1:], x[..., :5, :], out=out[..., 0, :, :])
-    if K > 2:
-        inner = numpy.lib.stride_tricks.as_strided(x[..., 3:, :], (*x.shape[:-2], K - 2, 6, x.shape[-1]),
-                                                   (*strides, 4 * row, row, column), writeable=False)
-        numpy.matmul(transform, inner, out=out[..., 1:-1, :, :])
-    numpy.matmul(transform[:, :5], x[..., -5:, :], out=out[..., -1, :, :])
+    K = out.shape[-3]
+    tiles = x.reshape(*x.shape[:-2], K, 4, x.shape[-1])
+    numpy.matmul(B[1:5].T.astype(x.dtype), tiles, out=out)
+    # the outer two of six places are other tiles'; the first and the last row of B have a single entry, 1
+    out[..., 1:, 0, :] += tiles[..., :-1, 3, :]
+    out[..., :-1, 5, :] += tiles[..., 1:, 0, :]
 
 
 def _points_to_patches(points: numpy.ndarray, out: numpy.ndarray) -> None:
