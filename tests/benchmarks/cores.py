@@ -76,9 +76,12 @@ def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float
         pixels, first = g.size // O, C == 3
         if convolve.choose(x, w, pair, (1, 1)).__name__ == "convolve_winograd":
             products = 2 * 36 * (pixels // 16) * C * O
-            x_transform, g_transform = (2 * k * (pixels // 16) * c for k, c in ((360, C), (240, O)))
+            x_transform, g_transform = (2 * 240 * (pixels // 16) * c for c in (C, O))
             forward = products + x_transform + g_transform
             backward = 2 * products + 2 * x_transform + g_transform
+        elif stride == 1:
+            forward = pixels * (9 * C * O + 12 * (C + O))
+            backward = forward * (1 if first else 2)
         else:
             forward = 2 * pixels * 9 * C * O
             backward = forward * (1 if first else 2)

@@ -71,13 +71,13 @@ def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741
     if method == "winograd":
         tiles = pixels / 16
         points = 2 * 36 * tiles * C * O
-        maps = 2 * tiles * (360 * (2 * C + (not first) * C) + 240 * 2 * O)
+        maps = 2 * tiles * 240 * (2 * C + (not first) * C + 2 * O)
         copies = 4 * (2 * 36 * tiles * (2 * C + (not first) * C) + 2 * pixels * 2 * O)
         return [(passes * points, (64, C, O)), (maps, (6, 6, C))], copies
     product = 2 * pixels * 9 * C * O
     if method == "winograd_rows":
         to_points, others = C + (C if first else O), O + (O if first else 2 * C)
-        maps = pixels * (18 * to_points + 12 * others)
+        maps = 12 * pixels * (to_points + others)
         copies = 4 * 2.5 * pixels * (to_points + others)
         return [(passes * product / 2, (256, 3 * C, O)), (maps, (6, 6, 512))], copies
     copies = 4 * (2 * inputs * C + 2 * 9 * pixels * C) * passes

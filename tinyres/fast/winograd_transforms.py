@@ -6,9 +6,10 @@ section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A 
 points into the tile. Other than there, B's first column is divided by 4 and G's first row multiplied by 4.
 
 Each map is done in two stages, along the columns of an image and along its rows. The 36 points of a patch
-take 360 multiplications that way, where the 36 x 36 matrix of both stages in one has 1296. A stage is a
+take 240 multiplications that way, where the 36 x 36 matrix of both stages in one has 1296. A stage is a
 product of a small matrix with 3 to 6 rows of channels where they lie in the image, which BLAS takes without a
-copy, and its result is written where the next stage or the image has it: nothing is cut out or padded. The transposes of the maps, for the gradients, are the transposed stages in the opposite order.
+copy, and its result is written where the next stage or the image has it: nothing is cut out or padded. The
+transposes of the maps, for the gradients, are the transposed stages in the opposite order.
 """
 from __future__ import annotations
 
