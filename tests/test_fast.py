@@ -174,12 +174,23 @@ def test_variants_against_the_definition(xp, kernel):
     assert all(taken[variant] >= 5 for variant in here), taken
 
 
-def test_winograd_is_as_precise_as_it_says():
+@pytest.mark.parametrize(("channels", "methods", "limits"), [
+    (128, (winograd.convolve_winograd, winograd.gradients_winograd), (11, 15, 11)),
+    (16, (winograd_rows.convolve_rows, winograd_rows.gradients_of_rows), (4, 8, 2))])
+def test_winograd_is_as_precise_as_it_says(channels, methods, limits):
     rng = numpy.random.default_rng(0)
-    x, w = rng.standard_normal((2, 8, 8, 128)), rng.standard_normal((3, 3, 128, 128)) / (3 * 128**0.5)
-    exact = convolve.definition(x, w, (1, 1), (1, 1))
-    out = winograd.convolve_winograd(x.astype("float32"), w.astype("float32"), (1, 1), (1, 1))
-    assert out.dtype == "float32" and abs(out - exact).max() < 2e-4
+    x, g, w = (rng.standard_normal(shape)
+               for shape in ((8, 16, 16, channels), (8, 16, 16, channels), (3, 3, channels, channels)))
+
+    def results(dtype, convolve, gradients):
+        x_, g_, w_ = (array.astype(dtype) for array in (x, g, w))
+        return convolve(x_, w_, (1, 1), (1, 1)), *gradients(g_, x_, w_, (1, 1), (1, 1), (True, True))
+
+    definitions = convolve.definition, convolution_gradients.definition
+    for exact, plain, fast, limit in zip(results("float64", *definitions), results("float32", *definitions),
+                                         results("float32", *methods), limits, strict=True):
+        errors = [numpy.sqrt(((result - exact)**2).mean()) for result in (fast, plain)]
+        assert fast.dtype == "float32" and errors[0] < limit * errors[1], errors
 
 
 @pytest.mark.parametrize("size", [(1, 4, 8), (2, 8, 8), (3, 12, 4)])
@@ -218,6 +229,7 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 32) is winograd_rows
     assert variant(7, 256, 256) is winograd_rows
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
+    assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is sliced
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced
     assert variants(8, 32, 64, stride=2) == (sliced, strided)
     assert variant(8, 128, 256, dtype="float16") is sliced

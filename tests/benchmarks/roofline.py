@@ -117,7 +117,7 @@ def main() -> None:
                 measured = seconds(lambda: layer(image).backward(g))  # noqa: B023
             work = sum(work for work, _ in products)
             seen[key] = bound, measured
-            print(f"{f'{side}x{side}x{C} -> {O}, stride {layer.stride}':<26}{name:<12}{work / 1e9:>7.2f}"
+            print(f"{f'{side}x{side}x{C} -> {O}, stride {layer.stride}':<26}{name:<14}{work / 1e9:>7.2f}"
                   f"{work / product_time / 1e9:>9.0f}{copied / 1e6:>7.0f}{1000 * product_time:>10.1f}"
                   f"{1000 * copied / rate:>8.1f}{1000 * bound:>7.1f}{1000 * measured:>10.1f}", flush=True)
         totals = [total + part for total, part in zip(totals, seen[key], strict=True)]

@@ -2,7 +2,7 @@
 
 3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, 3C numbers. Three
 such pixels side by side are a window, 9C numbers that already lie in a row in memory. So the windows are
-three matrices of overlapping rows, from pixel 0, 3, 6, ..., from 1, 4, 7, ... and from 2, 5, 8, ... on, and
+three matrices that overlap, from pixel 0, 3, 6, ..., from 1, 4, 7, ... and from 2, 5, 8, ... on, and
 one batch of three products takes them as they lie: no window is ever written to memory. Everything else: the
 matrix of columns, for as many images at a time as MAX_BYTES hold.
 

@@ -7,7 +7,7 @@ outputs (i, j), (i + 1, j), (i, j + 1), (i + 1, j + 1) a class takes one, two or
 the kernel.
 
 Store every output's gradient with the one below it: 2O numbers. Two such side by side are the four, which
-already lie in a row in memory, for any (i, j): a matrix of overlapping rows, as in winograd_rows.py.
+already lie in a row in memory, for any (i, j): a matrix whose rows overlap, as in winograd_rows.py.
 
 Why it is faster: im2col's gradient makes nine numbers of each, and adds up nine overlapping images; this
 copies the gradient twice and the image once. One class takes three outputs instead of two, one of them times

@@ -14,7 +14,10 @@ more; all three are views of the same memory that BLAS takes as they are.
 Why it is faster: half the multiplications, and the image is copied one and a half times instead of nine. Its
 maps multiply whole rows, so few channels suffice; winograd.py saves as much again where there are more. The
 gradient of the input is a convolution again, with the kernel turned round, and the windows made for it serve
-the kernel's gradient too. Precision: in float32 its rounding errors are 2 to 8 times the definition's.
+the kernel's gradient too.
+
+Precision: in float32 its rounding errors are 2 to 6 times those of the definition (root mean square), in a
+kernel's gradient no larger.
 """
 from __future__ import annotations
 
@@ -26,15 +29,17 @@ from .sliced import is_3x3_same, of_gradients, rotate_180
 from .threads import parallel_map
 from .winograd_transforms import A, G, patches_to_points
 
-MAX_BYTES = 2**21  # of the points of a slice of images and of its results; less would suit a cache, but not
-# threads, which wait for Python's lock at each call
+# of the points of a slice of images and of its results; less would suit a cache, but not threads, which wait
+# for Python's lock at each call
+MAX_BYTES = 2**21
 MIN_SLICES = 4  # where MAX_BYTES makes fewer
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
     """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, float32 or float64"""
-    # float16 has too few bits for the matrices' entries
-    return isinstance(x, numpy.ndarray) and x.itemsize >= 4 and is_3x3_same(w, stride, padding)
+    # float16 has too few bits for the matrices' entries, and integers have no fractions
+    return (isinstance(x, numpy.ndarray) and x.dtype in ("float32", "float64")
+            and is_3x3_same(w, stride, padding))
 
 
 @convolve.variant(numpy_3x3_same)
@@ -62,35 +67,47 @@ def _convolve_and_correlate(
     (N, H, W, O), and the sum over all windows of each one's products with its pixel in g (N, H, W, O), which
     is (3, 3, C, O); None for the one whose operand is None.
     """
-    height, x = x.shape[1], _whole_tiles(x)
-    C, out, total = x.shape[3], None, None
+    C, O = x.shape[3], (g if w is None else w).shape[3]  # noqa: E741
+    kernel = out = total = None
     if w is not None:
-        kernel = (G.astype(x.dtype) @ w.reshape(3, -1)).reshape(6, 3 * C, -1)
-        out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
+        kernel = (G.astype(x.dtype) @ w.reshape(3, -1)).reshape(6, 3 * C, O)
+        out = numpy.empty((*x.shape[:3], O), x.dtype)
     if g is not None:
-        g = _whole_tiles(g)
-        total = numpy.zeros((3, 3, C, g.shape[3]), x.dtype)
+        total = numpy.zeros((3, 3, C, O), x.dtype)
 
     def work(images: slice) -> numpy.ndarray | None:
-        windows = _windows(x[images])
+        windows = _windows(_whole_tiles(x[images]))
         if w is not None:
-            points = numpy.empty((6, windows.shape[2], 3, w.shape[3]), x.dtype)
-            numpy.matmul(windows, kernel, out=points.transpose(2, 0, 1, 3))
-            tiles = _tiles(out[images])
-            products = _as_tiles(points, out[images].shape)[..., :tiles.shape[3]]
-            numpy.matmul(A.T.astype(x.dtype), products, out=tiles)
-        if g is None:
-            return None
-        points = numpy.zeros((6, windows.shape[2], 3, g.shape[3]), x.dtype)
-        tiles = _tiles(g[images])
-        numpy.matmul(A.astype(x.dtype), tiles, out=_as_tiles(points, g[images].shape)[..., :tiles.shape[3]])
-        sums = (windows.swapaxes(2, 3) @ points.transpose(2, 0, 1, 3)).sum(axis=0)
-        return (G.T.astype(x.dtype) @ sums.reshape(6, -1)).reshape(total.shape)
+            _convolve(windows, kernel, out[images])
+        return None if g is None else _correlate(windows, _whole_tiles(g[images]))
 
-    for part in parallel_map(work, _slices(x, out if g is None else g)):
+    for part in parallel_map(work, _slices(x, O)):
         if g is not None:  # in order, so that the sum is always the same
             total += part
-    return out if out is None else out[:, :height], total
+    return out, total
+
+
+def _convolve(windows: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray) -> None:
+    """Multiply windows (3, 6, windows, 3C) with the kernel's points (6, 3C, O), into out (N, H, W, O)."""
+    N, H, W, O = out.shape  # noqa: E741
+    rows = out if H % 4 == 0 else numpy.empty((N, H + -H % 4, W, O), out.dtype)
+    points = numpy.empty((6, windows.shape[2], 3, O), out.dtype)
+    numpy.matmul(windows, kernel, out=points.transpose(2, 0, 1, 3))
+    numpy.matmul(A.T.astype(out.dtype), _as_tiles(points, rows.shape)[..., :W * O], out=_tiles(rows))
+    if rows is not out:
+        out[...] = rows[:, :H]
+
+
+def _correlate(windows: numpy.ndarray, g: numpy.ndarray) -> numpy.ndarray:
+    """The sum over all windows (3, 6, windows, 3C) of products with g (N, 4K, W, O): (3, 3, C, O)."""
+    _, _, W, O = g.shape  # noqa: E741
+    points = numpy.empty((6, windows.shape[2], 3, O), g.dtype)
+    tiles = _as_tiles(points, g.shape)
+    tiles[..., W * O:] = 0
+    points.reshape(6, -1)[:, tiles[:, :, 0].size:] = 0  # windows are zero there, but memory may hold NaN
+    numpy.matmul(A.astype(g.dtype), _tiles(g), out=tiles[..., :W * O])
+    sums = (windows.swapaxes(2, 3) @ points.transpose(2, 0, 1, 3)).sum(axis=0)
+    return (G.T.astype(g.dtype) @ sums.reshape(6, -1)).reshape(3, 3, -1, O)
 
 
 def _windows(x: numpy.ndarray) -> numpy.ndarray:
@@ -131,9 +148,11 @@ def _whole_tiles(x: numpy.ndarray) -> numpy.ndarray:
     return numpy.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else x
 
 
-def _slices(x: numpy.ndarray, out: numpy.ndarray) -> list[slice]:
-    """Images in slices of at most MAX_BYTES, unless one has more; MIN_SLICES or more where N allows it."""
+def _slices(x: numpy.ndarray, O: int) -> list[slice]:  # noqa: E741
+    """Images in slices with points of at most MAX_BYTES or the bytes of a kernel's points, whichever is more,
+    unless one image has more; MIN_SLICES or more where N allows it."""
     N, H, W, C = x.shape
-    image_bytes = 6 * (H // 4) * (W + 1) * (C + out.shape[3]) * x.itemsize
-    images = max(1, min(MAX_BYTES // max(1, image_bytes), -(-N // MIN_SLICES)))
+    image_bytes = 6 * -(-H // 4) * (W + 1) * (C + O) * x.itemsize
+    max_bytes = max(MAX_BYTES, 18 * C * O * x.itemsize)
+    images = max(1, min(max_bytes // max(1, image_bytes), -(-N // MIN_SLICES)))
     return [slice(n, min(n + images, N)) for n in range(0, N, images)]
