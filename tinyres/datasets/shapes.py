@@ -94,51 +94,60 @@ def _masks(labels: numpy.ndarray, rng: numpy.random.Generator, size: int = SIZE)
     direction, turn = rng.uniform(0, 2 * numpy.pi, n), rng.uniform(-0.35, 0.35, n)
     stretch, reach = rng.uniform(1.0, 1.2, n)**0.5, rng.uniform(9, 12, n) * (size / SIZE)
     place = rng.uniform(size=(n, 2))
-    outlines_of = list(OUTLINES.values())
-    for i, label in enumerate(labels):
-        outlines = outlines_of[label]
-        stretched = _rotation(direction[i]) * [stretch[i], 1 / stretch[i]] @ _rotation(turn[i] - direction[i])
-        drawn = [outline @ stretched * (reach[i] / abs(outlines[0]).max()) for outline in outlines]
-        low, high = drawn[0].min(axis=0), drawn[0].max(axis=0)
-        corner = place[i] * (size - (high - low))
+    stretches = numpy.stack([stretch, 1 / stretch], axis=-1)[:, None]
+    stretched = _rotation(direction) * stretches @ _rotation(turn - direction)
+    for label, outlines in enumerate(OUTLINES.values()):
+        rows = numpy.flatnonzero(labels == label)
+        scale = reach[rows, None, None] / abs(outlines[0]).max()
+        drawn = [outline @ stretched[rows] * scale for outline in outlines]
+        low, high = (extreme(drawn[0], axis=1, keepdims=True) for extreme in (numpy.min, numpy.max))
+        corner = place[rows, None] * (size - (high - low))
+        top = rows[:, None, None] * [0, size]
         for outline, fill in zip(drawn, (255, 0), strict=False):
-            points = (outline - low + corner + [0, i * size]) * FINE
-            pencil.polygon(points.ravel().tolist(), fill=fill)
+            points = (outline - low + corner + top) * FINE
+            for numbers in points.reshape(len(rows), 2 * outline.shape[1]).tolist():
+                pencil.polygon(numbers, fill=fill)
     masks = numpy.asarray(canvas.reduce(FINE), dtype=numpy.float32).reshape(n, size, size)
     return masks / numpy.float32(255)
 
 
-def _rotation(angle: float) -> numpy.ndarray:
-    return numpy.array([[numpy.cos(angle), -numpy.sin(angle)], [numpy.sin(angle), numpy.cos(angle)]])
+def _rotation(angles: numpy.ndarray) -> numpy.ndarray:
+    """(n,) -> (n, 2, 2)."""
+    cos, sin = numpy.cos(angles), numpy.sin(angles)
+    return numpy.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2)
 
 
 def _paint(masks: numpy.ndarray, rng: numpy.random.Generator) -> numpy.ndarray:
     """Colours, textures and noise: (n, size, size) -> (n, size, size, 3) uint8."""
-    n = len(masks)
+    n, size = masks.shape[:2]
     behind, front = _colours(n, rng)
 
     def uniform(low: float, high: float, *shape: int) -> numpy.ndarray:
         return rng.uniform(low, high, shape).astype(numpy.float32)
 
-    background = behind + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
-    foreground = front + uniform(-0.08, 0.08, n, 1, 1, 3) * _textures(n, rng, masks.shape[1])
-    images = background + (foreground - background) * masks[..., None]
-    images += uniform(0.02, 0.05, n, 1, 1, 1) * rng.standard_normal(images.shape, dtype=numpy.float32)
-    return (images.clip(0, 1) * 255).round().astype(numpy.uint8)
+    # Colours before pixels: NumPy is slow where the last axis is short.
+    background = behind + uniform(-0.08, 0.08, n, 3, 1, 1) * _textures(n, rng, size)
+    foreground = front + uniform(-0.08, 0.08, n, 3, 1, 1) * _textures(n, rng, size)
+    images = background + (foreground - background) * masks[:, None]
+    strength = uniform(0.02, 0.05, n, 1, 1, 1)
+    noisy = rng.standard_normal((n, size, size, 3), dtype=numpy.float32)
+    noisy *= strength
+    noisy += images.transpose(0, 2, 3, 1)
+    return (noisy.clip(0, 1) * 255).round().astype(numpy.uint8)
 
 
 def _colours(n: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Colours behind and in front, (n, 1, 1, 3) each, 0 to 1; the one in front is brighter by 0.35 to 0.6."""
+    """Colours behind and in front, (n, 3, 1, 1) each, 0 to 1; the one in front is brighter by 0.35 to 0.6."""
     contrast = rng.uniform(0.35, 0.6, n)
     middle = 0.5 + rng.uniform(-0.5, 0.5, n) * (1 - contrast)
     brightness = numpy.stack([middle - contrast / 2, middle + contrast / 2])
     hue = rng.uniform(-0.3, 0.3, (2, n, 3))
     hue -= hue.mean(axis=-1, keepdims=True)
-    return tuple((brightness[..., None] + hue)[:, :, None, None].clip(0, 1).astype(numpy.float32))
+    return tuple((brightness[..., None] + hue)[..., None, None].clip(0, 1).astype(numpy.float32))
 
 
 def _textures(n: int, rng: numpy.random.Generator, size: int) -> numpy.ndarray:
-    """A gradient, stripes, checks or blobs, at random for each image: (n, size, size, 1) float32, -1 to 1."""
+    """A gradient, stripes, checks or blobs, at random for each image: (n, 1, size, size) float32, -1 to 1."""
     angle = rng.uniform(0, 2 * numpy.pi, (n, 1, 1))
     across, down = numpy.cos(angle).astype(numpy.float32), numpy.sin(angle).astype(numpy.float32)
     drawn = rng.uniform([[[2]], [[0]]], [[[5]], [[1]]], (n, 2, 1, 1))
@@ -152,7 +161,7 @@ def _textures(n: int, rng: numpy.random.Generator, size: int) -> numpy.ndarray:
     between = numpy.maximum(0, 1 - abs(x[:, None] - grid) / (grid[1] - grid[0]))
     blobs = between @ rng.uniform(-1, 1, (n, 6, 6)).astype(numpy.float32) @ between.T
     kind = rng.integers(4, size=n)
-    return numpy.stack([along, stripes, checks, blobs])[kind, numpy.arange(n), :, :, None]
+    return numpy.stack([along, stripes, checks, blobs])[kind, numpy.arange(n), None]
 
 
 def _zigzag(t: numpy.ndarray) -> numpy.ndarray:
