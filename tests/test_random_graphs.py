@@ -4,7 +4,7 @@ from __future__ import annotations
 import gc
 import inspect
 import os
-import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -321,17 +321,19 @@ def test_memory_does_not_grow_over_1000_steps_of_training(tmp_path):
         if step in (100, 1100):
             cycles = gc.collect()  # this also clears Python's own lists of spare tuples and the like
             pages = int(Path("/proc/self/statm").read_text().split()[1])
-            seen[step] = sys.getallocatedblocks(), pages * os.sysconf("SC_PAGE_SIZE"), cycles
+            seen[step] = tracemalloc.get_traced_memory()[0], pages * os.sysconf("SC_PAGE_SIZE"), cycles
         return 0.01
 
     gc.collect()
     gc.disable()
+    tracemalloc.start()
     try:
         train(network, tr.optim.SGD(network.parameters(), 0.01), schedule, Dataset(split, split, ("a", "b")),
               Run(tmp_path, {}, evaluate_every=10**6), steps=1101, batch_size=8)
     finally:
+        tracemalloc.stop()
         gc.enable()
-    blocks, resident = (after - before for before, after in zip(seen[100][:2], seen[1100][:2], strict=True))
-    assert blocks < 900  # fewer than one object a step; what remains is 100 lines of metrics
+    traced, resident = (after - before for before, after in zip(seen[100][:2], seen[1100][:2], strict=True))
+    assert traced < 80_000  # 100 lines of metrics
     assert resident < 4_000_000
     assert seen[1100][2] == 0, "objects in reference cycles"
