@@ -100,7 +100,7 @@ def _masks(labels: numpy.ndarray, rng: numpy.random.Generator, size: int = SIZE)
         rows = numpy.flatnonzero(labels == label)
         scale = reach[rows, None, None] / abs(outlines[0]).max()
         drawn = [outline @ stretched[rows] * scale for outline in outlines]
-        low, high = (extreme(drawn[0], axis=1, keepdims=True) for extreme in (numpy.min, numpy.max))
+        low, high = drawn[0].min(axis=1, keepdims=True), drawn[0].max(axis=1, keepdims=True)
         corner = place[rows, None] * (size - (high - low))
         top = rows[:, None, None] * [0, size]
         for outline, fill in zip(drawn, (255, 0), strict=False):
