@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy
 
 import tinyres as tr
-from tinyres import cli
+from tinyres.cli import settings as cli
+from tinyres.cli.errors import run_script
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
-from tinyres.scripts import run_script
 from tinyres.training import Checkpoint, draw_curves, evaluate, load_checkpoint
 from tinyres.training.curves import Metrics
 from tinyres.training.pictures import draw_all, probabilities

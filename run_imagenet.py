@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import tinyres as tr
-from tinyres import cli
+from tinyres.cli import settings as cli
+from tinyres.cli.errors import run_script
 from tinyres.distributed import Group
-from tinyres.scripts import run_script
 from tinyres.training import Checkpoint, evaluate
 from tinyres.training.curves import Metrics
 

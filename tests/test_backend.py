@@ -4,7 +4,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres import backend
+from tinyres import backend, kernel
 
 
 def test_use_chooses_the_library_of_new_arrays(xp):
@@ -30,7 +30,7 @@ def test_unknown_backend_is_refused():
 
 
 def test_a_kernel_takes_the_last_registered_variant_that_applies_and_none_where_plain():
-    @backend.kernel
+    @kernel.kernel
     def double(x):
         return x + x
 
@@ -38,7 +38,7 @@ def test_a_kernel_takes_the_last_registered_variant_that_applies_and_none_where_
         for limit in 0, 10, 100:
             double.variant(lambda x, limit=limit: x > limit)(lambda x, limit=limit: f"above {limit}")
         assert [double(x) for x in (-1, 1, 11, 101)] == [-2, "above 0", "above 10", "above 100"]
-        with backend.plain():
+        with kernel.plain():
             assert double(101) == 202
             seen = []
             thread = threading.Thread(target=lambda: seen.append(double(101)))
@@ -47,7 +47,7 @@ def test_a_kernel_takes_the_last_registered_variant_that_applies_and_none_where_
         assert seen == ["above 100"], "another thread is not plain"
         assert double(101) == "above 100"
     finally:
-        backend.KERNELS.remove(double)
+        kernel.KERNELS.remove(double)
 
 
 @pytest.mark.skipif(backend.gpu_available(), reason="a GPU works here")

@@ -6,7 +6,7 @@ import pytest
 
 import tinyres as tr
 from tinyres import conv
-from tinyres.fast import winograd_rows
+from tinyres.fast.cpu import winograd_rows
 
 
 def random(xp, *shape, seed=0):
@@ -30,7 +30,7 @@ def naive(x, w, stride, padding):
 @pytest.fixture(params=["chosen", "plain"])
 def variants(request):
     """The convolution by the variant that is chosen, and by its definition."""
-    with tr.backend.plain() if request.param == "plain" else contextlib.nullcontext():
+    with tr.kernel.plain() if request.param == "plain" else contextlib.nullcontext():
         yield
 
 

@@ -14,7 +14,11 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast import elementwise, gpu_conv, handover, sliced, strided, winograd, winograd_rows
+from tinyres.fast.cpu import elementwise, winograd, winograd_rows
+from tinyres.fast.cpu import im2col as sliced
+from tinyres.fast.cpu import stride2 as strided
+from tinyres.fast.gpu import conv as gpu_conv
+from tinyres.fast.gpu import uncopied_gradients as handover
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
@@ -129,7 +133,7 @@ def flat(value):
 
 
 def test_every_kernel_is_tested_here():
-    assert set(ARGUMENTS) == set(tr.backend.KERNELS)
+    assert set(ARGUMENTS) == set(tr.kernel.KERNELS)
 
 
 @pytest.fixture
@@ -233,7 +237,7 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced
     assert variants(8, 32, 64, stride=2) == (sliced, strided)
     assert variant(8, 128, 256, dtype="float16") is sliced
-    with tr.backend.plain():
+    with tr.kernel.plain():
         assert variant(8, 128, 256) is tr.conv
 
 
@@ -246,7 +250,7 @@ def test_small_arrays_are_left_to_numpy():
 def test_a_whole_training_step_is_the_textbooks():
     """With the variants and without, from the same weights: one step of a network that takes nearly all."""
     weights = []
-    for context in (tr.backend.plain(), contextlib.nullcontext()):
+    for context in (tr.kernel.plain(), contextlib.nullcontext()):
         network = tr.models.cifar_net(blocks=1, widths=(16, 48, 64))
         optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
         images = numpy.random.default_rng(0).standard_normal((8, 32, 32, 3), dtype="float32")
@@ -260,7 +264,7 @@ def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
     done = subprocess.run([sys.executable, "-m", "tinyres.fast"], capture_output=True, text=True, timeout=120,
                           cwd=Path(__file__).resolve().parent.parent)
     assert done.returncode == 0, done.stderr
-    for kernel in tr.backend.KERNELS:
+    for kernel in tr.kernel.KERNELS:
         assert f"{kernel.__name__}: " in done.stdout
         for _, variant in kernel.variants:
             assert variant.__name__ in done.stdout

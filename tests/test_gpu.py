@@ -6,8 +6,10 @@ import pytest
 from support.checking import convolution_of
 
 import tinyres as tr
-from tinyres import cli, nn
-from tinyres.fast import capture, gpu, gpu_conv, precision
+from tinyres import nn
+from tinyres.cli import settings as cli
+from tinyres.fast.gpu import capture, cublas, precision
+from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -77,11 +79,11 @@ def test_matmul(dtype, tolerance, turned):
     cupy, rng = tr.backend.use("cupy"), numpy.random.default_rng(0)
     a, b = rng.standard_normal((3, 70, 40)).astype(dtype), rng.standard_normal((40, 50)).astype(dtype)
     b_there = cupy.asarray(b.T.copy()).T if turned else cupy.asarray(b)
-    out = gpu.matmul(cupy.asarray(a), b_there[None], cupy.empty((3, 70, 50), dtype))
+    out = cublas.matmul(cupy.asarray(a), b_there[None], cupy.empty((3, 70, 50), dtype))
     expected = a.astype("float64") @ b.astype("float64")
     assert abs(out.get() - expected).max() < tolerance * abs(expected).max()
     with pytest.raises(ValueError, match="do not fit"):
-        gpu.matmul(out, out, out)
+        cublas.matmul(out, out, out)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

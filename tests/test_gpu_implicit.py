@@ -8,7 +8,8 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast import capture, gpu_implicit, precision
+from tinyres.fast.gpu import capture, precision
+from tinyres.fast.gpu import implicit as gpu_implicit
 from tinyres.training import loss_and_error, training_step
 
 on_a_gpu = pytest.mark.skipif(not tr.backend.gpu_available(),

@@ -20,7 +20,28 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import gpu, gpu_block, gpu_conv, gpu_implicit, gpu_passes, gpu_sgd, handover
+from tinyres.fast.gpu import (
+    block as gpu_block,
+)
+from tinyres.fast.gpu import (
+    conv as gpu_conv,
+)
+from tinyres.fast.gpu import (
+    cublas,
+    cuda,
+)
+from tinyres.fast.gpu import (
+    implicit as gpu_implicit,
+)
+from tinyres.fast.gpu import (
+    passes as gpu_passes,
+)
+from tinyres.fast.gpu import (
+    sgd as gpu_sgd,
+)
+from tinyres.fast.gpu import (
+    uncopied_gradients as handover,
+)
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -49,7 +70,7 @@ def memory_of(array):
 
 
 def product(a, b, out, accumulate=False):
-    gemm(*gpu.gemm_arguments(a, b, out), memory_of(a), memory_of(b), memory_of(out), accumulate)
+    gemm(*cublas.gemm_arguments(a, b, out), memory_of(a), memory_of(b), memory_of(out), accumulate)
     return out
 
 
@@ -71,11 +92,11 @@ def test_gemm_arguments(turn_a, turn_b, batch):
 def test_gemm_arguments_that_do_not_fit():
     a = numpy.zeros((4, 6))
     with pytest.raises(ValueError, match="do not fit"):
-        gpu.gemm_arguments(a, a, a)
+        cublas.gemm_arguments(a, a, a)
     with pytest.raises(ValueError, match="must be contiguous"):
-        gpu.gemm_arguments(a[:, ::2], numpy.zeros((3, 2)), numpy.zeros((4, 2)))
+        cublas.gemm_arguments(a[:, ::2], numpy.zeros((3, 2)), numpy.zeros((4, 2)))
     with pytest.raises(ValueError, match="of out the last"):
-        gpu.gemm_arguments(a, numpy.zeros((6, 2)), numpy.zeros((2, 4)).T)
+        cublas.gemm_arguments(a, numpy.zeros((6, 2)), numpy.zeros((2, 4)).T)
 
 
 # The kernels on a CPU
@@ -120,10 +141,10 @@ def kernels(tmp_path_factory):
 @pytest.fixture
 def on_numpy(kernels, monkeypatch):
     """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
-    monkeypatch.setattr(gpu, "cupy", numpy)
+    monkeypatch.setattr(cuda, "cupy", numpy)
     monkeypatch.setattr(gpu_conv, "_launch", kernels)
-    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
-    monkeypatch.setattr(gpu, "matmul", product)
+    monkeypatch.setattr(cuda, "address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(cublas, "matmul", product)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
 
@@ -191,9 +212,9 @@ def block_kernels(tmp_path_factory):
 def launched(monkeypatch, block_kernels):
     """gpu_block.py with NumPy for its memory; the names of the passes that run."""
     names = []
-    monkeypatch.setattr(gpu, "cupy", numpy)
-    monkeypatch.setattr(gpu, "address", lambda array: array.ctypes.data)
-    monkeypatch.setattr(gpu, "matmul", product)
+    monkeypatch.setattr(cuda, "cupy", numpy)
+    monkeypatch.setattr(cuda, "address", lambda array: array.ctypes.data)
+    monkeypatch.setattr(cublas, "matmul", product)
     monkeypatch.setattr(gpu_passes, "_launch", lambda name, *arguments: (
         names.append(name.split("<")[0]), block_kernels(name, *arguments)))
     return names

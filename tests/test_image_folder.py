@@ -14,7 +14,7 @@ from tinyres.datasets import image_folder, save_as_folder, shapes
 from tinyres.datasets.augment import standardize
 from tinyres.datasets.image_folder import _window, decode
 from tinyres.datasets.loader import evaluation_batches, training_batches
-from tinyres.processes import forked
+from tinyres.distributed.forked import forked
 
 
 def scene(width: int, height: int) -> Image.Image:

@@ -5,7 +5,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.fast import precision
+from tinyres.fast.gpu import precision
 
 
 def gradients(xp, wrap):

@@ -15,8 +15,8 @@ from support.harness import ROOT, WORKER, weights
 import tinyres as tr
 from tinyres import backend
 from tinyres.distributed import SINGLE_PROCESS
-from tinyres.fast import threads
-from tinyres.processes import MAX_WEIGHTS, forked, process_count
+from tinyres.distributed.forked import MAX_WEIGHTS, forked, process_count
+from tinyres.fast.cpu import threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.harness import finish, kill_at_random, outcome, start
 
-from tinyres.files import locked, write_atomically
+from tinyres.support.files import locked, write_atomically
 from tinyres.training import load_checkpoint
 
 STEPS = 40

@@ -14,7 +14,7 @@ import numpy
 import pytest
 from support.harness import run_script, weight_bytes
 
-from tinyres import cli
+from tinyres.cli import settings as cli
 
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",

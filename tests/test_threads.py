@@ -13,7 +13,9 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import sliced, strided, threads, winograd, winograd_rows
+from tinyres.fast.cpu import im2col as sliced
+from tinyres.fast.cpu import stride2 as strided
+from tinyres.fast.cpu import threads, winograd, winograd_rows
 
 
 def test_results_come_in_order_whoever_computes_them():
@@ -30,7 +32,7 @@ two_threads = pytest.mark.skipif(threads.thread_count() < 2, reason="needs two c
 
 
 def test_no_more_threads_than_cores():
-    program = "from tinyres.fast import threads; print(threads.thread_count())"
+    program = "from tinyres.fast.cpu import threads; print(threads.thread_count())"
     done = subprocess.run([sys.executable, "-c", program],
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1000"}, capture_output=True, text=True,
                           timeout=120, cwd=Path(__file__).resolve().parent.parent, check=True)
@@ -142,7 +144,7 @@ def fail(item):
     seen.append(get())
     raise KeyError(item)
 try:
-    tr.fast.threads.parallel_map(fail, range(4))
+    tr.fast.cpu.threads.parallel_map(fail, range(4))
 except KeyError:
     pass
 assert seen[0] == 1 and get() == 3, (seen, get())

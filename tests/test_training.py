@@ -12,8 +12,8 @@ from PIL import Image
 import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.datasets.augment import standardize
-from tinyres.fast import capture
-from tinyres.files import write_atomically
+from tinyres.fast.gpu import capture
+from tinyres.support.files import write_atomically
 from tinyres.training import (
     Run,
     draw_curves,

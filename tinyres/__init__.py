@@ -2,15 +2,13 @@
 
     import tinyres as tr
 
-Read backend, tensor, arithmetic, ops, conv, gradcheck, nn, models, optim, in this order: with what is beside
-them (checks, more_ops, methods, layer_checks, module, more_layers) they are the core, and import nothing
-else. Then fast, datasets, distributed, training, cli, theory, plot, as you like.
+README.md beside this file says in which order to read, and what lies in each folder.
 """
-from . import backend, methods, models, nn, optim
+from . import backend, kernel, models, nn, optim
 from .arithmetic import matmul
 from .conv import conv2d
-from .gradcheck import gradcheck
-from .more_ops import (
+from .extras import methods
+from .extras.functions import (
     abs,  # noqa: F401
     clip,
     concatenate,
@@ -24,6 +22,7 @@ from .more_ops import (
     stack,
     tanh,
 )
+from .gradcheck import gradcheck
 from .ops import (
     astype,
     avg_pool2d,
@@ -44,12 +43,16 @@ from .tensor import Tensor, no_grad
 from . import datasets, distributed, fast, plot, pretrained, theory, training
 from .training import accuracy, predict
 
-models.pretrained = pretrained.pretrained  # beside the networks, though the core reads no files
+__version__ = "0.2.0"
+
+# names that a module cannot import from those that come after it
+backend.plain = kernel.plain
+models.pretrained = pretrained.pretrained
 
 # `from tinyres import *` leaves Python's own sum, max and abs alone
 __all__ = [
     "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
-    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "log", "log_softmax", "matmul",
+    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "log", "log_softmax", "matmul",
     "max_pool2d", "maximum", "mean", "methods", "models", "nn", "no_grad", "optim", "pad", "plot",
     "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt", "stack", "tanh",
     "theory", "training", "transpose",

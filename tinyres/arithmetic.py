@@ -6,8 +6,9 @@ or arrays of another library, are a TypeError.
 """
 from __future__ import annotations
 
-from . import checks
-from .backend import Array, kernel
+from .backend import Array
+from .kernel import kernel
+from .support import operation_checks as checks
 from .tensor import Tensor, sum_of_two
 
 

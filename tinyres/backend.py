@@ -1,20 +1,11 @@
-"""The array library underneath, NumPy on a CPU or CuPy on a GPU; kernels.
+"""The array library underneath: NumPy on a CPU or CuPy on a GPU.
 
 Every other file asks `xp_of(array)` which library an array belongs to and calls that library's functions,
 which have the same names in both. New arrays (weights, batches) are made in the library chosen by `use`.
-
-Kernels (not those of a convolution, which are called w here) are the few functions on arrays that take nearly
-all of the time. What is written in the core, as plainly as can be and marked `@kernel`, is a reference
-implementation, the kernel's definition. Files in `fast/` may register optimized ones, its variants, with the
-condition under which they apply; calling a kernel dispatches to one of them. The core neither knows nor needs
-them.
 """
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
@@ -28,7 +19,6 @@ except ImportError:
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 _current: ModuleType = numpy
-_plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 @functools.cache
@@ -89,61 +79,3 @@ def xp_of(array: Array) -> ModuleType:
 def to_numpy(array: Array) -> numpy.ndarray:
     """The same values as a NumPy array (copied off the GPU if it is there; not copied if it is NumPy's)."""
     return array if xp_of(array) is numpy else cupy.asnumpy(array)
-
-
-class Kernel:
-    """A function on arrays, given by its definition, for which faster variants may stand in.
-
-    It takes positional arguments only.
-    """
-
-    def __init__(self, definition: Callable[..., Any]) -> None:
-        self.definition = definition
-        self.variants: list[tuple[Callable[..., bool], Callable[..., Any]]] = []
-        functools.update_wrapper(self, definition)
-
-    def variant(self, applies: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function for all arguments of which `applies` says so.
-
-        The variant registered last is tried first. The docstring of `applies` says for which arrays, with
-        the library's name, and that of the variant why it pays: `python -m tinyres.fast` prints them.
-        """
-        def register(function: Callable[..., Any]) -> Callable[..., Any]:
-            self.variants.insert(0, (applies, function))
-            return function
-        return register
-
-    def choose(self, *arguments: Any) -> Callable[..., Any]:
-        """The first variant that applies to the arguments, else the definition."""
-        if not _plain.get():
-            for applies, function in self.variants:
-                if applies(*arguments):
-                    return function
-        return self.definition
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.choose(*arguments)(*arguments)
-
-
-KERNELS: list[Kernel] = []
-
-
-def kernel(definition: Callable[..., Any]) -> Kernel:
-    """Declare a function on arrays a kernel: others may register variants of it."""
-    KERNELS.append(Kernel(definition))
-    return KERNELS[-1]
-
-
-@contextlib.contextmanager
-def setting(variable: ContextVar[bool], value: bool) -> Iterator[None]:
-    """Within this context, and in this thread, the variable has that value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def plain() -> contextlib.AbstractContextManager[None]:
-    """Within this context, and in this thread, every kernel computes by its definition: the textbook."""
-    return setting(_plain, True)

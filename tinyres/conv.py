@@ -11,8 +11,9 @@ Shapes: x (N, H, W, C), w (KH, KW, C, O), out (N, OH, OW, O), where OH = (H + 2 
 """
 from __future__ import annotations
 
-from . import checks
-from .backend import Array, kernel, xp_of
+from .backend import Array, xp_of
+from .kernel import kernel
+from .support import operation_checks as checks
 from .tensor import Tensor
 
 Pair = tuple[int, int]  # (vertical, horizontal)

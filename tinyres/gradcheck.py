@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy
 
-from . import backend, checks
+from . import backend
+from .support import operation_checks as checks
 from .tensor import Tensor, no_grad
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy
 
-from . import layer_checks as checks
 from .nn import Conv2d, Module, RandomProjection, ResidualBlock
 from .ops import global_avg_pool2d
+from .support import layer_checks as checks
 from .tensor import Tensor, no_grad
 
 

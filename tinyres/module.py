@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from . import layer_checks as checks
+from .support import layer_checks as checks
 from .tensor import Tensor
 
 

@@ -8,12 +8,12 @@ import numpy
 from numpy.random import Generator, default_rng
 
 from . import backend
-from . import layer_checks as checks
-from .backend import kernel
 from .conv import conv2d
+from .extras.layers import BatchNorm2d, Dropout, Sequential
+from .kernel import kernel
 from .module import Module
-from .more_layers import BatchNorm2d, Dropout, Sequential
 from .ops import avg_pool2d, pad, relu
+from .support import layer_checks as checks
 from .tensor import Tensor
 
 __all__ = ["BatchNorm2d", "Conv2d", "Dropout", "Linear", "Module", "RandomProjection", "ResidualBlock",

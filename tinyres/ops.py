@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import checks
-from .backend import Array, kernel, xp_of
+from .backend import Array, xp_of
+from .kernel import kernel
+from .support import operation_checks as checks
 from .tensor import Tensor
 
 Axes = int | Sequence[int] | None

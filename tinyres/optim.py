@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy
 
 from . import backend
-from . import layer_checks as checks
-from .backend import Array, kernel
+from .backend import Array
+from .kernel import kernel
+from .support import layer_checks as checks
 from .tensor import Tensor
 
 

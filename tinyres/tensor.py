@@ -17,7 +17,8 @@ from contextvars import ContextVar
 import numpy
 
 from . import backend
-from .backend import Array, kernel
+from .backend import Array
+from .kernel import kernel, setting
 
 VJP = Callable[[Array], "tuple[Array | None, ...]"]
 
@@ -168,7 +169,7 @@ def no_grad(function: Callable | None = None) -> contextlib.AbstractContextManag
 
     Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
     """
-    context = backend.setting(recording, False)
+    context = setting(recording, False)
     return context(function) if function else context
 
 

@@ -27,7 +27,7 @@ import tinyres as tr
 from tinyres import plot
 from tinyres.conv import convolution_gradients, convolve
 from tinyres.fast import memory_kept
-from tinyres.fast.threads import core_count, parallel_map, thread_count
+from tinyres.fast.cpu.threads import core_count, parallel_map, thread_count
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import sum_of_two

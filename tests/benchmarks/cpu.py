@@ -27,8 +27,8 @@ import numpy
 
 import tinyres as tr
 from tinyres.distributed import Group
-from tinyres.fast.threads import core_count
-from tinyres.processes import forked, process_count
+from tinyres.distributed.forked import forked, process_count
+from tinyres.fast.cpu.threads import core_count
 
 PAPER, SMALL = dict(), dict(blocks=1, widths=(16, 32, 64))
 CONTENDERS = "tinyres", "contiguous", "channels_last", "im2col", "dezero"
@@ -153,7 +153,7 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
     if contender not in ("tinyres", "im2col", "dezero"):
         import torch
         torch.set_num_threads(int(os.environ.get("OPENBLAS_NUM_THREADS", CORES)))
-    plain = tr.backend.plain() if contender == "im2col" else contextlib.nullcontext()
+    plain = tr.kernel.plain() if contender == "im2col" else contextlib.nullcontext()
     kept = tr.fast.memory_kept() if contender in ("tinyres", "im2col") else contextlib.nullcontext()
     count = 1
     if contender == "tinyres" and make is network:  # as run_cifar.py does

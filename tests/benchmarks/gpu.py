@@ -20,7 +20,8 @@ from collections.abc import Callable
 import numpy
 
 import tinyres as tr
-from tinyres.fast import capture, gpu, gpu_block, precision
+from tinyres.fast.gpu import block as gpu_block
+from tinyres.fast.gpu import capture, cublas, precision
 from tinyres.training import loss_and_error, training_step
 
 if not tr.backend.gpu_available():
@@ -111,7 +112,7 @@ def limits() -> tuple[float, dict[str, float]]:
         precision.use(products)
         a = cupy.ones((8192, 8192), cupy.float16 if products == "float16" else cupy.float32)
         out = cupy.empty_like(a)
-        rates[products] = 2 * 8192**3 / median(lambda: gpu.matmul(a, a, out), 5) / 1e9  # noqa: B023
+        rates[products] = 2 * 8192**3 / median(lambda: cublas.matmul(a, a, out), 5) / 1e9  # noqa: B023
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
     cupy.get_default_memory_pool().free_all_blocks()  # or what comes next would be served from it, unseen

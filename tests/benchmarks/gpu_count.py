@@ -21,8 +21,10 @@ from collections import Counter
 import numpy
 
 import tinyres as tr
-from tinyres import cli
-from tinyres.fast import gpu, gpu_passes, gpu_sgd, precision
+from tinyres.cli import settings as cli
+from tinyres.fast.gpu import cublas, precision
+from tinyres.fast.gpu import passes as gpu_passes
+from tinyres.fast.gpu import sgd as gpu_sgd
 from tinyres.training import training_step
 
 BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
@@ -82,7 +84,7 @@ def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Co
     cupy = tr.backend.use("cupy")
     precision.use(products)
     library = CountingLibrary()
-    gpu._cublas = lambda device: (library, ctypes.c_void_p(1))
+    cublas._cublas = lambda device: (library, ctypes.c_void_p(1))
     model = cli.in_precision(products, tr.models.cifar_net())
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
     images = cupy.zeros((batch_size, 32, 32, 3), "float32")
@@ -92,7 +94,7 @@ def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Co
         cupy.LOG.clear(), cupy.BYTES.clear()
         library.__init__()
         if plain:
-            with tr.backend.plain():
+            with tr.kernel.plain():
                 training_step(model, optimizer, images, labels)
         else:
             training_step(model, optimizer, images, labels)

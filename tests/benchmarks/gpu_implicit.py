@@ -20,7 +20,8 @@ from gpu import cupy, milliseconds, tinyres_step
 import tinyres as tr
 from tinyres.backend import Array
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast import capture, gpu_implicit, precision
+from tinyres.fast.gpu import capture, precision
+from tinyres.fast.gpu import implicit as gpu_implicit
 from tinyres.nn import Conv2d, residual_sum
 
 LAYERS = ((32, 16, 64, 1), (32, 64, 64, 1), (32, 64, 128, 2), (16, 128, 128, 1), (16, 128, 256, 2),

@@ -39,8 +39,8 @@ import tinyres as tr
 if why := tr.backend.why_no_gpu():
     sys.exit(f"PREFLIGHT FAILED: {why}")
 import cupy
-from tinyres import cli
-from tinyres.fast import capture, precision
+from tinyres.cli import settings as cli
+from tinyres.fast.gpu import capture, precision
 from tinyres.training import loss_and_error, training_step
 runtime = cupy.cuda.runtime
 free, total = runtime.memGetInfo()

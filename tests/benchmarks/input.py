@@ -30,7 +30,7 @@ from PIL import Image
 import tinyres as tr
 from tinyres.datasets.image_folder import MIN_AREA, SIZE, _window, decode
 from tinyres.datasets.loader import training_batches
-from tinyres.fast.threads import core_count
+from tinyres.fast.cpu.threads import core_count
 
 CONTENDERS = "tinyres", "DataLoader, plain", "DataLoader, decode"
 CORES = core_count()

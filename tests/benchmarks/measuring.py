@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy
 
-from tinyres.fast.threads import core_count
+from tinyres.fast.cpu.threads import core_count
 
 FOREIGN = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE"
 

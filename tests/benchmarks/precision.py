@@ -40,7 +40,7 @@ def gradients(dtype: str) -> tuple[list[numpy.ndarray], list[numpy.ndarray]]:
 def main() -> None:
     measuring.begin()
     fast = gradients("float32")
-    with tr.backend.plain():
+    with tr.kernel.plain():
         (exact, exact_masks), reference = gradients("float64"), gradients("float32")
     whole = {}
     for name, (ours, masks) in {"as chosen": fast, "im2col": reference}.items():

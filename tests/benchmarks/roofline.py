@@ -21,7 +21,8 @@ import numpy
 
 import tinyres as tr
 from tinyres.conv import convolve
-from tinyres.fast.threads import memory_kept, parallel_map, thread_count
+from tinyres.fast import memory_kept
+from tinyres.fast.cpu.threads import parallel_map, thread_count
 
 
 def seconds(work: Callable[[], object], runs: int = 9) -> float:

@@ -17,9 +17,9 @@ import measuring
 import numpy
 
 import tinyres as tr
-from tinyres.backend import Kernel
 from tinyres.conv import convolution_gradients, convolve
 from tinyres.fast import memory_kept
+from tinyres.kernel import Kernel
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import sum_of_two

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 
 from .. import backend
 from ..backend import Array
-from ..fast.threads import core_count
+from ..fast.cpu.threads import core_count
 from .augment import standardize
 from .dataset import Dataset
 

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from .. import backend, datasets, models, optim, plot
+from ..cli.errors import run_script
+from ..cli.options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
 from ..datasets import Dataset, Split
-from ..options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
-from ..processes import forked, process_count
-from ..scripts import run_script
+from ..distributed.forked import forked, process_count
 from ..training import Run, evaluate, load_checkpoint, read_metrics, train
 
 HELD_OUT = 5000  # training images on which learning rates are compared

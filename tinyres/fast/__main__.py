@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from .. import backend, models
 from ..arithmetic import matrix_product
-from ..backend import Kernel
 from ..conv import convolve, output_size
+from ..kernel import KERNELS, Kernel
 from ..nn import Conv2d
 from ..ops import rectify, relu_gradient
 from ..optim import sgd_update
@@ -17,7 +17,7 @@ BATCH_SIZE = 128
 
 
 def main() -> None:
-    for kernel in backend.KERNELS:
+    for kernel in KERNELS:
         print(f"{kernel.__name__}: {_first_line(kernel)}\n    defined in {kernel.__module__}")
         for applies, function in kernel.variants:
             print(f"    {function.__name__}, for {' '.join(applies.__doc__.split())}\n"

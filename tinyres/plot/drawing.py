@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 from PIL import Image, ImageColor, ImageDraw
 
-from ..files import write_atomically
+from ..support.files import write_atomically
 from .strokes import Point, draw_strokes
 from .style import LINE_HEIGHT, PALETTE, TEXT_COLOR
 from .text import draw_text, text_width

@@ -8,7 +8,6 @@ import numpy
 
 from .. import backend
 from ..backend import Array, xp_of
-from ..checks import NotFinite
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
 from ..distributed import SINGLE_PROCESS, Group, check_batch
@@ -16,6 +15,7 @@ from ..fast import memory_kept
 from ..nn import Module
 from ..ops import softmax_cross_entropy
 from ..optim import Optimizer
+from ..support.operation_checks import NotFinite
 from ..tensor import Tensor, no_grad
 from .curves import Metrics
 from .predict import evaluating

@@ -12,8 +12,8 @@ from ..backend import to_numpy
 from ..datasets.augment import standardize
 from ..datasets.dataset import Split
 from ..datasets.loader import evaluation_batches
+from ..extras.functions import softmax
 from ..models import ResidualNetwork
-from ..more_ops import softmax
 from ..nn import Module
 from ..tensor import Tensor, no_grad
 from .predict import evaluating

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import numpy
 
 from ..distributed import SINGLE_PROCESS, Group
-from ..files import locked, read_npz, write_atomically
 from ..nn import Module
 from ..optim import Optimizer
+from ..support.files import locked, read_npz, write_atomically
 from .curves import Metrics, draw_curves, draw_identity
 from .progress import say
 

@@ -1,0 +1,1 @@
+"""What the two scripts share: options, settings, the launch of a run, errors."""

@@ -1,0 +1,5 @@
+"""One training run in several processes: of one machine (forked.py), or started by MPI (mpi.py)."""
+from .group import SINGLE_PROCESS, Group, check_batch
+from .mpi import abort, start
+
+__all__ = ["SINGLE_PROCESS", "Group", "abort", "check_batch", "start"]

@@ -1,0 +1,106 @@
+"""One training run in several processes, each with a shard of every batch and a device of its own.
+
+    mpirun -n 4 python run_cifar.py --distributed
+
+Every process holds the same weights, computes the gradient of its shard, and moves the weights by the average
+of all gradients: the steps are those of one process with the whole batch, up to rounding. MPI (mpi4py) finds
+the processes and adds up on CPUs; on GPUs NCCL does the adding, through `cupyx.distributed`.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import numpy
+
+from .. import backend
+from ..backend import Array
+from .group import Group, spread
+
+
+class MPIGroup(Group):
+    """Processes started by mpirun. Every one must make the same calls in the same order."""
+
+    def __init__(self, comm: object) -> None:
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+        self.flat: Array | None = None
+
+    def broadcast(self, arrays: Sequence[Array]) -> None:
+        for array in arrays:
+            values = numpy.ascontiguousarray(backend.to_numpy(array))
+            self.comm.Bcast(values)
+            array[...] = backend.xp_of(array).asarray(values)
+
+    def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
+        """As one flat array: one message where an array each would be a hundred, most of them small."""
+        xp = backend.xp_of(arrays[0])
+        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
+        if self.flat is None or (self.flat.size, self.flat.dtype) != (numbers, dtype):
+            self.flat = xp.empty(numbers, dtype)
+        xp.concatenate([array.reshape(-1) for array in arrays], out=self.flat)
+        self.add_up(self.flat)
+        self.flat /= self.size
+        spread(self.flat, arrays)
+
+    def add_up(self, array: Array) -> None:
+        """Replace an array by its sum over the processes, in place."""
+        from mpi4py import MPI
+        self.comm.Allreduce(MPI.IN_PLACE, array)
+
+    def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
+        total = numpy.array(numbers, float)
+        MPIGroup.add_up(self, total)
+        return total.tolist()
+
+
+class NCCLGroup(MPIGroup):
+    """The same where each process has a GPU, over which gradients travel without passing through the CPU."""
+
+    def __init__(self, comm: object) -> None:
+        super().__init__(comm)
+        from cupyx.distributed import init_process_group
+        self.nccl = init_process_group(self.size, self.rank, use_mpi=True)
+
+    def add_up(self, array: Array) -> None:
+        self.nccl.all_reduce(array, array)
+
+
+def start(backend_name: str) -> Group:
+    """Join the processes that mpirun started, one per device, and choose the array library.
+
+    backend_name: as for `backend.use`. To be called before CuPy is first used, and once a process.
+    On a machine with several GPUs the processes take one each, in order. From here on only process 0 prints,
+    and an error that ends one process ends all of them.
+    Raises RuntimeError if mpi4py is missing, if the processes would not use the same library, or if NCCL is
+    missing.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise RuntimeError(f"several processes need MPI and its package mpi4py ({error}): install an MPI "
+                           "library, then pip install -e '.[mpi]'") from error
+    comm = MPI.COMM_WORLD
+    local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()  # among those on this machine
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else None
+    if devices and local_rank >= len(devices):
+        raise RuntimeError(f"there is no GPU for process {local_rank} of this machine: CUDA_VISIBLE_DEVICES "
+                           f"is {visible}; start {len(devices)} processes")
+    if visible != "":  # which hides all of them on purpose
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank] if devices else str(local_rank)
+    library = backend.use(backend_name).__name__
+    if len(set(libraries := comm.allgather(library))) > 1:
+        raise RuntimeError(f"the processes use {libraries}: give --backend numpy, or one GPU to each process")
+    sys.excepthook = lambda *error: abort("".join(traceback.format_exception(*error)))
+    if comm.Get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")
+    return MPIGroup(comm) if library == "numpy" else NCCLGroup(comm)
+
+
+def abort(message: str) -> None:
+    """Print the message and end all processes of the run, which would wait for this one, if there are any."""
+    if MPI := sys.modules.get("mpi4py.MPI"):
+        print(message, file=sys.stderr, flush=True)
+        MPI.COMM_WORLD.Abort(1)

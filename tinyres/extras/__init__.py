@@ -1,0 +1,1 @@
+"""What the paper does without and users expect: further functions, layers, and methods of tensors."""

@@ -1,0 +1,81 @@
+"""Further layers, which the paper does without: for networks of your own, and to see what it left out.
+
+They are `tr.nn.Sequential`, `tr.nn.Dropout` and `tr.nn.BatchNorm2d`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy
+from numpy.random import Generator, default_rng
+
+from .. import backend
+from ..backend import xp_of
+from ..module import Module
+from ..ops import mean
+from ..support import layer_checks
+from ..support import operation_checks as checks
+from ..tensor import Tensor
+from .functions import sqrt
+
+
+class Sequential(Module):
+    """Layers one after the other: modules, or functions such as `tr.relu`."""
+
+    def __init__(self, *layers: Callable[[Tensor], Tensor]) -> None:
+        self.layers = layer_checks.layers("Sequential", layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Dropout(Module):
+    """In training, each value becomes 0 with probability p, and the others grow by 1 / (1 - p); in evaluation
+    nothing (Srivastava et al., 2014).
+
+    Raises ValueError for p outside [0, 1).
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Generator | None = None) -> None:
+        self.p, self.rng = layer_checks.fraction("Dropout: p", p), rng or default_rng()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        checks.tensor("Dropout", x)
+        if not self.training or self.p == 0:
+            return x
+        kept = self.rng.random(x.shape) >= self.p
+        return x * xp_of(x.data).asarray(kept / (1 - self.p), x.dtype)
+
+
+class BatchNorm2d(Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias for each channel: (N, H, W, C) (Ioffe and Szegedy,
+    2015).
+
+    In training, mean and variance are those of the batch, over images and pixels, and the running ones move
+    towards them by the fraction `momentum`; in evaluation the running ones are taken. As in PyTorch, the
+    running variance is the unbiased one. Raises ValueError in training for fewer than two values per channel.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        layer_checks.sizes((channels,))
+        xp = backend.current()
+        self.weight = Tensor(xp.ones(channels, numpy.float32), requires_grad=True)
+        self.bias = Tensor(xp.zeros(channels, numpy.float32), requires_grad=True)
+        self.running_mean = Tensor(xp.zeros(channels, numpy.float32))
+        self.running_variance = Tensor(xp.ones(channels, numpy.float32))
+        self.eps, self.momentum = eps, momentum
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer_checks.channels("BatchNorm2d", x, self.weight.shape[0])
+        if not self.training:
+            return (x - self.running_mean) / sqrt(self.running_variance + self.eps) * self.weight + self.bias
+        count = layer_checks.several("BatchNorm2d", x)
+        mu = mean(x, (0, 1, 2))
+        centered = x - mu
+        variance = mean(centered * centered, (0, 1, 2))
+        for running, new in ((self.running_mean, mu.data),
+                             (self.running_variance, variance.data * (count / (count - 1)))):
+            running.data += self.momentum * (new - running.data)
+        return centered / sqrt(variance + self.eps) * self.weight + self.bias

@@ -1,0 +1,19 @@
+"""Variants for CuPy: products by cuBLAS, kernels of our own between them, whole steps as one launch."""
+from . import (
+    block,
+    capture,
+    conv,
+    cublas,
+    cuda,
+    elementwise,
+    implicit,
+    passes,
+    precision,
+    sgd,
+    uncopied_gradients,
+)
+
+__all__ = [
+    "block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
+    "sgd", "uncopied_gradients",
+]

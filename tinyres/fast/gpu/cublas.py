@@ -1,0 +1,134 @@
+"""Matrix products on a GPU.
+
+CuPy's `matmul` of batches widens float16 and ignores TF32, and its calls of cuBLAS refuse to be
+captured in a graph. So `matmul` here calls cuBLAS itself, on a handle of its own, with any strides between
+rows and between matrices: the windows of a convolution are such a batch without being copied (conv.py).
+"""
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from typing import Any
+
+from ... import backend
+from ...arithmetic import matrix_product
+from ...backend import Array
+from . import precision
+from .cuda import cupy_arrays
+
+cupy = backend.cupy
+
+WORKSPACE_BYTES = 2**25  # for cuBLAS; given once, since a captured graph must not ask for memory
+
+# cudaDataType_t and cublasComputeType_t of the cuBLAS documentation
+DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
+COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
+
+
+def cupy_matrices(a: Array, b: Array) -> bool:
+    """CuPy matrices"""
+    return cupy_arrays(a) and a.ndim == b.ndim == 2
+
+
+@matrix_product.variant(cupy_matrices)
+def product_by_cublas(a: Array, b: Array) -> Array:
+    """in the precision asked for, and fit for capture"""
+    out = cupy.empty((len(a), b.shape[1]), a.dtype)
+    return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
+
+
+def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+    """out = a @ b, or out += a @ b, for (m, k), (k, n), (m, n), or batches of them with one axis in front.
+
+    Of the last two axes of each array one must be contiguous; all other strides are free: rows may overlap.
+    a and b have one dtype; out has it too, or is float32 where they are float16. float16 is added up in
+    float32; float32 is multiplied as `precision.tf32()` says.
+    Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
+    """
+    if 0 in (*a.shape, *b.shape, *out.shape):
+        if not accumulate:
+            out.fill(0)
+        return out
+    transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
+    double = out.dtype == "float64"
+    tf32 = a.dtype == "float32" and precision.tf32()
+    compute_type = COMPUTE_TYPE["float64" if double else "tf32" if tf32 else "float32"]
+    scalar = ctypes.c_double if double else ctypes.c_float
+    one, beta = scalar(1), scalar(1 if accumulate else 0)
+    library, handle = _cublas(cupy.cuda.Device().id)
+    _set_stream(library, handle)
+    # cuBLAS counts along columns: it sees the transpose of each array, and out^T = b^T a^T
+    status = library.cublasGemmStridedBatchedEx(
+        handle, transposes[1], transposes[0], *map(ctypes.c_int, sizes), ctypes.byref(one),
+        ctypes.c_void_p(b.data.ptr), DATA_TYPE[b.dtype.name], leading[1], ctypes.c_longlong(strides[1]),
+        ctypes.c_void_p(a.data.ptr), DATA_TYPE[a.dtype.name], leading[0], ctypes.c_longlong(strides[0]),
+        ctypes.byref(beta),
+        ctypes.c_void_p(out.data.ptr), DATA_TYPE[out.dtype.name], leading[2], ctypes.c_longlong(strides[2]),
+        batch, compute_type, -1)
+    if status:
+        raise RuntimeError(f"cuBLAS refused {a.shape} @ {b.shape} -> {out.shape} of {a.dtype} with status "
+                           f"{status}: see cublasStatus_t in its documentation")
+    return out
+
+
+def gemm_arguments(a: Array, b: Array, out: Array) -> tuple[
+        tuple[int, int], tuple[int, int, int], tuple[int, int, int], tuple[int, int, int], int]:
+    """(a and b transposed or not, (n, m, k), leading dimensions, strides between matrices, how many).
+
+    All of a, b, out in this order, counted in numbers, for the call of cuBLAS in `matmul`. It looks at shapes
+    and strides only, so arrays of either library will do.
+    """
+    batch = out.shape[0] if out.ndim == 3 else 1
+    m, k = a.shape[-2:]
+    n = b.shape[-1]
+    if b.shape[-2:] != (k, n) or out.shape[-2:] != (m, n) or any(
+            array.ndim == 3 and array.shape[0] not in (1, batch) for array in (a, b)):
+        raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} -> {out.shape} do not fit: expected "
+                         "(m, k) @ (k, n) -> (m, n), or batches of them")
+    transposes, leading, strides = [], [], []
+    for array in (a, b, out):
+        row, column = (stride // array.itemsize for stride in array.strides[-2:])
+        rows, columns = array.shape[-2:]
+        if (column == 1 or columns == 1) and (row >= columns or rows == 1):
+            transposes.append(0)
+            leading.append(max(row, columns))
+        elif (row == 1 or rows == 1) and (column >= rows or columns == 1) and array is not out:
+            transposes.append(1)
+            leading.append(max(column, rows))
+        else:
+            raise ValueError(f"matmul: an array of shape {array.shape} has strides of {row} and {column} "
+                             "numbers: one of its last two axes must be contiguous, of out the last; copy it")
+        one = array.ndim < 3 or array.shape[0] == 1
+        strides.append(0 if one else array.strides[0] // array.itemsize)
+    return tuple(transposes[:2]), (n, m, k), tuple(leading), tuple(strides), batch
+
+
+@functools.cache
+def _cublas(device: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
+    """The cuBLAS that CuPy has loaded, and a handle for a device."""
+    from cupy_backends.cuda.libs import cublas  # loads the library, so that its name below finds it
+    major = cublas.getVersion(cupy.cuda.Device(device).cublas_handle) // 10_000
+    names = [f"cublas64_{major}.dll"] if sys.platform == "win32" else [f"libcublas.so.{major}"]
+    library, handle = ctypes.CDLL(names[0]), ctypes.c_void_p()
+    if status := library.cublasCreate_v2(ctypes.byref(handle)):
+        raise RuntimeError(f"cublasCreate failed with status {status}: is the GPU's memory full?")
+    return library, handle
+
+
+_streams: dict[int, int] = {}  # by handle: the stream it works on
+_workspaces: dict[tuple[int, int], Any] = {}  # by handle and stream; a captured graph refers to its own
+
+
+def _set_stream(library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
+    """Let a handle work on CuPy's current stream, with a workspace that stays."""
+    stream = cupy.cuda.get_current_stream().ptr
+    if _streams.get(handle.value) == stream:
+        return
+    key = handle.value, stream
+    if key not in _workspaces:
+        _workspaces[key] = cupy.cuda.alloc(WORKSPACE_BYTES)
+    library.cublasSetStream_v2(handle, ctypes.c_void_p(stream))  # this resets the workspace
+    library.cublasSetWorkspace_v2(handle, ctypes.c_void_p(_workspaces[key].ptr),
+                                  ctypes.c_size_t(WORKSPACE_BYTES))
+    _streams[handle.value] = stream

@@ -1,0 +1,44 @@
+"""The trained network that comes along. Its card, README.md beside this file, says how it was made."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+
+from ..models import ResidualNetwork, cifar_net
+from ..training import Checkpoint, load_checkpoint
+from ..training.run_folder import write_checkpoint
+
+NETWORK = Path(__file__).with_name("cifar10-laptop.npz")
+
+
+def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
+    """The network that comes along: (N, 32, 32, 3) standardized images -> (N, 10) logits.
+
+    Class i of CIFAR-10 is `datasets.CIFAR10_CLASSES[i]`; `datasets.augment.standardize` makes the input from
+    uint8 pixels. path: any other network or checkpoint that `run_cifar.py` saved.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds no network of `run_cifar.py`.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    try:
+        blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
+        network = cifar_net(checkpoint.model["projection.matrix"].shape[1], blocks, widths, not plain)
+        network.load_state_dict(checkpoint.model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
+    return network
+
+
+def save_network(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's weights alone, in float16: a quarter of its size. Its settings stay with it, but
+    for where its data were.
+
+    Raises ValueError, and writes nothing, if a weight is too large for float16.
+    """
+    largest = float(numpy.finfo(numpy.float16).max)
+    for name, value in checkpoint.model.items():
+        if abs(value).max() > largest:
+            raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
+    weights = {name: value.astype(numpy.float16) for name, value in checkpoint.model.items()}
+    config = {name: value for name, value in checkpoint.config.items() if name != "data"}
+    write_checkpoint(path, Checkpoint(weights, {}, checkpoint.step, config))

@@ -1,0 +1,233 @@
+"""What the operations ask of their arguments, apart so that these read as mathematics.
+
+Each check raises an error that names the value, what was expected, and what to do. `name` is the function
+whose argument it is.
+"""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+import numpy
+
+from .. import backend
+from ..backend import Array, xp_of
+from ..tensor import Tensor
+
+
+def tensor(name: str, x: object, shape: str = "") -> Tensor:
+    """x, which must be a Tensor, and have as many axes as `shape` names, such as "(N, C)"."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(x).__name__}: wrap it as tr.Tensor(...)")
+    if shape and x.ndim != shape.count(",") + 1:
+        raise ValueError(f"{name}: expected shape {shape}, got {x.shape}")
+    return x
+
+
+def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[Tensor, Tensor]:
+    """Both operands of a binary operation as tensors of one dtype and library, of shapes that broadcast if
+    asked.
+
+    Numbers take the dtype of the other operand, so that a Python or NumPy scalar never widens float32.
+    """
+    a = a if isinstance(a, Tensor) else _constant(name, a, b)
+    b = b if isinstance(b, Tensor) else _constant(name, b, a)
+    libraries = [xp_of(x.data).__name__ for x in (a, b)]
+    if libraries[0] != libraries[1]:
+        raise TypeError(f"{name}: the first operand {a.shape} is a {libraries[0]} array, the second "
+                        f"{b.shape} a {libraries[1]} array: make both with the library chosen by "
+                        "tr.backend.use(...)")
+    if a.dtype != b.dtype:
+        wide, dtype = (0, b.dtype) if a.dtype.itemsize > b.dtype.itemsize else (1, a.dtype)
+        raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, {_origin(a)}, the second "
+                        f"{b.shape} is {b.dtype}, {_origin(b)}; NumPy's numbers are float64 unless told "
+                        f"otherwise. Convert the {('first', 'second')[wide]}: x.astype('{dtype}')")
+    try:
+        broadcast and numpy.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast: counted from the right, "
+                         f"each pair of sizes must be equal or one of them 1") from None
+    return a, b
+
+
+def _origin(x: Tensor) -> str:
+    if x.node is not None:
+        return f"computed by {x.node.operation}"
+    return "a leaf with requires_grad, such as a weight" if x.requires_grad else "made from an array"
+
+
+def _constant(name: str, value: object, like: object) -> Tensor:
+    if backend.is_array(value) and value.ndim > 0 and value.dtype.kind not in "biu":
+        return Tensor(value)
+    if isinstance(like, Tensor) and isinstance(value, Real):
+        return Tensor(xp_of(like.data).full((), value, like.dtype))  # made there, not sent there
+    if isinstance(like, Tensor) and (isinstance(value, (list, tuple)) or backend.is_array(value)):
+        return Tensor(xp_of(like.data).asarray(value, dtype=like.dtype))
+    raise TypeError(f"{name}: expected a Tensor, an array or a number, got {type(value).__name__}: "
+                    f"{value!r:.60}")
+
+
+def exponent(n: object) -> float:
+    """The exponent of a power, which must be a number."""
+    if not isinstance(n, Real):
+        raise TypeError(f"power: expected a number as exponent, got {type(n).__name__}: "
+                        f"write tr.exp(tr.log(a) * b) for a tensor exponent")
+    return float(n)
+
+
+def matrices(name: str, a: Tensor, b: Tensor) -> None:
+    """Shapes (..., n, m) and (..., m, p)."""
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not fit: expected (..., n, m) and (..., "
+                         f"m, p); reshape a vector to (1, m) or (m, 1)")
+
+
+def permutation(name: str, axes: Sequence[int] | None, x: Tensor) -> tuple[int, ...]:
+    """The axes of x in another order, by default reversed, each >= 0."""
+    axes = range(x.ndim)[::-1] if axes is None else axes
+    if sorted(axis % max(x.ndim, 1) for axis in axes) != list(range(x.ndim)):
+        raise ValueError(f"{name}: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape "
+                         f"{x.shape}")
+    return tuple(axis % x.ndim for axis in axes)
+
+
+def pad_width(name: str, pad_width: Iterable[Sequence[int]], x: Tensor) -> list[tuple[int, int]]:
+    """One (before, after) pair of sizes >= 0 for each axis."""
+    pairs = [tuple(pair) for pair in pad_width]
+    if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
+        raise ValueError(f"{name}: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
+                         f"got {pairs}")
+    return pairs
+
+
+def float_dtype(name: str, dtype: object) -> str:
+    """"float16", "float32" or "float64", from a name, a type or a NumPy dtype."""
+    try:
+        found = numpy.dtype(dtype).name
+    except TypeError:
+        found = str(dtype)
+    if found not in ("float16", "float32", "float64"):
+        raise TypeError(f"{name}: expected float16, float32 or float64, got {found}")
+    return found
+
+
+def bounds(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Numbers or None, not both None."""
+    if low is high is None or not all(bound is None or isinstance(bound, Real) for bound in (low, high)):
+        raise ValueError(f"{name}: expected numbers, one of which may be None, got low {low!r} and high "
+                         f"{high!r}")
+    # Python's numbers take the dtype of the array, NumPy's would widen it
+    return tuple(None if bound is None else float(bound) for bound in (low, high))
+
+
+def elements(name: str, x: Tensor, axis: object) -> None:
+    """At least one element in each group along the axes."""
+    if x.data.size == 0:
+        raise ValueError(f"{name}: no elements in shape {x.shape} over axis {axis}")
+
+
+def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tuple[Tensor, ...]:
+    """One or more tensors of one dtype and library, and of one shape but for the axis."""
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+        raise TypeError(f"{name}: expected a list or tuple of Tensors, got {type(tensors).__name__}")
+    tensors = tuple(tensor(name, x) for x in tensors)
+    if not tensors:
+        raise ValueError(f"{name}: expected one or more Tensors, got none")
+    for x in tensors[1:]:
+        operands(name, tensors[0], x)
+    shapes = [list(x.shape) for x in tensors]
+    if axis is not None:
+        if not -tensors[0].ndim <= axis < tensors[0].ndim:
+            raise ValueError(f"{name}: axis {axis} is out of range for shape {tensors[0].shape}")
+        shapes = [shape[:axis] + shape[axis + 1 or len(shape):] if len(shape) == tensors[0].ndim else None
+                  for shape in shapes]
+    if any(shape is None or shape != shapes[0] for shape in shapes):
+        raise ValueError(f"{name}: shapes {', '.join(str(x.shape) for x in tensors)} must be equal"
+                         + ("" if axis is None else f" but for axis {axis}"))
+    return tensors
+
+
+def differentiable(name: str, arguments: tuple[object, ...]) -> tuple[list[object], list[Tensor]]:
+    """Arguments for a function, floats as float64 tensors, and those tensors that require a gradient."""
+    if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
+        arguments = tuple(arguments[0])
+    made = []
+    for x in arguments:
+        if isinstance(x, Real) or backend.is_array(x) and x.dtype.kind == "f":
+            x = Tensor(x if backend.is_array(x) else numpy.array(float(x)), requires_grad=True)
+        if isinstance(x, Tensor) and x.dtype != numpy.float64:
+            raise TypeError(f"{name}: expected float64 tensors, got {x.dtype} of shape {x.shape}: write "
+                            "Tensor(x.numpy().astype('float64'), requires_grad=True)")
+        made.append(x)
+    tensors = [x for x in made if isinstance(x, Tensor) and x.requires_grad]
+    if not tensors:
+        raise ValueError(f"{name}: no argument requires a gradient: make one as Tensor(array, "
+                         "requires_grad=True)")
+    return made, tensors
+
+
+def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
+    """Warn where an error comes with derivatives that differ on the two sides of a point."""
+    jump = abs(right - left)
+    if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
+        index = numpy.unravel_index(jump.argmax(), jump.shape)
+        place = f"[{', '.join(map(str, index))}]" if index else ""
+        warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
+                      f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
+                      "can be both, so the error says nothing. Choose a point at a distance from it, as 0.5 "
+                      "instead of 0 for relu", stacklevel=3)
+
+
+def window(name: str, size: object, x: Tensor) -> None:
+    """The side of a square window that fits into the image x (N, H, W, C)."""
+    if not isinstance(size, Integral) or not 1 <= size <= min(x.shape[1:3]):
+        raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
+                         f"{x.shape[1]} x {x.shape[2]}")
+
+
+def pair(name: str, value: object, minimum: int) -> tuple[int, int]:
+    """One integer, or (vertical, horizontal), as a pair."""
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(sizes) != 2 or not all(isinstance(size, Integral) and size >= minimum for size in sizes):
+        raise ValueError(f"{name} {value!r} must be an integer >= {minimum}, or a pair of them")
+    return sizes
+
+
+def convolution(x: Tensor, w: Tensor, padding: tuple[int, int]) -> None:
+    """A kernel w (KH, KW, C, O) with the channels of the image x (N, H, W, C), no larger than it when
+    padded."""
+    if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
+        raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit: expected (N, H, W, C) and (KH, "
+                         "KW, C, O)")
+    if 0 in w.shape or any(x.shape[1 + i] + 2 * padding[i] < w.shape[i] for i in (0, 1)):
+        raise ValueError(f"conv2d: a kernel of {w.shape[0]} x {w.shape[1]} with {w.shape[2]} -> {w.shape[3]} "
+                         f"channels does not fit an image of {x.shape[1]} x {x.shape[2]} padded by {padding}")
+
+
+def labels(name: str, labels: object, logits: Tensor) -> Array:
+    """Labels (N,) of logits (N, classes), N >= 1: integers from 0 to classes - 1, in the same library.
+
+    Their values are looked at on NumPy only: on a GPU it would stall every step.
+    """
+    xp = xp_of(tensor(name, logits).data)
+    labels = xp.asarray(labels) if isinstance(labels, (list, tuple)) else labels
+    if not backend.is_array(labels) or labels.dtype.kind not in "iu" or xp_of(labels) is not xp:
+        found = f"{type(labels).__module__}.{type(labels).__name__} of dtype {getattr(labels, 'dtype', None)}"
+        raise TypeError(f"{name}: labels must be an integer {xp.__name__} array, got {found}")
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.data.size == 0:
+        raise ValueError(f"{name}: expected logits (N, classes) and labels (N,) with N >= 1, got "
+                         f"{logits.shape} and {labels.shape}")
+    classes = logits.shape[1]
+    if xp is numpy and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
+                         f"{classes - 1} for {classes} logits")
+    return labels
+
+
+class NotFinite(FloatingPointError):
+    """An array of a step is not finite. name: which one; remedy: what to do."""
+
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"{name} is not finite. {remedy}")
+        self.name, self.remedy = name, remedy
