@@ -262,10 +262,10 @@ OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
 
 
 def test_every_operation_is_among_them():
-    for module in tr.ops, tr.arithmetic, tr.conv, tr.more_ops:
+    for module in tr.ops, tr.arithmetic, tr.conv, tr.extras.functions:
         public = {name for name, value in inspect.getmembers(module, inspect.isfunction)
                   if value.__module__ == module.__name__ and not name.startswith("_")}
-        assert public - {"output_size", "unbroadcast"} <= OPERATIONS.keys()
+        assert public - {"output_size", "unbroadcast", "operation_of_two"} <= OPERATIONS.keys()
 
 
 def test_gradients_of_random_graphs():

@@ -7,9 +7,9 @@ README.md beside this file says in which order to read, and what lies in each fo
 from . import backend, kernel, models, nn, optim
 from .arithmetic import matmul
 from .conv import conv2d
-from .extras import methods
 from .extras.functions import (
     abs,  # noqa: F401
+    astype,
     clip,
     concatenate,
     log_softmax,
@@ -24,7 +24,6 @@ from .extras.functions import (
 )
 from .gradcheck import gradcheck
 from .ops import (
-    astype,
     avg_pool2d,
     exp,
     global_avg_pool2d,
@@ -46,14 +45,14 @@ from .training import accuracy, predict
 __version__ = "0.2.0"
 
 # names that a module cannot import from those that come after it
-backend.plain = kernel.plain
-models.pretrained = pretrained.pretrained
+backend.plain = kernel.plain  # type: ignore[attr-defined]
+models.pretrained = pretrained.pretrained  # type: ignore[attr-defined]
 
 # `from tinyres import *` leaves Python's own sum, max and abs alone
 __all__ = [
     "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
     "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "log", "log_softmax", "matmul",
-    "max_pool2d", "maximum", "mean", "methods", "models", "nn", "no_grad", "optim", "pad", "plot",
+    "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "optim", "pad", "plot",
     "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt", "stack", "tanh",
     "theory", "training", "transpose",
 ]

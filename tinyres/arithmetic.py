@@ -1,77 +1,48 @@
-"""The operators + - * / ** @ on tensors, each beside its vector-Jacobian product.
+"""The operators + - * / ** @ on tensors, each as its formula.
 
-g is the gradient of the loss with respect to the result. Operands broadcast as in NumPy; numbers and arrays
-may stand on either side. Numbers, lists and integer arrays take the tensor's dtype; floats of another dtype,
-or arrays of another library, are a TypeError.
+g is the gradient of the loss with respect to the result. Operands broadcast as in NumPy. One of them may be a
+number, list or integer array, which takes the tensor's dtype; floats of another dtype, or arrays of another
+library, raise TypeError.
 """
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 from .backend import Array
 from .kernel import kernel
 from .support import operation_checks as checks
-from .tensor import Tensor, sum_of_two
+from .support.context import operations
+from .support.tensor_checks import of_tensors
+from .tensor import Formula, Tensor, operation, sum_of_two
+
+FormulaOfTwo = tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]
 
 
-@kernel
-def matrix_product(a: Array, b: Array) -> Array:
-    """a (..., n, m) @ b (..., m, p): (..., n, p)."""
-    return a @ b
+def operation_of_two(formula: Callable[[Array, Array], FormulaOfTwo],
+                     check_shapes: Callable[..., None] = checks.broadcast
+                     ) -> Callable[[object, object], Tensor]:
+    """Make of a formula for arrays an operation on two operands.
 
-
-def add(a: object, b: object) -> Tensor:
-    """a + b, with broadcasting."""
-    a, b = checks.operands("add", a, b, broadcast=True)
-    a_shape, b_shape = a.shape, b.shape  # so that the graph need not hold a and b
-    return Tensor(sum_of_two(a.data, b.data), parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g, a_shape), unbroadcast(g, b_shape)))
-
-
-def subtract(a: object, b: object) -> Tensor:
-    """a - b, with broadcasting."""
-    a, b = checks.operands("subtract", a, b, broadcast=True)
-    a_shape, b_shape = a.shape, b.shape
-    return Tensor(a.data - b.data, parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g, a_shape), unbroadcast(-g, b_shape)))
-
-
-def multiply(a: object, b: object) -> Tensor:
-    """a * b elementwise, with broadcasting."""
-    a, b = checks.operands("multiply", a, b, broadcast=True)
-    return Tensor(a.data * b.data, parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
-                                 unbroadcast(g * a.data, b.shape) if b.requires_grad else None))
-
-
-def divide(a: object, b: object) -> Tensor:
-    """a / b elementwise, with broadcasting."""
-    a, b = checks.operands("divide", a, b, broadcast=True)
-    out = a.data / b.data
-    return Tensor(out, parents=(a, b),
-                  vjp=lambda g: (unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
-                                 unbroadcast(-g * out / b.data, b.shape) if b.requires_grad else None))
-
-
-def power(a: Tensor, exponent: float) -> Tensor:
-    """a ** exponent elementwise, for a fixed number as exponent. Raises TypeError for any other exponent."""
-    n = checks.exponent(exponent)
-    return Tensor(a.data ** n, parents=(a,),
-                  vjp=lambda g: (g * (n * a.data ** (n - 1)) if n else g * 0.0,))  # no 0 * inf at a = 0
-
-
-def matmul(a: object, b: object) -> Tensor:
-    """Matrix product a (..., n, m) @ b (..., m, p), giving (..., n, p); leading axes broadcast as in NumPy.
-
-    Raises ValueError if an operand has fewer than two axes or the inner sizes differ.
+    y, vjp_a, vjp_b = formula(a, b): from the gradient of y, the last two compute those of a and b.
     """
-    a, b = checks.operands("matmul", a, b)
-    checks.matrices("matmul", a, b)
+    @functools.wraps(formula)
+    def on_tensors(a: object, b: object) -> Tensor:
+        a, b = checks.operands(formula.__name__, a, b)
+        check_shapes(formula.__name__, a, b)
+        out, vjp_a, vjp_b = formula(a.data, b.data)
+        # shapes, not tensors, so that the graph holds no values but those that the formula needs
+        asked = [(x.shape, vjp_x) if x.requires_grad else None for x, vjp_x in ((a, vjp_a), (b, vjp_b))]
 
-    def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        a_t, b_t = a.data.swapaxes(-1, -2), b.data.swapaxes(-1, -2)
-        return (unbroadcast(matrix_product(g, b_t), a.shape) if a.requires_grad else None,
-                unbroadcast(matrix_product(a_t, g), b.shape) if b.requires_grad else None)
+        def vjp(g: Array) -> tuple[Array | None, ...]:
+            return tuple(pair and unbroadcast(pair[1](g), pair[0]) for pair in asked)
 
-    return Tensor(matrix_product(a.data, b.data), parents=(a, b), vjp=vjp)
+        vjp.__qualname__ = formula.__name__
+        return Tensor(out, parents=(a, b), vjp=vjp)
+
+    of_tensors(on_tensors, 2)
+    setattr(operations, formula.__name__, on_tensors)
+    return on_tensors
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
@@ -83,9 +54,46 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     return gradient.sum(axis=tuple(range(extra)) + repeated, keepdims=True).reshape(shape)
 
 
-Tensor.__add__, Tensor.__radd__ = add, lambda b, a: add(a, b)
-Tensor.__sub__, Tensor.__rsub__ = subtract, lambda b, a: subtract(a, b)
-Tensor.__mul__, Tensor.__rmul__ = multiply, lambda b, a: multiply(a, b)
-Tensor.__truediv__, Tensor.__rtruediv__ = divide, lambda b, a: divide(a, b)
-Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda b, a: matmul(a, b)
-Tensor.__pow__, Tensor.__neg__ = power, lambda a: multiply(a, -1.0)
+@operation_of_two
+def add(a: Array, b: Array) -> FormulaOfTwo:
+    """a + b, with broadcasting."""
+    return sum_of_two(a, b), lambda g: g, lambda g: g
+
+
+@operation_of_two
+def subtract(a: Array, b: Array) -> FormulaOfTwo:
+    """a - b, with broadcasting."""
+    return a - b, lambda g: g, lambda g: -g
+
+
+@operation_of_two
+def multiply(a: Array, b: Array) -> FormulaOfTwo:
+    """a * b elementwise, with broadcasting."""
+    return a * b, lambda g: g * b, lambda g: g * a
+
+
+@operation_of_two
+def divide(a: Array, b: Array) -> FormulaOfTwo:
+    """a / b elementwise, with broadcasting."""
+    y = a / b
+    return y, lambda g: g / b, lambda g: -g * y / b
+
+
+@operation
+def power(a: Array, exponent: float) -> Formula:
+    """a ** exponent elementwise; TypeError unless the exponent is a number."""
+    n = checks.exponent(exponent)
+    return a ** n, lambda g: g * (n * a ** (n - 1)) if n else g * 0.0  # no 0 * inf at a = 0
+
+
+@kernel
+def matrix_product(a: Array, b: Array) -> Array:
+    """a (..., n, m) @ b (..., m, p): (..., n, p)."""
+    return a @ b
+
+
+@functools.partial(operation_of_two, check_shapes=checks.matrices)
+def matmul(a: Array, b: Array) -> FormulaOfTwo:
+    """a (..., n, m) @ b (..., m, p): (..., n, p); leading axes broadcast. ValueError for other shapes."""
+    return (matrix_product(a, b), lambda g: matrix_product(g, b.swapaxes(-1, -2)),
+            lambda g: matrix_product(a.swapaxes(-1, -2), g))

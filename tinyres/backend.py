@@ -5,41 +5,16 @@ which have the same names in both. New arrays (weights, batches) are made in the
 """
 from __future__ import annotations
 
-import functools
 from types import ModuleType
 from typing import Any
 
 import numpy
 
-try:
-    import cupy
-except ImportError:
-    cupy = None
+from .support.gpu import cupy, gpu_available, why_no_gpu
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
 _current: ModuleType = numpy
-
-
-@functools.cache
-def why_no_gpu() -> str:
-    """The reason why CuPy cannot compute here and the remedy, or "" if it can. Determined once per
-    process."""
-    if cupy is None:
-        return "the package CuPy is not installed: pip install -e '.[cuda12]', or '.[cuda13]' for CUDA 13"
-    if not cupy.is_available():
-        return "CuPy finds no NVIDIA GPU: check that `nvidia-smi` lists one and that its driver is installed"
-    try:  # missing CUDA headers only show when the first kernel is compiled
-        probe = cupy.ElementwiseKernel("float32 x", "float32 y", "y = x + 1", "tinyres_probe")
-        probe(cupy.zeros(1, cupy.float32)).get()
-    except Exception as error:
-        return f"CuPy cannot run a kernel ({error}): install it with its CUDA headers, '.[cuda12]'"
-    return ""
-
-
-def gpu_available() -> bool:
-    """Whether CuPy is installed, finds a GPU and can run a kernel on it."""
-    return why_no_gpu() == ""
 
 
 def use(name: str) -> ModuleType:
@@ -68,7 +43,7 @@ def is_array(value: object) -> bool:
 
 
 def xp_of(array: Array) -> ModuleType:
-    """The library an array belongs to: the module numpy or cupy. Raises TypeError if it is no array."""
+    """The library an array belongs to, the module numpy or cupy. Raises TypeError for anything else."""
     if isinstance(array, (numpy.ndarray, numpy.generic)):  # NumPy turns 0-d arrays into its scalars
         return numpy
     if is_array(array):
@@ -77,5 +52,5 @@ def xp_of(array: Array) -> ModuleType:
 
 
 def to_numpy(array: Array) -> numpy.ndarray:
-    """The same values as a NumPy array (copied off the GPU if it is there; not copied if it is NumPy's)."""
+    """The same values as a NumPy array, copied if they are on the GPU."""
     return array if xp_of(array) is numpy else cupy.asnumpy(array)

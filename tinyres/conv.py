@@ -20,22 +20,19 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0) -> Tensor:
-    """Convolution without bias (cross-correlation, as in every framework): x (N, H, W, C) -> (N, OH, OW, O).
+    """Convolution (cross-correlation) without bias: x (N, H, W, C) -> (N, OH, OW, O).
 
-    w: weights, (KH, KW, C, O). stride, padding: pixels, one number or (vertical, horizontal); the padding is
-    zeros. OH = (H + 2 padding - KH) // stride + 1, and OW likewise.
+    w: weights, (KH, KW, C, O). stride, padding, with zeros: pixels, one number or (vertical, horizontal).
     Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
     fit into the padded image, or stride or padding is not an integer (stride >= 1, padding >= 0).
     """
     x, w = checks.operands("conv2d", x, w)
-    stride, padding = checks.pair("conv2d: stride", stride, 1), checks.pair("conv2d: padding", padding, 0)
-    checks.convolution(x, w, padding)
+    s, p = checks.convolution(x, w, stride, padding)
 
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        needs_grad = x.requires_grad, w.requires_grad
-        return convolution_gradients(g, x.data, w.data, stride, padding, needs_grad)
+        return convolution_gradients(g, x.data, w.data, s, p, (x.requires_grad, w.requires_grad))
 
-    return Tensor(convolve(x.data, w.data, stride, padding), parents=(x, w), vjp=vjp)
+    return Tensor(convolve(x.data, w.data, s, p), parents=(x, w), vjp=vjp)
 
 
 @kernel
@@ -51,26 +48,19 @@ def convolve(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
 def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
                           needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
     """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not needed."""
-    return (_input_gradient(g, x.shape, w, stride, padding) if needs_grad[0] else None,
-            _kernel_gradient(g, x, w.shape, stride, padding) if needs_grad[1] else None)
-
-
-def _kernel_gradient(g: Array, x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
-    KH, KW, C, O = w_shape  # noqa: E741
-    columns = _windows(_pad(x, padding), w_shape, stride).reshape(-1, KH * KW * C)
-    return (columns.T @ g.reshape(-1, O)).reshape(w_shape)
-
-
-def _input_gradient(g: Array, x_shape: tuple[int, ...], w: Array, stride: Pair, padding: Pair) -> Array:
-    N, H, W, C = x_shape
-    KH, KW, _, O = w.shape  # noqa: E741
-    padded = xp_of(g).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), g.dtype)
-    windows = _windows(padded, w.shape, stride)
-    columns_gradient = (g.reshape(-1, O) @ w.reshape(-1, O).T).reshape(windows.shape)
-    for i in range(KH):  # windows overlap, but at one position (i, j) no two of them see the same pixel
-        for j in range(KW):
-            windows[:, :, :, i, j] += columns_gradient[:, :, :, i, j]  # a view: this adds into padded
-    return padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
+    (N, H, W, C), (KH, KW, _, O), grad_x, grad_w = x.shape, w.shape, None, None  # noqa: E741
+    if needs_grad[0]:
+        padded = xp_of(g).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), g.dtype)
+        windows = _windows(padded, w.shape, stride)
+        columns_gradient = (g.reshape(-1, O) @ w.reshape(-1, O).T).reshape(windows.shape)
+        for i in range(KH):  # windows overlap, but at one position (i, j) no two of them see the same pixel
+            for j in range(KW):
+                windows[:, :, :, i, j] += columns_gradient[:, :, :, i, j]  # a view: this adds into padded
+        grad_x = padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
+    if needs_grad[1]:
+        columns = _windows(_pad(x, padding), w.shape, stride).reshape(-1, KH * KW * C)
+        grad_w = (columns.T @ g.reshape(-1, O)).reshape(w.shape)
+    return grad_x, grad_w
 
 
 def _pad(x: Array, padding: Pair) -> Array:
@@ -92,5 +82,5 @@ def _windows(padded: Array, w_shape: tuple[int, ...], stride: Pair) -> Array:
 
 def output_size(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Pair:
     """(OH, OW); below 1 where the kernel does not fit into the padded image."""
-    return tuple((x_shape[1 + i] + 2 * padding[i] - w_shape[i]) // stride[i] + 1 for i in (0, 1))
-
+    OH, OW = ((x_shape[1 + i] + 2 * padding[i] - w_shape[i]) // stride[i] + 1 for i in (0, 1))
+    return OH, OW

@@ -1,26 +1,27 @@
 """Kernels: the few functions on arrays that take nearly all of the time.
 
-(Not those of a convolution, which are called w here.) What the core says of one, as plainly as can be and
-marked `@kernel`, is its definition. Files in `fast/` may register variants, with the condition under which
-each applies; calling the kernel calls the variant that applies, or else the definition. The core neither
-knows nor needs them.
+What the core writes as plainly as can be and marks `@kernel` is a kernel's definition. Files in fast/ may
+register variants, each with the condition under which it applies; a call takes the variant that applies, or
+else the definition. The core neither knows nor needs them.
 """
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
+from .support.context import setting
+
+KERNELS: list[Kernel] = []
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
 class Kernel:
-    """A function on arrays, given by its definition, for which faster variants may stand in.
+    """A function on arrays, with positional arguments only, for which faster variants may stand in."""
 
-    It takes positional arguments only.
-    """
+    __name__: str
 
     def __init__(self, definition: Callable[..., Any]) -> None:
         self.definition = definition
@@ -28,10 +29,10 @@ class Kernel:
         functools.update_wrapper(self, definition)
 
     def variant(self, applies: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Register the decorated function for all arguments of which `applies` says so.
+        """Register the decorated function for all arguments for which `applies` returns True.
 
-        The variant registered last is tried first. The docstring of `applies` says for which arrays, with
-        the library's name, and that of the variant why it pays: `python -m tinyres.fast` prints them.
+        The variant registered last is tried first. The docstring of `applies` says for which arrays, naming
+        the library, that of the variant why it pays; `python -m tinyres.fast` prints both.
         """
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.variants.insert(0, (applies, function))
@@ -50,25 +51,12 @@ class Kernel:
         return self.choose(*arguments)(*arguments)
 
 
-KERNELS: list[Kernel] = []
-
-
 def kernel(definition: Callable[..., Any]) -> Kernel:
     """Declare a function on arrays a kernel: others may register variants of it."""
     KERNELS.append(Kernel(definition))
     return KERNELS[-1]
 
 
-@contextlib.contextmanager
-def setting(variable: ContextVar[bool], value: bool) -> Iterator[None]:
-    """Within this context, and in this thread, the variable has that value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
-
-
-def plain() -> contextlib.AbstractContextManager[None]:
+def plain() -> AbstractContextManager[None]:
     """Within this context, and in this thread, every kernel computes by its definition: the textbook."""
     return setting(_plain, True)

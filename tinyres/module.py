@@ -23,7 +23,7 @@ class Module:
 
     def __init_subclass__(cls) -> None:
         if "__call__" in vars(cls):
-            cls.__call__ = _watched(cls.__call__)
+            cls.__call__ = _watched(cls.__call__)  # type: ignore[method-assign]
 
     def __call__(self, x: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(self, x), which is forward in "
@@ -112,18 +112,13 @@ def _walk(value: object, name: str, into_modules: bool = True) -> Iterator[tuple
 
 
 def _watched(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A module's `__call__` that remembers the shape of its result and puts the name of the layer at fault
-    before an error: from the module that was called, such as "blocks.3.conv1"."""
+    """A module's `__call__` that remembers the shape of its result and names the layer at fault in errors."""
     @functools.wraps(call)
     def watched(self: Module, *arguments: Any, **keywords: Any) -> Any:
         try:
             out = call(self, *arguments, **keywords)
         except (TypeError, ValueError) as error:
-            if not hasattr(error, "layer"):
-                error.layer, error.text = self, str(error)
-            name = next((name for name, module in self.named_modules() if module is error.layer), "")
-            place = f"{name} ({type(error.layer).__name__})" if name else type(error.layer).__name__
-            error.args = (error.text if error.text.startswith(f"{place}: ") else f"{place}: {error.text}",)
+            checks.name_layer(error, self)
             raise
         if isinstance(out, Tensor):
             self.__dict__["out_shape"] = out.shape

@@ -1,31 +1,30 @@
-"""The differentiable functions that the networks and the theory need, in the order of increasing complexity.
+"""The differentiable functions that the paper needs, in the order of increasing complexity.
 
-Each one computes its result with the array's own library and returns it as a Tensor together with its
-vector-Jacobian product, forward and backward side by side. g is the gradient of the loss with respect to the
-result. Functions marked `@kernel` work on arrays, all others on Tensors; an x that is none is a TypeError.
+Each is its formula on arrays: the result, and the function from g, the gradient of the loss with respect to
+the result, to the gradient of x. `@operation` (tensor.py) makes of it a function from Tensor to Tensor.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from .backend import Array, xp_of
+from .extras.methods import Axes
 from .kernel import kernel
 from .support import operation_checks as checks
-from .tensor import Tensor
-
-Axes = int | Sequence[int] | None
+from .tensor import Formula, Tensor, operation
 
 
-def exp(x: Tensor) -> Tensor:
+@operation
+def exp(x: Array) -> Formula:
     """e ** x elementwise."""
-    out = xp_of(checks.tensor("exp", x).data).exp(x.data)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * out,))
+    y = xp_of(x).exp(x)
+    return y, lambda g: g * y
 
 
-def log(x: Tensor) -> Tensor:
+@operation
+def log(x: Array) -> Formula:
     """The natural logarithm elementwise: -inf at 0 and nan below, as in NumPy."""
-    out = xp_of(checks.tensor("log", x).data).log(x.data)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g / x.data,))
+    return xp_of(x).log(x), lambda g: g / x
 
 
 @kernel
@@ -36,74 +35,74 @@ def rectify(x: Array) -> Array:
 
 @kernel
 def relu_gradient(g: Array, y: Array) -> Array:
-    """g where y = max(x, 0) is positive, else 0, whatever g is there."""
+    """g where y = max(x, 0) is positive, elsewhere 0 whatever g is."""
     return xp_of(g).where(y > 0, g, 0)
 
 
-def relu(x: Tensor) -> Tensor:
+@operation
+def relu(x: Array) -> Formula:
     """max(x, 0) elementwise, with derivative 0 at 0."""
-    out = rectify(checks.tensor("relu", x).data)
-    return Tensor(out, parents=(x,), vjp=lambda g: (relu_gradient(g, out),))
+    y = rectify(x)
+    return y, lambda g: relu_gradient(g, y)
 
 
-def astype(x: Tensor, dtype: str) -> Tensor:
-    """The same values as float16, float32 or float64 (else a TypeError); its gradient is converted back."""
-    out = checks.tensor("astype", x).data.astype(checks.float_dtype("astype", dtype))
-    return Tensor(out, parents=(x,), vjp=lambda g: (g.astype(x.dtype),))
+@operation
+def reshape(x: Array, shape: int | Sequence[int]) -> Formula:
+    """The same values in another shape; one size may be -1. ValueError if the sizes do not fit."""
+    checks.filled(shape, x)
+    return x.reshape(shape), lambda g: g.reshape(x.shape)
 
 
-def reshape(x: Tensor, shape: int | Sequence[int]) -> Tensor:
-    """The same values in another shape; one size may be -1. Raises ValueError if the sizes do not fit."""
-    try:
-        out = checks.tensor("reshape", x).data.reshape(shape)
-    except ValueError:
-        raise ValueError(f"reshape: {x.shape} holds {x.data.size} values, which do not fill "
-                         f"{shape}") from None
-    return Tensor(out, parents=(x,), vjp=lambda g: (g.reshape(x.shape),))
+@operation
+def transpose(x: Array, axes: Sequence[int] | None = None) -> Formula:
+    """The axes in another order (default: reversed); ValueError unless axes are a permutation."""
+    order = checks.permutation(axes, x)
+    inverse = sorted(range(x.ndim), key=order.__getitem__)
+    return x.transpose(order), lambda g: g.transpose(inverse)
 
 
-def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
-    """The axes in another order (default: reversed), as in NumPy. Raises ValueError if it is no
-    permutation."""
-    axes = checks.permutation("transpose", axes, checks.tensor("transpose", x))
-    inverse = sorted(range(x.ndim), key=lambda i: axes[i])
-    return Tensor(x.data.transpose(axes), parents=(x,), vjp=lambda g: (g.transpose(inverse),))
-
-
-def pad(x: Tensor, pad_width: Sequence[tuple[int, int]]) -> Tensor:
-    """Zeros around x: pad_width[i] = (before, after) of axis i, as numpy.pad. Raises ValueError otherwise."""
-    pairs = checks.pad_width("pad", pad_width, checks.tensor("pad", x))
+@operation
+def pad(x: Array, pad_width: Sequence[tuple[int, int]]) -> Formula:
+    """Zeros around x: pad_width[i] = (before, after) of axis i, as numpy.pad; ValueError otherwise."""
+    pairs = checks.pad_width(pad_width, x)
     inside = tuple(slice(before, before + size) for (before, _), size in zip(pairs, x.shape, strict=True))
     shape = [before + size + after for (before, after), size in zip(pairs, x.shape, strict=True)]
-    out = xp_of(x.data).zeros(shape, x.dtype)
-    out[inside] = x.data
-    return Tensor(out, parents=(x,), vjp=lambda g: (g[inside],))
+    padded = xp_of(x).zeros(shape, x.dtype)
+    padded[inside] = x
+    return padded, lambda g: g[inside]
 
 
-def sum(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
+@operation
+def sum(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     """The sum over an axis, several axes, or all (None)."""
-    axis = axis if axis is None or isinstance(axis, int) else tuple(axis)
-    kept = checks.tensor("sum", x).data.sum(axis=axis, keepdims=True)
-    xp, out = xp_of(kept), kept if keepdims else kept.squeeze(axis)
-    return Tensor(out, parents=(x,), vjp=lambda g: (xp.broadcast_to(g.reshape(kept.shape), x.shape),))
+    axis = checks.axes(axis)
+    kept = x.sum(axis=axis, keepdims=True)
+    return kept if keepdims else kept.squeeze(axis), lambda g: _repeat(g, kept, x)
 
 
-def mean(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The arithmetic mean over an axis, several axes, or all (None). Raises ValueError over no elements."""
-    total = sum(x, axis, keepdims)
-    if total.data.size == 0 or x.data.size == 0:
-        raise ValueError(f"mean: no elements to average in shape {x.shape} over axis {axis}")
-    return total * (total.data.size / x.data.size)
+@operation
+def mean(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
+    """The arithmetic mean over an axis, several axes, or all (None); ValueError over no elements."""
+    axis = checks.elements("mean", x, axis)
+    kept = x.sum(axis=axis, keepdims=True)
+    scale = kept.size / x.size
+    return (kept if keepdims else kept.squeeze(axis)) * scale, lambda g: _repeat(g * scale, kept, x)
 
 
-def avg_pool2d(x: Tensor, size: int) -> Tensor:
+def _repeat(g: Array, kept: Array, x: Array) -> Array:
+    """g, of as many numbers as `kept`, repeated over the axes of x that were summed."""
+    return xp_of(g).broadcast_to(g.reshape(kept.shape), x.shape)
+
+
+@operation
+def avg_pool2d(x: Array, size: int) -> Formula:
     """Mean over windows of size x size that do not overlap: (N, H, W, C) -> (N, H // size, W // size, C).
 
-    Rows and columns that fill no whole window are left out, as in PyTorch.
-    Raises ValueError if x has not four axes, size is not an integer >= 1, or no window fits.
+    Rows and columns that fill no whole window are left out. Raises ValueError for an x without four axes, or
+    a size that is not an integer from 1 to the image's side.
     """
-    checks.window("avg_pool2d", size, checks.tensor("avg_pool2d", x, "(N, H, W, C)"))
-    xp, (N, H, W, C) = xp_of(x.data), x.shape
+    checks.window("avg_pool2d", size, x)
+    xp, (N, H, W, C) = xp_of(x), x.shape
 
     def windows(image: Array) -> Array:
         inside = image[:, :H // size * size, :W // size * size]
@@ -112,38 +111,39 @@ def avg_pool2d(x: Tensor, size: int) -> Tensor:
     out = xp.zeros((N, H // size, W // size, C), x.dtype)
     for i in range(size):
         for j in range(size):
-            out += windows(x.data)[:, :, i, :, j]
+            out += windows(x)[:, :, i, :, j]
     out /= size**2
 
-    def vjp(g: Array) -> tuple[Array]:
+    def vjp(g: Array) -> Array:
         grad = xp.zeros((N, H, W, C), g.dtype)
         windows(grad)[...] = (g / size**2)[:, :, None, :, None]
-        return (grad,)
+        return grad
 
-    return Tensor(out, parents=(x,), vjp=vjp)
+    return out, vjp
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
-    """The mean over the pixels: (N, H, W, C) -> (N, C). Raises ValueError if x has not four axes."""
+    """The mean over the pixels: (N, H, W, C) -> (N, C); ValueError for an x without four axes."""
     return mean(checks.tensor("global_avg_pool2d", x, "(N, H, W, C)"), axis=(1, 2))
 
 
-def softmax_cross_entropy(logits: Tensor, labels: Array) -> Tensor:
+@operation
+def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     """The mean over the batch of -log softmax(logits)[label], a scalar.
 
     logits: (N, classes). labels: (N,) integer array, 0 <= label < classes, of the same library as logits.
     Raises TypeError for labels of another kind, ValueError for shapes that do not fit or labels out of range
-    (looked at on NumPy only).
+    (which are checked on NumPy only).
     """
-    labels = checks.labels("softmax_cross_entropy", labels, logits)
-    xp, N = xp_of(logits.data), len(labels)
+    labels = checks.labels(labels, logits)
+    xp, N = xp_of(logits), len(labels)
     rows = xp.arange(N)
-    shifted = logits.data - logits.data.max(axis=1, keepdims=True)  # so that exp cannot overflow
+    shifted = logits - logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
     log_total = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
 
-    def vjp(g: Array) -> tuple[Array]:
+    def vjp(g: Array) -> Array:
         softmax = xp.exp(shifted - log_total)
         softmax[rows, labels] -= 1
-        return (softmax * (g / N),)
+        return softmax * (g / N)
 
-    return Tensor((log_total[:, 0] - shifted[rows, labels]).mean(), parents=(logits,), vjp=vjp)
+    return (log_total[:, 0] - shifted[rows, labels]).mean(), vjp

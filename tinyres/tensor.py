@@ -1,43 +1,45 @@
 """Tensor: an array that remembers how it was computed, so that gradients can flow back through it.
 
 Every operation returns `Tensor(out, parents=(a, b), vjp=...)`. The function `vjp` (vector-Jacobian product)
-takes the gradient of the loss with respect to `out` and returns a tuple with one gradient for each parent, of
-its shape and dtype, or None for a parent that needs none. That is the whole of automatic differentiation:
-`backward` walks the graph from the loss to the leaves, the tensors that no operation computed, such as
-weights, and calls each vjp in turn. For example, y = a * b is
+takes g, the gradient of the loss with respect to `out`, and returns a tuple with one gradient for each
+parent, of its shape and dtype, or None for a parent that needs none. For example, y = a * b is
 
     y = Tensor(a.data * b.data, parents=(a, b), vjp=lambda g: (g * b.data, g * a.data))
+
+That is the whole of automatic differentiation: `backward` walks the graph from the loss to the leaves, the
+tensors that no operation computed, such as weights, and calls each vjp in turn.
 """
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-
-import numpy
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
 
 from . import backend
 from .backend import Array
-from .kernel import kernel, setting
+from .extras.methods import Methods
+from .kernel import kernel
+from .support import tensor_checks as checks
+from .support.context import operations, recording, setting
 
-VJP = Callable[[Array], "tuple[Array | None, ...]"]
-
-recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
+VJP = Callable[[Array], tuple[Array | None, ...]]
+Formula = tuple[Array, Callable[[Array], Array]]  # a result, and from its gradient to that of x
+Settings = ParamSpec("Settings")
 
 
 @kernel
 def sum_of_two(a: Array, b: Array) -> Array:
-    """a + b, with broadcasting. Here, and not in arithmetic.py, because `backward` adds gradients too."""
+    """a + b, with broadcasting. It is here because `backward` adds gradients too."""
     return a + b
 
 
 @kernel
 def leaf_gradient(gradient: Array) -> Array:
-    """What a leaf keeps of a gradient: a copy, for others may hold the same array."""
+    """What a leaf keeps of a gradient: a copy, since others may hold the same array."""
     return backend.xp_of(gradient).array(gradient)
 
 
-class Tensor:
+class Tensor(Methods):
     """An array of float16, float32 or float64 values with a gradient.
 
     data: array, nested list or number. An array of floats is kept as it is, not copied; one of integers
@@ -49,45 +51,38 @@ class Tensor:
     without a vjp, and ValueError for lists of unequal lengths.
     """
 
-    __slots__ = ("data", "grad", "requires_grad", "node", "__weakref__")
-    __array_ufunc__ = None  # so that NumPy leaves `array + tensor` to Tensor.__radd__
+    __slots__ = ("_data", "_grad", "requires_grad", "node", "__weakref__")
 
     def __init__(self, data: object, requires_grad: bool = False, *,
                  parents: tuple[Tensor, ...] = (), vjp: VJP | None = None) -> None:
-        self.data: Array = _as_float_array(data)
-        self.grad: Array | None = None
+        self._data, self._grad = checks.float_array(data), None
         self.requires_grad, self.node = requires_grad, None
         if recording.get() and any(parent.requires_grad for parent in parents):
-            self.requires_grad, self.node = True, Node(self.data, parents, vjp)
+            self.requires_grad, self.node = True, Node(self._data, parents, vjp)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+    def data(self) -> Array:
+        """The values, a NumPy or CuPy array. RuntimeError if those of a computed tensor are replaced."""
+        return self._data
+
+    @data.setter
+    def data(self, data: Array) -> None:
+        checks.unchanged(self.node)
+        self._data = data
 
     @property
-    def ndim(self) -> int:
-        return self.data.ndim
+    def grad(self) -> Array | None:
+        """The gradient, an array, once `backward` has set it; until then None."""
+        checks.kept_gradient(self._grad, self.node)
+        return self._grad
 
-    @property
-    def dtype(self) -> numpy.dtype:
-        return self.data.dtype
-
-    def numpy(self) -> numpy.ndarray:
-        """The values as a NumPy array; on the CPU it shares memory with the tensor."""
-        return backend.to_numpy(self.data)
-
-    def item(self) -> float:
-        """The value of a tensor of one element as a float. Raises ValueError if it has more or none."""
-        if self.data.size != 1:
-            raise ValueError(f"item() needs a tensor of one element, this one has shape {self.shape}")
-        return float(self.data.reshape(()))
+    @grad.setter
+    def grad(self, grad: Array | None) -> None:
+        self._grad = grad
 
     def detach(self) -> Tensor:
-        """A tensor over the same memory that is cut off from the graph."""
-        return Tensor(self.data)
-
-    def __repr__(self) -> str:
-        return f"Tensor({self.data!r}{', requires_grad=True' if self.requires_grad else ''})"
+        """A tensor over the same memory, cut off from the graph."""
+        return Tensor(self._data)
 
     def backward(self, grad: object = None) -> None:
         """Set `.grad` of every leaf that this tensor was computed from and that requires a gradient.
@@ -95,58 +90,50 @@ class Tensor:
         grad: gradient of the loss with respect to this tensor, of its shape; may be left out for a single
             element, and is then 1.
 
-        `.grad` is replaced, not added to: calling backward twice gives the same answer, and there is nothing
-        to set to zero between steps. To accumulate over several losses, add the losses. Tensors that an
-        operation computed get no `.grad`, and leaves outside this graph keep theirs.
+        `.grad` is replaced, not added to, so there is nothing to set to zero between steps; to accumulate
+        over several losses, add the losses. Leaves outside this graph keep theirs.
         Raises RuntimeError without a graph, ValueError for a grad of the wrong shape, dtype or library.
         """
-        if not self.requires_grad:
-            raise RuntimeError("backward() on a tensor that no leaf with requires_grad=True leads to, "
-                               "or that was computed under no_grad()")
-        root = self.node or self  # a leaf stands for itself in the graph
-        gradients = {id(root): self._initial_gradient(grad)}
-        _check_gradient(gradients[id(root)], root, "the grad given to backward()")
-        for node in _topological_order(root):
-            gradient = gradients.pop(id(node))
+        gradients = {self.node or self: checks.first_gradient(grad, self)}
+        for node in _topological_order(self.node or self):
+            gradient = gradients.pop(node)
             if isinstance(node, Tensor):  # a leaf
                 node.grad = leaf_gradient(gradient)
                 continue
-            for parent, parent_gradient in zip(node.parents, node.gradients(gradient), strict=True):
-                if not parent.requires_grad:
-                    continue
-                _check_gradient(parent_gradient, parent, f"a gradient computed by {node.operation}")
-                if id(parent) in gradients:  # it was used more than once
-                    parent_gradient = sum_of_two(gradients[id(parent)], parent_gradient)
-                gradients[id(parent)] = parent_gradient
+            for parent, more in zip(node.parents, node.gradients(gradient), strict=True):
+                if parent.requires_grad:
+                    checks.gradient(more, parent, f"a gradient computed by {node.operation}")
+                    # what is used more than once gets the sum
+                    gradients[parent] = sum_of_two(gradients[parent], more) if parent in gradients else more
 
-    def _initial_gradient(self, grad: object) -> Array:
-        if grad is None and self.data.size != 1:
-            raise ValueError(f"backward() without grad needs a tensor of one element, this one has shape "
-                             f"{self.shape}: pass grad of that shape, or reduce with tr.sum or tr.mean first")
-        if grad is None:
-            return backend.xp_of(self.data).ones_like(self.data)
-        grad = grad.data if isinstance(grad, Tensor) else grad
-        return grad if backend.is_array(grad) else backend.xp_of(self.data).asarray(grad, self.dtype)
+    # Operators return Tensors, and so are defined after this class, in arithmetic.py.
+    def __add__(self, other: object) -> Tensor: return operations.add(self, other)
+    def __radd__(self, other: object) -> Tensor: return operations.add(other, self)
+    def __sub__(self, other: object) -> Tensor: return operations.subtract(self, other)
+    def __rsub__(self, other: object) -> Tensor: return operations.subtract(other, self)
+    def __mul__(self, other: object) -> Tensor: return operations.multiply(self, other)
+    def __rmul__(self, other: object) -> Tensor: return operations.multiply(other, self)
+    def __truediv__(self, other: object) -> Tensor: return operations.divide(self, other)
+    def __rtruediv__(self, other: object) -> Tensor: return operations.divide(other, self)
+    def __matmul__(self, other: object) -> Tensor: return operations.matmul(self, other)
+    def __rmatmul__(self, other: object) -> Tensor: return operations.matmul(other, self)
+    def __pow__(self, exponent: float) -> Tensor: return operations.power(self, exponent)
+    def __neg__(self) -> Tensor: return operations.multiply(self, -1.0)
 
 
 class Node:
-    """What the graph keeps of a tensor that an operation computed: how to go back from it, not its values.
+    """What the graph keeps of a computed tensor: how to go back from it, not its values.
 
-    y = a * b makes a Tensor y for the program, and for the graph Node(parents=(a, b), vjp). The values that
-    some gradient needs are held by that `vjp`; all others are freed with their tensor. parents holds the
-    nodes of computed tensors and, at the leaves, the tensors themselves.
+    Values that some gradient needs are held by the `vjp`; all others are freed with their tensor. parents
+    holds the nodes of computed tensors and, at the leaves, the tensors themselves.
     """
 
     __slots__ = ("parents", "vjp", "shape", "dtype", "library")
     requires_grad = True
 
-    def __init__(self, out: Array, parents: tuple[Tensor, ...], vjp: VJP) -> None:
-        if not callable(vjp) or isinstance(parents, Tensor):
-            raise TypeError("an operation on tensors that require gradients needs parents=(x, ...), a tuple, "
-                            "and vjp=, a function of g that returns one gradient for each, a tuple too: got "
-                            f"parents {type(parents).__name__}, vjp {vjp!r:.60}")
+    def __init__(self, out: Array, parents: tuple[Tensor, ...], vjp: VJP | None) -> None:
+        self.vjp = checks.vjp_of(parents, vjp)
         self.parents: tuple[Node | Tensor, ...] = tuple(parent.node or parent for parent in parents)
-        self.vjp = vjp
         self.shape, self.dtype, self.library = out.shape, out.dtype, backend.xp_of(out)
 
     @property
@@ -157,14 +144,26 @@ class Node:
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
         """What the vjp returns, one gradient for each parent. Raises TypeError if it does not."""
         gradients = self.vjp(g)
-        if not isinstance(gradients, tuple) or len(gradients) != len(self.parents):
-            got = f"a tuple of {len(gradients)}" if isinstance(gradients, tuple) else type(gradients).__name__
-            raise TypeError(f"the vjp of {self.operation} returned {got}: expected a tuple of "
-                            f"{len(self.parents)}, one gradient for each parent, such as (g,)")
+        checks.gradients(gradients, self)
         return gradients
 
 
-def no_grad(function: Callable | None = None) -> contextlib.AbstractContextManager[None] | Callable:
+def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
+    """All that needs a gradient, each before its parents. No recursion: graphs can be deep."""
+    order: list[Node | Tensor] = []
+    seen, stack = set(), [(root, False)]
+    while stack:
+        node, parents_are_done = stack.pop()
+        if parents_are_done:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            parents = () if isinstance(node, Tensor) else node.parents
+            stack += [(node, True), *((parent, False) for parent in parents[::-1] if parent.requires_grad)]
+    return order[::-1]
+
+
+def no_grad(function: Callable | None = None) -> Any:
     """Within this context operations record no graph: for evaluation, where no gradient is needed.
 
     Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
@@ -173,52 +172,28 @@ def no_grad(function: Callable | None = None) -> contextlib.AbstractContextManag
     return context(function) if function else context
 
 
-def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
-    """All that needs a gradient, each before its parents. No recursion: graphs can be deep."""
-    order: list[Node | Tensor] = []
-    seen = {id(root)}
-    stack = [(root, _parents(root))]
-    while stack:
-        node, parents = stack[-1]
-        for parent in parents:
-            if parent.requires_grad and id(parent) not in seen:
-                seen.add(id(parent))
-                stack.append((parent, _parents(parent)))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-    return order[::-1]
+def operation(formula: Callable[Concatenate[Array, Settings], Formula]
+              ) -> Callable[Concatenate[Tensor, Settings], Tensor]:
+    """Make of a formula for arrays an operation on a Tensor, which raises TypeError for anything else.
 
+    y, vjp = formula(x, ...), where vjp is the function from the gradient of y to that of x, becomes
+    Tensor(y, parents=(x,), vjp=lambda g: (vjp(g),)).
+    """
+    name, first = formula.__name__, checks.first_parameter(formula)
 
-def _parents(node: Node | Tensor) -> Iterator[Node | Tensor]:
-    return iter(() if isinstance(node, Tensor) else node.parents)
+    @functools.wraps(formula)
+    def on_tensor(*arguments: Any, **named: Any) -> Tensor:
+        x, *settings = arguments or (named.pop(first, None),)
+        if not isinstance(x, Tensor):
+            raise checks.tensor_expected(name, x)
+        out, gradient = formula(x.data, *settings, **named)
 
+        def vjp(g: Array) -> tuple[Array]:
+            return (gradient(g),)
 
-def _check_gradient(gradient: Array, node: Node | Tensor, what: str) -> None:
-    """Every gradient has its tensor's shape, dtype and library: this finds a faulty operation at once."""
-    if not backend.is_array(gradient) and not isinstance(gradient, numpy.generic):
-        raise TypeError(f"{what} is a {type(gradient).__name__}: expected an array of shape {node.shape}")
-    library = backend.xp_of(node.data) if isinstance(node, Tensor) else node.library
-    expected = (node.shape, node.dtype, library.__name__)
-    got = (gradient.shape, gradient.dtype, backend.xp_of(gradient).__name__)
-    if got != expected:
-        raise ValueError(f"{what} has shape {got[0]}, dtype {got[1]} in {got[2]}, but its tensor has shape "
-                         f"{expected[0]}, dtype {expected[1]} in {expected[2]}")
+        vjp.__qualname__ = name  # for Node.operation
+        return Tensor(out, parents=(x,), vjp=vjp)
 
-
-def _as_float_array(data: object) -> Array:
-    if isinstance(data, Tensor):
-        raise TypeError("Tensor(tensor): expected an array or numbers; tensor.detach() takes a tensor off "
-                        "the graph")
-    if isinstance(data, numpy.generic):
-        data = numpy.asarray(data)
-    if not backend.is_array(data):
-        data = numpy.asarray(data)
-        data = backend.current().asarray(data, numpy.float32 if data.dtype.kind in "biuf" else data.dtype)
-    if data.dtype.kind == "f" and data.dtype.itemsize <= 8:
-        return data
-    if data.dtype.kind in "biu":
-        return data.astype(numpy.float32)
-    raise TypeError(f"a Tensor holds float16, float32 or float64, got an array of dtype {data.dtype}: "
-                    "convert it first")
+    checks.of_tensors(on_tensor, 1)
+    setattr(operations, name, on_tensor)
+    return on_tensor

@@ -1,153 +1,161 @@
 """Further differentiable functions, which the paper does without: for networks of your own and for lessons.
 
-As in ops.py, each is its result and its vector-Jacobian product; g is the gradient of the loss with respect
-to the result. Where a function has no derivative, the subgradient is PyTorch's, and the docstring says which.
+As in ops.py, each is its formula on arrays: the result, and the function from g, the gradient of the loss
+with respect to the result, to the gradient of x. Where a function has no derivative, the subgradient is
+PyTorch's, and the docstring says which.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ..arithmetic import unbroadcast
+from ..arithmetic import FormulaOfTwo, operation_of_two
 from ..backend import Array, xp_of
-from ..ops import Axes
 from ..support import operation_checks as checks
-from ..tensor import Tensor
+from ..tensor import Formula, Tensor, operation
+from .methods import Axes
 
 
-def sqrt(x: Tensor) -> Tensor:
+@operation
+def sqrt(x: Array) -> Formula:
     """The square root elementwise: nan below 0, as in NumPy. Its derivative at 0 is infinite."""
-    out = xp_of(checks.tensor("sqrt", x).data).sqrt(x.data)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * (0.5 / out),))
+    y = xp_of(x).sqrt(x)
+    return y, lambda g: g * (0.5 / y)
 
 
-def abs(x: Tensor) -> Tensor:
+@operation
+def abs(x: Array) -> Formula:
     """|x| elementwise, with derivative 0 at 0."""
-    xp = xp_of(checks.tensor("abs", x).data)
-    return Tensor(xp.abs(x.data), parents=(x,), vjp=lambda g: (g * xp.sign(x.data),))
+    return xp_of(x).abs(x), lambda g: g * xp_of(x).sign(x)
 
 
-def tanh(x: Tensor) -> Tensor:
+@operation
+def tanh(x: Array) -> Formula:
     """The hyperbolic tangent elementwise."""
-    out = xp_of(checks.tensor("tanh", x).data).tanh(x.data)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * (1 - out**2),))
+    y = xp_of(x).tanh(x)
+    return y, lambda g: g * (1 - y**2)
 
 
-def sigmoid(x: Tensor) -> Tensor:
+@operation
+def sigmoid(x: Array) -> Formula:
     """1 / (1 + e ** -x) elementwise."""
-    xp = xp_of(checks.tensor("sigmoid", x).data)
-    small = xp.exp(-xp.abs(x.data))  # at most 1, so that nothing overflows
-    out = xp.where(x.data >= 0, 1, small) / (1 + small)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * out * (1 - out),))
+    small = xp_of(x).exp(-xp_of(x).abs(x))  # at most 1, so that nothing overflows
+    y = xp_of(x).where(x >= 0, 1, small) / (1 + small)
+    return y, lambda g: g * y * (1 - y)
 
 
-def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+@operation
+def astype(x: Array, dtype: str) -> Formula:
+    """The same values as float16, float32 or float64 (else a TypeError); its gradient is converted back."""
+    return x.astype(checks.float_dtype(dtype)), lambda g: g.astype(x.dtype)
+
+
+@operation
+def clip(x: Array, low: float | None = None, high: float | None = None) -> Formula:
     """x, but low where it is less and high where it is more; None is no bound. The derivative at a bound is
     1."""
-    low, high = checks.bounds("clip", low, high)
-    out = xp_of(checks.tensor("clip", x).data).clip(x.data, low, high)
-    return Tensor(out, parents=(x,), vjp=lambda g: (g * (out == x.data),))
+    y = x.clip(*checks.bounds(low, high))
+    return y, lambda g: g * (y == x)
 
 
-def maximum(a: object, b: object) -> Tensor:
-    """The larger of a and b elementwise, with broadcasting. Of equal ones each gets half of the gradient."""
-    a, b = checks.operands("maximum", a, b, broadcast=True)
-    xp, dtype = xp_of(a.data), a.dtype
+@operation_of_two
+def maximum(a: Array, b: Array) -> FormulaOfTwo:
+    """The larger of a and b elementwise, with broadcasting. Where they are equal, each gets half of the
+    gradient."""
+    def to_a(g: Array) -> Array:
+        return g * ((a > b) + 0.5 * (a == b)).astype(g.dtype)
 
-    def vjp(g: Array) -> tuple[Array, Array]:
-        to_a = g * ((a.data > b.data) + 0.5 * (a.data == b.data)).astype(dtype)
-        return unbroadcast(to_a, a.shape), unbroadcast(g - to_a, b.shape)
-
-    return Tensor(xp.maximum(a.data, b.data), parents=(a, b), vjp=vjp)
+    return xp_of(a).maximum(a, b), to_a, lambda g: g - to_a(g)
 
 
-def max(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
+@operation
+def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     """The largest value over an axis, several axes, or all (None). Equal ones share the gradient evenly.
 
     Raises ValueError over no elements.
     """
-    axis = axis if axis is None or isinstance(axis, int) else tuple(axis)
-    checks.elements("max", checks.tensor("max", x), axis)
-    kept = x.data.max(axis=axis, keepdims=True)
-    largest = x.data == kept
+    axis = checks.elements("max", x, axis)
+    kept = x.max(axis=axis, keepdims=True)
+    largest = x == kept
 
-    def vjp(g: Array) -> tuple[Array]:
-        each = g.reshape(kept.shape) / largest.sum(axis=axis, keepdims=True).astype(g.dtype)
-        return (largest * each,)
+    def vjp(g: Array) -> Array:
+        return largest * (g.reshape(kept.shape) / largest.sum(axis=axis, keepdims=True).astype(g.dtype))
 
-    return Tensor(kept if keepdims else kept.squeeze(axis), parents=(x,), vjp=vjp)
+    return kept if keepdims else kept.squeeze(axis), vjp
 
 
-def softmax(x: Tensor, axis: int = -1) -> Tensor:
+@operation
+def softmax(x: Array, axis: int = -1) -> Formula:
     """e ** x over its sum along an axis: positive numbers that add up to 1."""
-    powers = xp_of(checks.tensor("softmax", x).data).exp(x.data - x.data.max(axis=axis, keepdims=True))
-    out = powers / powers.sum(axis=axis, keepdims=True)
-    return Tensor(out, parents=(x,), vjp=lambda g: (out * (g - (g * out).sum(axis=axis, keepdims=True)),))
+    powers = xp_of(x).exp(x - x.max(axis=axis, keepdims=True))
+    y = powers / powers.sum(axis=axis, keepdims=True)
+    return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
 
 
-def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+@operation
+def log_softmax(x: Array, axis: int = -1) -> Formula:
     """log(softmax(x)) along an axis, without overflow and without log(0)."""
-    xp = xp_of(checks.tensor("log_softmax", x).data)
-    shifted = x.data - x.data.max(axis=axis, keepdims=True)
-    out = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-    return Tensor(out, parents=(x,), vjp=lambda g: (g - xp.exp(out) * g.sum(axis=axis, keepdims=True),))
+    xp, shifted = xp_of(x), x - x.max(axis=axis, keepdims=True)
+    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True)
 
 
-def getitem(x: Tensor, index: Any) -> Tensor:
+@operation
+def getitem(x: Array, index: Any) -> Formula:
     """x[index], index as in NumPy: integers, slices, arrays of integers or truth values, None, or a tuple of
     them. A value that is taken twice gets both gradients."""
-    xp = xp_of(checks.tensor("getitem", x).data)
+    parts = index if isinstance(index, tuple) else (index,)
+    once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
 
-    def vjp(g: Array) -> tuple[Array]:
-        grad = xp.zeros(x.shape, g.dtype)
+    def vjp(g: Array) -> Array:
+        grad = xp_of(x).zeros(x.shape, g.dtype)
         if once:
             grad[index] = g
         else:
-            xp.add.at(grad, index, g)
-        return (grad,)
+            xp_of(x).add.at(grad, index, g)
+        return grad
 
-    parts = index if isinstance(index, tuple) else (index,)
-    once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
-    return Tensor(x.data[index], parents=(x,), vjp=vjp)
+    return x[index], vjp
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis; their other sizes must be equal, else a ValueError."""
-    tensors = checks.parts("concatenate", tensors, axis)
-    xp, ends, end = xp_of(tensors[0].data), [], 0
-    for x in tensors[:-1]:
+    parts = checks.parts("concatenate", tensors, axis)
+    xp, ends, end = xp_of(parts[0].data), [], 0
+    for x in parts[:-1]:
         ends.append(end := end + x.shape[axis])
-    return Tensor(xp.concatenate([x.data for x in tensors], axis), parents=tensors,
+    return Tensor(xp.concatenate([x.data for x in parts], axis), parents=parts,
                   vjp=lambda g: tuple(xp.split(g, ends, axis)))
 
 
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors of one shape beside each other along a new axis."""
-    tensors = checks.parts("stack", tensors)
-    xp = xp_of(tensors[0].data)
-    return Tensor(xp.stack([x.data for x in tensors], axis), parents=tensors,
+    parts = checks.parts("stack", tensors)
+    xp = xp_of(parts[0].data)
+    return Tensor(xp.stack([x.data for x in parts], axis), parents=parts,
                   vjp=lambda g: tuple(xp.moveaxis(g, axis, 0)))
 
 
-def max_pool2d(x: Tensor, size: int) -> Tensor:
+@operation
+def max_pool2d(x: Array, size: int) -> Formula:
     """The largest value of windows of size x size that do not overlap: (N, H, W, C) -> (N, H // size, W //
     size, C).
 
     Rows and columns that fill no whole window are left out. Of equal values in a window the first, row by
     row, gets the gradient. Raises ValueError as `avg_pool2d`.
     """
-    checks.window("max_pool2d", size, checks.tensor("max_pool2d", x, "(N, H, W, C)"))
-    xp, (N, H, W, C) = xp_of(x.data), x.shape
+    checks.window("max_pool2d", size, x)
+    xp, (N, H, W, C) = xp_of(x), x.shape
     OH, OW = H // size, W // size
-    inside = x.data[:, :OH * size, :OW * size].reshape(N, OH, size, OW, size, C)
+    inside = x[:, :OH * size, :OW * size].reshape(N, OH, size, OW, size, C)
     windows = inside.transpose(0, 1, 3, 2, 4, 5).reshape(N, OH, OW, size * size, C)
     first = windows.argmax(axis=3)
 
-    def vjp(g: Array) -> tuple[Array]:
+    def vjp(g: Array) -> Array:
         grad = xp.zeros((N, H, W, C), g.dtype)
         for i in range(size):
             for j in range(size):
                 grad[:, i:OH * size:size, j:OW * size:size] = xp.where(first == i * size + j, g, 0)
-        return (grad,)
+        return grad
 
-    return Tensor(windows.max(axis=3), parents=(x,), vjp=vjp)
+    return windows.max(axis=3), vjp

@@ -6,7 +6,8 @@ the class or function whose argument it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy
 
@@ -96,13 +97,23 @@ def attribute(module: object, name: str, value: object) -> None:
                         f"{type(value).__name__}: write .{name}.data[...] = ... to set its values")
 
 
-def layers(name: str, layers: Sequence[object]) -> list[object]:
+def layers(name: str, layers: Sequence[Any]) -> list[Callable[[Tensor], Tensor]]:
     """Modules or functions."""
     for layer in layers:
         if isinstance(layer, type) or not callable(layer):
             raise TypeError(f"{name}: expected modules or functions such as tr.relu, one after the other, "
                             f"got {layer!r:.60}")
     return list(layers)
+
+
+def name_layer(error: Any, module: Any) -> None:
+    """Put the name of the layer at fault before an error, seen from the module that was called, such as
+    "blocks.3.conv1"."""
+    if not hasattr(error, "layer"):
+        error.layer, error.text = module, str(error)
+    name = next((name for name, inner in module.named_modules() if inner is error.layer), "")
+    place = f"{name} ({type(error.layer).__name__})" if name else type(error.layer).__name__
+    error.args = (error.text if error.text.startswith(f"{place}: ") else f"{place}: {error.text}",)
 
 
 def channels(name: str, x: object, channels: int) -> None:

@@ -5,29 +5,38 @@ whose argument it is.
 """
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import numpy
 
 from .. import backend
 from ..backend import Array, xp_of
+from ..extras.methods import Axes
 from ..tensor import Tensor
+from .tensor_checks import tensor_expected
 
 
 def tensor(name: str, x: object, shape: str = "") -> Tensor:
     """x, which must be a Tensor, and have as many axes as `shape` names, such as "(N, C)"."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a Tensor, got {type(x).__name__}: wrap it as tr.Tensor(...)")
-    if shape and x.ndim != shape.count(",") + 1:
-        raise ValueError(f"{name}: expected shape {shape}, got {x.shape}")
+        raise tensor_expected(name, x)
+    if shape:
+        _axes_named(name, x, shape)
     return x
 
 
-def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[Tensor, Tensor]:
-    """Both operands of a binary operation as tensors of one dtype and library, of shapes that broadcast if
-    asked.
+def _axes_named(name: str, x: Tensor | Array, shape: str) -> None:
+    """As many axes as `shape` names, such as "(N, C)"."""
+    if x.ndim != shape.count(",") + 1:
+        raise ValueError(f"{name}: expected shape {shape}, got {x.shape}")
+
+
+def operands(name: str, a: object, b: object) -> tuple[Tensor, Tensor]:
+    """Both operands of an operation as tensors of one dtype and library.
 
     Numbers take the dtype of the other operand, so that a Python or NumPy scalar never widens float32.
     """
@@ -43,12 +52,16 @@ def operands(name: str, a: object, b: object, broadcast: bool = False) -> tuple[
         raise TypeError(f"{name}: the first operand {a.shape} is {a.dtype}, {_origin(a)}, the second "
                         f"{b.shape} is {b.dtype}, {_origin(b)}; NumPy's numbers are float64 unless told "
                         f"otherwise. Convert the {('first', 'second')[wide]}: x.astype('{dtype}')")
+    return a, b
+
+
+def broadcast(name: str, a: Tensor, b: Tensor) -> None:
+    """Shapes that broadcast."""
     try:
-        broadcast and numpy.broadcast_shapes(a.shape, b.shape)
+        numpy.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast: counted from the right, "
                          f"each pair of sizes must be equal or one of them 1") from None
-    return a, b
 
 
 def _origin(x: Tensor) -> str:
@@ -83,48 +96,63 @@ def matrices(name: str, a: Tensor, b: Tensor) -> None:
                          f"m, p); reshape a vector to (1, m) or (m, 1)")
 
 
-def permutation(name: str, axes: Sequence[int] | None, x: Tensor) -> tuple[int, ...]:
+def filled(shape: int | Sequence[int], x: Array) -> None:
+    """A shape, one size of which may be -1, that the values of x fill."""
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    known = math.prod(size for size in sizes if size != -1)
+    fits = sizes.count(-1) <= 1 and min(sizes, default=0) >= -1
+    if not fits or (known != x.size if -1 not in sizes else known == 0 or x.size % known):
+        raise ValueError(f"reshape: {x.shape} holds {x.size} values, which do not fill {shape}")
+
+
+def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
     """The axes of x in another order, by default reversed, each >= 0."""
     axes = range(x.ndim)[::-1] if axes is None else axes
     if sorted(axis % max(x.ndim, 1) for axis in axes) != list(range(x.ndim)):
-        raise ValueError(f"{name}: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape "
+        raise ValueError(f"transpose: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape "
                          f"{x.shape}")
     return tuple(axis % x.ndim for axis in axes)
 
 
-def pad_width(name: str, pad_width: Iterable[Sequence[int]], x: Tensor) -> list[tuple[int, int]]:
+def pad_width(pad_width: Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
     """One (before, after) pair of sizes >= 0 for each axis."""
     pairs = [tuple(pair) for pair in pad_width]
     if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
-        raise ValueError(f"{name}: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
+        raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
     return pairs
 
 
-def float_dtype(name: str, dtype: object) -> str:
+def float_dtype(dtype: Any) -> str:
     """"float16", "float32" or "float64", from a name, a type or a NumPy dtype."""
     try:
         found = numpy.dtype(dtype).name
     except TypeError:
         found = str(dtype)
     if found not in ("float16", "float32", "float64"):
-        raise TypeError(f"{name}: expected float16, float32 or float64, got {found}")
+        raise TypeError(f"astype: expected float16, float32 or float64, got {found}")
     return found
 
 
-def bounds(name: str, low: float | None, high: float | None) -> tuple[float | None, float | None]:
+def bounds(low: float | None, high: float | None) -> tuple[float | None, float | None]:
     """Numbers or None, not both None."""
     if low is high is None or not all(bound is None or isinstance(bound, Real) for bound in (low, high)):
-        raise ValueError(f"{name}: expected numbers, one of which may be None, got low {low!r} and high "
+        raise ValueError(f"clip: expected numbers, one of which may be None, got low {low!r} and high "
                          f"{high!r}")
     # Python's numbers take the dtype of the array, NumPy's would widen it
     return tuple(None if bound is None else float(bound) for bound in (low, high))
 
 
-def elements(name: str, x: Tensor, axis: object) -> None:
-    """At least one element in each group along the axes."""
-    if x.data.size == 0:
+def axes(axis: Axes) -> int | tuple[int, ...] | None:
+    """An axis, several of them as a tuple, or None for all."""
+    return axis if axis is None or isinstance(axis, int) else tuple(axis)
+
+
+def elements(name: str, x: Array, axis: Axes) -> int | tuple[int, ...] | None:
+    """At least one element in each group along the axes, which are returned."""
+    if x.size == 0:
         raise ValueError(f"{name}: no elements in shape {x.shape} over axis {axis}")
+    return axes(axis)
 
 
 def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tuple[Tensor, ...]:
@@ -179,8 +207,9 @@ def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, e
                       "instead of 0 for relu", stacklevel=3)
 
 
-def window(name: str, size: object, x: Tensor) -> None:
+def window(name: str, size: object, x: Array) -> None:
     """The side of a square window that fits into the image x (N, H, W, C)."""
+    _axes_named(name, x, "(N, H, W, C)")
     if not isinstance(size, Integral) or not 1 <= size <= min(x.shape[1:3]):
         raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
                          f"{x.shape[1]} x {x.shape[2]}")
@@ -194,28 +223,31 @@ def pair(name: str, value: object, minimum: int) -> tuple[int, int]:
     return sizes
 
 
-def convolution(x: Tensor, w: Tensor, padding: tuple[int, int]) -> None:
-    """A kernel w (KH, KW, C, O) with the channels of the image x (N, H, W, C), no larger than it when
-    padded."""
+def convolution(x: Tensor, w: Tensor, stride: object,
+                padding: object) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A kernel w (KH, KW, C, O) with the channels of the image x (N, H, W, C), no larger than it when padded;
+    stride and padding as pairs."""
+    s, p = pair("conv2d: stride", stride, 1), pair("conv2d: padding", padding, 0)
     if x.ndim != 4 or w.ndim != 4 or x.shape[3] != w.shape[2]:
         raise ValueError(f"conv2d: x {x.shape} and w {w.shape} do not fit: expected (N, H, W, C) and (KH, "
                          "KW, C, O)")
-    if 0 in w.shape or any(x.shape[1 + i] + 2 * padding[i] < w.shape[i] for i in (0, 1)):
+    if 0 in w.shape or any(x.shape[1 + i] + 2 * p[i] < w.shape[i] for i in (0, 1)):
         raise ValueError(f"conv2d: a kernel of {w.shape[0]} x {w.shape[1]} with {w.shape[2]} -> {w.shape[3]} "
-                         f"channels does not fit an image of {x.shape[1]} x {x.shape[2]} padded by {padding}")
+                         f"channels does not fit an image of {x.shape[1]} x {x.shape[2]} padded by {p}")
+    return s, p
 
 
-def labels(name: str, labels: object, logits: Tensor) -> Array:
+def labels(labels: Any, logits: Array) -> Array:
     """Labels (N,) of logits (N, classes), N >= 1: integers from 0 to classes - 1, in the same library.
 
-    Their values are looked at on NumPy only: on a GPU it would stall every step.
+    Their values are checked on NumPy only: on a GPU that would stall every step.
     """
-    xp = xp_of(tensor(name, logits).data)
+    xp, name = xp_of(logits), "softmax_cross_entropy"
     labels = xp.asarray(labels) if isinstance(labels, (list, tuple)) else labels
     if not backend.is_array(labels) or labels.dtype.kind not in "iu" or xp_of(labels) is not xp:
         found = f"{type(labels).__module__}.{type(labels).__name__} of dtype {getattr(labels, 'dtype', None)}"
         raise TypeError(f"{name}: labels must be an integer {xp.__name__} array, got {found}")
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.data.size == 0:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.size == 0:
         raise ValueError(f"{name}: expected logits (N, classes) and labels (N,) with N >= 1, got "
                          f"{logits.shape} and {labels.shape}")
     classes = logits.shape[1]
