@@ -36,7 +36,7 @@ from .ops import (
     sum,  # noqa: F401
     transpose,
 )
-from .tensor import Tensor, no_grad
+from .tensor import Tensor, no_grad, operation
 
 # isort: split
 from . import datasets, distributed, fast, plot, pretrained, theory, training
@@ -52,7 +52,7 @@ models.pretrained = pretrained.pretrained  # type: ignore[attr-defined]
 __all__ = [
     "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
     "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "log", "log_softmax", "matmul",
-    "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "optim", "pad", "plot",
-    "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt", "stack", "tanh",
-    "theory", "training", "transpose",
+    "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "operation", "optim",
+    "pad", "plot", "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt",
+    "stack", "tanh", "theory", "training", "transpose",
 ]

@@ -1,4 +1,4 @@
-"""Module: something with weights that it finds by itself, shows as a table and names in its errors."""
+"""Module: something with weights, which it finds by itself, shows as a table and names in its errors."""
 from __future__ import annotations
 
 import functools
@@ -15,10 +15,10 @@ class Module:
     """Something with weights. A subclass sets tensors and modules as attributes and defines `__call__`.
 
     Tensors are found by walking the attributes, and lists, tuples and dicts of them, in the order in which
-    they were set. Those that require a gradient are its parameters; the others are saved with it.
+    they were set. Those that require a gradient are the module's parameters; the others are saved with it.
     """
 
-    training = True  # what Dropout and BatchNorm2d ask; set by `train` and `eval`
+    training = True  # read by Dropout and BatchNorm2d; set by `train` and `eval`
     out_shape: tuple[int, ...] | None = None  # of the last call, for the table
 
     def __init_subclass__(cls) -> None:
@@ -26,19 +26,19 @@ class Module:
             cls.__call__ = _watched(cls.__call__)  # type: ignore[method-assign]
 
     def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, x), which is forward in "
-                                  "PyTorch")
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(self, x), which PyTorch calls "
+                                  "forward")
 
     def __setattr__(self, name: str, value: object) -> None:
         checks.attribute(self, name, value)
         super().__setattr__(name, value)
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
-        """The module itself, as "", and every module in it with its dotted name, such as "blocks.0.conv1"."""
+        """The module itself, named "", and every module in it by dotted name, such as "blocks.0.conv1"."""
         return ((name, module) for name, module in _walk(self, "") if isinstance(module, Module))
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter and constant once, with its dotted name, such as "blocks.0.conv1.weight"."""
+        """Every parameter and constant once, by dotted name, such as "blocks.0.conv1.weight"."""
         seen = set()
         for name, tensor in _walk(self, ""):
             if isinstance(tensor, Tensor) and id(tensor) not in seen:
@@ -58,14 +58,14 @@ class Module:
         return sum(tensor.data.size for tensor in self.parameters())
 
     def train(self, mode: bool = True) -> Module:
-        """Let this module and all in it behave as in training: Dropout drops, BatchNorm2d takes the batch's
-        mean."""
+        """Make this module and all modules in it behave as in training: Dropout drops values, BatchNorm2d
+        uses the mean of the batch."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
-        """Let this module and all in it behave as in evaluation."""
+        """Make this module and all modules in it behave as in evaluation."""
         return self.train(False)
 
     def state_dict(self) -> dict[str, numpy.ndarray]:
@@ -78,7 +78,7 @@ class Module:
         checks.load(type(self).__name__, {name: tensor.data for name, tensor in self.named_tensors()}, state)
 
     def __repr__(self) -> str:
-        """A table of the layers: those modules that hold tensors themselves, or no other module."""
+        """A table of the layers: the modules that hold tensors of their own, or no other module."""
         rows, seen = [("layer", "", "output shape", "parameters")], set()
         for name, module in self.named_modules():
             own = [tensor for value in vars(module).values() if not isinstance(value, Module)

@@ -1,6 +1,6 @@
 """Layers: objects that hold weights and are called on tensors.
 
-rng is the source of a layer's initial weights everywhere; by default they are different ones each time.
+rng is the source of a layer's initial weights; without it they are different each time.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["BatchNorm2d", "Conv2d", "Dropout", "Linear", "Module", "RandomProjec
 
 def _normal(shape: tuple[int, ...], std: float, rng: Generator | None,
             requires_grad: bool = True) -> Tensor:
-    """Gaussian float32 weights, drawn with NumPy and then moved: the same for a seed on both backends."""
+    """Gaussian float32 weights, drawn with NumPy and then moved, so that both backends get the same ones."""
     checks.sizes(shape)
     values = (rng or default_rng()).standard_normal(shape, dtype=numpy.float32) * numpy.float32(std)
     return Tensor(backend.current().asarray(values), requires_grad=requires_grad)
@@ -35,8 +35,8 @@ def _zeros(size: int) -> Tensor:
 class Conv2d(Module):
     """Convolution, (N, H, W, in_channels) -> (N, OH, OW, out_channels).
 
-    kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`. bias: whether one,
-    which starts at 0, is added to each channel; the paper has none.
+    kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`. bias: whether to add
+    one, which starts at 0, to each channel; the paper has none.
     std: standard deviation of the initial weights; default 1 / (k sqrt(out_channels)) (paper, section 4.1).
     """
 
@@ -70,8 +70,8 @@ class Linear(Module):
 class RandomProjection(Module):
     """x @ P for a fixed Gaussian P, (N, in_features) -> (N, out_features): the paper's untrained top layer.
 
-    P is saved with the module but is not among its parameters. The paper does not give its scale; standard
-    deviation 1 / sqrt(in_features) keeps the size of x, while 1 makes the paper's recipe diverge.
+    P is saved with the module but is not among its parameters. The paper does not give its scale: a standard
+    deviation of 1 / sqrt(in_features) keeps the size of x, while with 1 the paper's recipe diverges.
     """
 
     def __init__(self, in_features: int, out_features: int, *, rng: Generator | None = None) -> None:
@@ -83,7 +83,7 @@ class RandomProjection(Module):
 
 @kernel
 def residual_sum(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """shortcut + conv2(relu(conv1(x))), both 3 x 3; on tensors, so that a variant has a vjp of its own."""
+    """shortcut + conv2(relu(conv1(x))), both 3 x 3; on tensors, so that a variant can have its own vjp."""
     return shortcut + conv2(relu(conv1(x)))
 
 
@@ -92,11 +92,11 @@ class ResidualBlock(Module):
 
     With zero weights it is the identity (paper, section 4.1). Where the shape changes, the identity becomes
     the nearest thing without weights: average pooling over stride x stride pixels, and channels of zeros
-    added evenly on both sides. conv1 and conv2 are 3 x 3 without bias, conv1 with the stride, and their
-    weights start N(0, sigma), sigma = 1 / (9 out_channels).
+    added evenly on both sides. conv1 and conv2 are 3 x 3 without bias; conv1 has the stride. Their weights
+    start N(0, sigma), sigma = 1 / (9 out_channels).
 
     initial_scale: if given, weights start as in He et al. (2015) instead, sigma = sqrt(2 / (9 channels in)),
-        those of conv2 times initial_scale: a short training has no time to grow the paper's tiny ones.
+        those of conv2 times initial_scale: a short run has no time to grow the paper's tiny weights.
     residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), for which initial_scale is 1: with the
         paper's tiny weights nothing would get through it.
     Raises ValueError if out_channels < in_channels, which no zero padding can give.
@@ -126,7 +126,7 @@ class ResidualBlock(Module):
         return self.conv2(relu(self.conv1(x)))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The identity, or its nearest parameter-free likeness where the shape changes."""
+        """The identity, or its nearest likeness without parameters where the shape changes."""
         if self.stride > 1:
             x = avg_pool2d(x, self.stride)
         added = self.added_channels

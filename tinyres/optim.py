@@ -1,5 +1,4 @@
-"""Optimizers, which move parameters against their gradients, and learning rate schedules, two of them the
-paper's."""
+"""Optimizers, which move parameters against their gradients, and learning rate schedules."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from .tensor import Tensor
 
 
 class Optimizer:
-    """What all optimizers share: parameters, a learning rate, and state that is saved. Derive and write
+    """What all optimizers share: parameters, a learning rate, and state that is saved. Subclasses define
     `step`.
 
     parameters: tensors that require a gradient. lr: the learning rate; set it before a step to follow a
@@ -29,12 +28,11 @@ class Optimizer:
         self.state: dict[str, Array] = {}
 
     def step(self) -> None:
-        """Move every parameter, in place, by its `.grad` from the last `backward`, None if it had no part in
-        it."""
+        """Move every parameter, in place, according to its `.grad`, or leave it alone if that is None."""
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def zero_grad(self) -> None:
-        """Forget all gradients. Not needed between steps: `backward` replaces gradients, it does not add."""
+        """Forget all gradients. There is no need to between steps: `backward` replaces gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -78,7 +76,7 @@ class SGD(Optimizer):
         self.velocities = self.zeros("velocity")
 
     def step(self) -> None:
-        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        """Move every parameter, in place, according to the gradient that the last `backward` left in it."""
         checks.gradients(self.name, self.parameters)
         moved = [(p.data, p.grad, v) for p, v in zip(self.parameters, self.velocities, strict=True)
                  if p.grad is not None]
@@ -86,10 +84,10 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """m and s, running means of the gradient and of its square, corrected for their start at 0; then w -= lr
-    m / (sqrt(s) + eps) (Kingma and Ba, 2015; weight_decay w is added to the gradient, as in PyTorch).
+    """m and s are running means of the gradient and of its square, corrected for their start at 0; then w -=
+    lr m / (sqrt(s) + eps) (Kingma and Ba, 2015; weight_decay w is added to the gradient, as in PyTorch).
 
-    betas: how much of the two means is kept in each step. Parameters without a gradient are left alone.
+    betas: the fractions of the two means that each step keeps. Parameters without a gradient are left alone.
     Raises ValueError as `Optimizer` does, and for betas outside [0, 1), eps <= 0 or weight_decay < 0.
     """
 
@@ -104,7 +102,7 @@ class Adam(Optimizer):
         self.steps = self.state["steps"] = numpy.zeros(())
 
     def step(self) -> None:
-        """Move every parameter, in place, by the gradient that the last `backward` left in it."""
+        """Move every parameter, in place, according to the gradient that the last `backward` left in it."""
         checks.gradients(self.name, self.parameters)
         self.steps += 1
         corrections = [1 - beta ** float(self.steps) for beta in self.betas]
@@ -118,17 +116,17 @@ class Adam(Optimizer):
 
 
 def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable[[int], float]:
-    """step -> learning rate, times factor from each step in drops on (paper, 4.1: 30,000 and 50,000)."""
+    """step -> learning rate, multiplied by factor at each step in drops (paper, 4.1: 30,000 and 50,000)."""
     return lambda step: lr * factor ** sum(step >= drop for drop in drops)
 
 
 def exponential_decay(lr: float, factor: float, every: int) -> Callable[[int], float]:
-    """step -> learning rate, times factor after every so many steps (paper, 4.2: 0.94 every two epochs)."""
+    """step -> learning rate, multiplied by factor every `every` steps (paper, 4.2: 0.94 every two epochs)."""
     return lambda step: lr * factor ** (step // every)
 
 
 def one_cycle(lr: float, steps: int, warmup: float = 0.2) -> Callable[[int], float]:
-    """step -> learning rate: up a line to lr in the first fraction `warmup` of the steps, down a line to 0 in
-    the others (Smith and Topin, 2018, "Super-convergence")."""
+    """step -> learning rate: linearly up to lr during the first fraction `warmup` of the steps, then linearly
+    down to 0 (Smith and Topin, 2018, "Super-convergence")."""
     top = max(1, round(warmup * steps))
     return lambda step: lr * min((step + 1) / top, (steps - step) / max(1, steps - top))

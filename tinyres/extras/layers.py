@@ -1,4 +1,4 @@
-"""Further layers, which the paper does without: for networks of your own, and to see what it left out.
+"""Layers that the paper does without: for networks of your own, and to see what it left out.
 
 They are `tr.nn.Sequential`, `tr.nn.Dropout` and `tr.nn.BatchNorm2d`.
 """
@@ -32,8 +32,8 @@ class Sequential(Module):
 
 
 class Dropout(Module):
-    """In training, each value becomes 0 with probability p, and the others grow by 1 / (1 - p); in evaluation
-    nothing (Srivastava et al., 2014).
+    """In training, sets each value to 0 with probability p and multiplies the others by 1 / (1 - p); in
+    evaluation, returns x (Srivastava et al., 2014).
 
     Raises ValueError for p outside [0, 1).
     """
@@ -54,8 +54,8 @@ class BatchNorm2d(Module):
     2015).
 
     In training, mean and variance are those of the batch, over images and pixels, and the running ones move
-    towards them by the fraction `momentum`; in evaluation the running ones are taken. As in PyTorch, the
-    running variance is the unbiased one. Raises ValueError in training for fewer than two values per channel.
+    toward them by the fraction `momentum`; evaluation uses the running ones. As in PyTorch, the running
+    variance is the unbiased one. Raises ValueError in training for fewer than two values per channel.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:

@@ -18,7 +18,7 @@ import numpy
 try:
     import fcntl
 except ImportError:  # Windows: there two runs in one folder are not noticed
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
 
@@ -29,7 +29,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp",
                                      delete=False) as file:
         try:
-            write(file)
+            write(file)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)
@@ -49,7 +49,7 @@ def read_npz(path: str | Path) -> dict[str, numpy.ndarray]:
     path = Path(path)
     size = path.stat().st_size
     if not path.is_file() or size > NPZ_LIMIT:
-        raise ValueError(f"it is no file, or has more than {NPZ_LIMIT} bytes")
+        raise ValueError(f"it is not a file, or has more than {NPZ_LIMIT} bytes")
     arrays = {}
     with zipfile.ZipFile(path) as file:
         members = file.infolist()

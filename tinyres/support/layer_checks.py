@@ -1,7 +1,7 @@
-"""What layers, networks and optimizers ask of their arguments, apart so that these read as mathematics.
+"""What layers, networks and optimizers ask of their arguments, kept apart so that those read as mathematics.
 
-As in checks.py, each check raises an error that names the value, what was expected, and what to do. `name` is
-the class or function whose argument it is.
+Each check raises an error that names the value, what was expected, and what to do. `name` is the name of the
+class or function that was called.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from . import operation_checks as checks
 
 
-def parameters(name: str, parameters: Iterable[object]) -> list[Tensor]:
+def parameters(name: str, parameters: Any) -> list[Tensor]:
     """One or more tensors that require a gradient."""
     if hasattr(parameters, "parameters"):
         raise ValueError(f"{name}: expected parameters, got a {type(parameters).__name__}: write "
@@ -30,13 +30,13 @@ def parameters(name: str, parameters: Iterable[object]) -> list[Tensor]:
                          "pass net.parameters()")
     if any(p.node is not None for p in parameters):
         raise ValueError(f"{name}: expected leaves, got a tensor that an operation computed, which gets no "
-                         ".grad: make it as Tensor(array, requires_grad=True), of the values that it should "
+                         ".grad: make it as Tensor(array, requires_grad=True), from the values it should "
                          "start with")
     return parameters
 
 
 def gradients(name: str, parameters: Sequence[Tensor]) -> None:
-    """A gradient in one of the parameters at least."""
+    """At least one parameter with a gradient."""
     if all(p.grad is None for p in parameters):
         raise RuntimeError(f"{name}.step(): no parameter has a gradient: call loss.backward() before it, on "
                            "a loss that was computed from these parameters, outside tr.no_grad()")
@@ -70,7 +70,7 @@ def sizes(shape: tuple[int, ...]) -> None:
 
 
 def widening(name: str, in_channels: int, out_channels: int) -> None:
-    """A block with a shortcut, which cannot take channels away."""
+    """A block with a shortcut, which cannot remove channels."""
     if out_channels < in_channels:
         raise ValueError(f"{name}: out_channels {out_channels} must be >= in_channels {in_channels}: the "
                          "shortcut can add channels but not take them away")
@@ -85,7 +85,7 @@ def network(name: str, num_classes: int, blocks: Sequence[int], widths: Sequence
                          f"{num_classes}")
 
 
-def attribute(module: object, name: str, value: object) -> None:
+def attribute(module: object, name: str, value: Any) -> None:
     """What may become an attribute of a module: no array of floats, which would be neither trained nor
     saved."""
     if backend.is_array(value) and value.dtype.kind == "f":
@@ -101,7 +101,7 @@ def layers(name: str, layers: Sequence[Any]) -> list[Callable[[Tensor], Tensor]]
     """Modules or functions."""
     for layer in layers:
         if isinstance(layer, type) or not callable(layer):
-            raise TypeError(f"{name}: expected modules or functions such as tr.relu, one after the other, "
+            raise TypeError(f"{name}: expected modules or functions such as tr.relu as separate arguments, "
                             f"got {layer!r:.60}")
     return list(layers)
 
@@ -116,7 +116,7 @@ def name_layer(error: Any, module: Any) -> None:
     error.args = (error.text if error.text.startswith(f"{place}: ") else f"{place}: {error.text}",)
 
 
-def channels(name: str, x: object, channels: int) -> None:
+def channels(name: str, x: Any, channels: int) -> None:
     """An image (N, H, W, channels)."""
     if checks.tensor(name, x, "(N, H, W, C)").shape[3] != channels:
         raise ValueError(f"{name}: expected (N, H, W, {channels}), got {x.shape}")

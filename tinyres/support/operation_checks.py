@@ -1,7 +1,7 @@
-"""What the operations ask of their arguments, apart so that these read as mathematics.
+"""What operations ask of their arguments, kept apart so that operations read as mathematics.
 
-Each check raises an error that names the value, what was expected, and what to do. `name` is the function
-whose argument it is.
+Each check raises an error that names the value, what was expected, and what to do. `name` is the name of the
+function that was called.
 """
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _origin(x: Tensor) -> str:
     return "a leaf with requires_grad, such as a weight" if x.requires_grad else "made from an array"
 
 
-def _constant(name: str, value: object, like: object) -> Tensor:
+def _constant(name: str, value: Any, like: object) -> Tensor:
     if backend.is_array(value) and value.ndim > 0 and value.dtype.kind not in "biu":
         return Tensor(value)
     if isinstance(like, Tensor) and isinstance(value, Real):
@@ -98,7 +98,7 @@ def matrices(name: str, a: Tensor, b: Tensor) -> None:
 
 def filled(shape: int | Sequence[int], x: Array) -> None:
     """A shape, one size of which may be -1, that the values of x fill."""
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     known = math.prod(size for size in sizes if size != -1)
     fits = sizes.count(-1) <= 1 and min(sizes, default=0) >= -1
     if not fits or (known != x.size if -1 not in sizes else known == 0 or x.size % known):
@@ -116,7 +116,7 @@ def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
 
 def pad_width(pad_width: Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
     """One (before, after) pair of sizes >= 0 for each axis."""
-    pairs = [tuple(pair) for pair in pad_width]
+    pairs: list[Any] = [tuple(pair) for pair in pad_width]
     if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
         raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
@@ -140,7 +140,7 @@ def bounds(low: float | None, high: float | None) -> tuple[float | None, float |
         raise ValueError(f"clip: expected numbers, one of which may be None, got low {low!r} and high "
                          f"{high!r}")
     # Python's numbers take the dtype of the array, NumPy's would widen it
-    return tuple(None if bound is None else float(bound) for bound in (low, high))
+    return None if low is None else float(low), None if high is None else float(high)
 
 
 def axes(axis: Axes) -> int | tuple[int, ...] | None:
@@ -155,7 +155,7 @@ def elements(name: str, x: Array, axis: Axes) -> int | tuple[int, ...] | None:
     return axes(axis)
 
 
-def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tuple[Tensor, ...]:
+def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...]:
     """One or more tensors of one dtype and library, and of one shape but for the axis."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
         raise TypeError(f"{name}: expected a list or tuple of Tensors, got {type(tensors).__name__}")
@@ -164,7 +164,7 @@ def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tupl
         raise ValueError(f"{name}: expected one or more Tensors, got none")
     for x in tensors[1:]:
         operands(name, tensors[0], x)
-    shapes = [list(x.shape) for x in tensors]
+    shapes: list[Any] = [x.shape for x in tensors]
     if axis is not None:
         if not -tensors[0].ndim <= axis < tensors[0].ndim:
             raise ValueError(f"{name}: axis {axis} is out of range for shape {tensors[0].shape}")
@@ -176,7 +176,7 @@ def parts(name: str, tensors: Sequence[object], axis: int | None = None) -> tupl
     return tensors
 
 
-def differentiable(name: str, arguments: tuple[object, ...]) -> tuple[list[object], list[Tensor]]:
+def differentiable(name: str, arguments: tuple[Any, ...]) -> tuple[list[Any], list[Tensor]]:
     """Arguments for a function, floats as float64 tensors, and those tensors that require a gradient."""
     if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)):
         arguments = tuple(arguments[0])
@@ -196,35 +196,35 @@ def differentiable(name: str, arguments: tuple[object, ...]) -> tuple[list[objec
 
 
 def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
-    """Warn where an error comes with derivatives that differ on the two sides of a point."""
+    """Warn if an error is large because the derivatives on the two sides of a point differ."""
     jump = abs(right - left)
     if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
         index = numpy.unravel_index(jump.argmax(), jump.shape)
         place = f"[{', '.join(map(str, index))}]" if index else ""
         warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
                       f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
-                      "can be both, so the error says nothing. Choose a point at a distance from it, as 0.5 "
+                      "can be both, so the error says nothing. Choose a point away from it, such as 0.5 "
                       "instead of 0 for relu", stacklevel=3)
 
 
-def window(name: str, size: object, x: Array) -> None:
+def window(name: str, size: Any, x: Array) -> None:
     """The side of a square window that fits into the image x (N, H, W, C)."""
     _axes_named(name, x, "(N, H, W, C)")
-    if not isinstance(size, Integral) or not 1 <= size <= min(x.shape[1:3]):
+    if not isinstance(size, Integral) or not 1 <= int(size) <= min(x.shape[1:3]):
         raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
                          f"{x.shape[1]} x {x.shape[2]}")
 
 
-def pair(name: str, value: object, minimum: int) -> tuple[int, int]:
+def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     """One integer, or (vertical, horizontal), as a pair."""
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(sizes) != 2 or not all(isinstance(size, Integral) and size >= minimum for size in sizes):
+    if len(sizes) != 2 or not all(isinstance(size, Integral) and int(size) >= minimum for size in sizes):
         raise ValueError(f"{name} {value!r} must be an integer >= {minimum}, or a pair of them")
     return sizes
 
 
-def convolution(x: Tensor, w: Tensor, stride: object,
-                padding: object) -> tuple[tuple[int, int], tuple[int, int]]:
+def convolution(x: Tensor, w: Tensor, stride: Any,
+                padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """A kernel w (KH, KW, C, O) with the channels of the image x (N, H, W, C), no larger than it when padded;
     stride and padding as pairs."""
     s, p = pair("conv2d: stride", stride, 1), pair("conv2d: padding", padding, 0)
