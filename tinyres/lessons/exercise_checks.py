@@ -35,7 +35,7 @@ def _gradients(function: Callable[..., Tensor], *tensors: Tensor) -> None:
     assert out.requires_grad, "its result has no parents: pass parents=(...) and vjp=... to Tensor(...)"
     error = gradcheck(function, *tensors)
     assert error < 1e-6, (f"the values are right, but the vjp is not: it differs from difference quotients "
-                          f"by {error:.0%}. Work out d loss / d parent for one number, then sum over its uses")
+                          f"by {error:.0%}. Work out d loss / d parent for one number, and sum over its uses")
 
 
 def relu_gradient(f: Callable[..., Any]) -> None:
