@@ -392,30 +392,30 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            behaviour = self.path.split("/")[1]
-            if behaviour == "missing":
+            behavior = self.path.split("/")[1]
+            if behavior == "missing":
                 self.send_error(404)
                 return
-            if behaviour == "loop":
+            if behavior == "loop":
                 self.send_response(302)
                 self.send_header("Location", self.path)
                 self.end_headers()
                 return
-            if behaviour == "silent":
+            if behavior == "silent":
                 done.wait(timeout=10)
                 return
-            if behaviour == "together":  # answer when four have asked
+            if behavior == "together":  # answer when four have asked
                 meeting.wait(timeout=10)
             body = {"other": ARCHIVE[:-9] + bytes([ARCHIVE[-9] ^ 1]) + ARCHIVE[-8:],
-                    "long": ARCHIVE + bytes(2**20)}.get(behaviour, ARCHIVE)
+                    "long": ARCHIVE + bytes(2**20)}.get(behavior, ARCHIVE)
             self.send_response(200)
-            if behaviour != "long":
+            if behavior != "long":
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if behaviour in ("cut", "stalled"):
+            if behavior in ("cut", "stalled"):
                 self.wfile.write(body[:len(body) // 2])
                 self.wfile.flush()
-                if behaviour == "stalled":
+                if behavior == "stalled":
                     done.wait(timeout=10)
             else:
                 self.wfile.write(body)
@@ -452,7 +452,7 @@ def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
     assert "small.tar.gz: 0 of 0 MB" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("behaviour, reason", [
+@pytest.mark.parametrize("behavior, reason", [
     ("missing", "HTTP Error 404"),
     ("loop", "infinite loop"),
     ("silent", "timed out"),
@@ -461,12 +461,12 @@ def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
     ("other", "has the MD5 checksum"),
     ("long", f"more than the {len(ARCHIVE)} bytes expected"),
 ])
-def test_a_failed_download_is_explained_and_can_be_repeated(tmp_path, server, behaviour, reason):
+def test_a_failed_download_is_explained_and_can_be_repeated(tmp_path, server, behavior, reason):
     with pytest.raises(RuntimeError) as caught:
-        fetch(archive_of(ARCHIVE, f"{server}/{behaviour}"), tmp_path, timeout=0.5)
+        fetch(archive_of(ARCHIVE, f"{server}/{behavior}"), tmp_path, timeout=0.5)
     message = str(caught.value)
     assert any(part in message for part in reason.split("|")), message
-    assert f"{server}/{behaviour}/small.tar.gz" in message
+    assert f"{server}/{behavior}/small.tar.gz" in message
     assert f"get small.tar.gz by other means and put it into {tmp_path}" in message
     assert os.listdir(tmp_path) == []
     assert_whole(fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)

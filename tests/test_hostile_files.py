@@ -170,7 +170,7 @@ def test_a_name_twice_and_what_is_no_file_are_refused(whole, tmp_path, monkeypat
     assert_refused(path)
     os.mkfifo(tmp_path / "pipe")
     writer = os.open(tmp_path / "pipe", os.O_RDWR)  # or who opens the pipe would wait for one
-    for other, message in (tmp_path / "pipe", "is no file"), (tmp_path, "is a folder"):
+    for other, message in (tmp_path / "pipe", "is not a file"), (tmp_path, "is a folder"):
         with pytest.raises(ValueError, match=message):
             load_checkpoint(other)
     os.close(writer)

@@ -61,7 +61,7 @@ def test_masks_lie_within_the_image_and_the_ring_has_a_hole():
             assert (mask[tuple(middle)] == 1) == filled, name
 
 
-def test_places_and_colours_vary(data):
+def test_places_and_colors_vary(data):
     circles = data.train.images[data.train.labels == 0].astype(np.float32)
     assert circles.std(axis=0).min() > 30  # every pixel of a class takes many values
     assert np.abs(circles.mean(axis=(1, 2))[:, 0] - circles.mean(axis=(1, 2))[:, 2]).max() > 60

@@ -14,8 +14,6 @@ READ = [name for name in CORE if "." not in name]  # the files at the top
 ROOMS = ["support", "fast", "plot", "datasets", "distributed", "training", "pretrained", "theory",
          "lessons", "cli", "experiments"]
 MAX_LINES = 300
-# One section of the paper each: theorems, proofs and what they need of one another read better in one piece.
-LONGER = {"theory.linear", "theory.expressivity"}
 
 
 def imports(path: Path) -> set[str]:
@@ -102,4 +100,11 @@ def test_the_core_names_no_variant_and_no_precision():
 
 def test_no_file_is_longer_than_a_reader_likes():
     for name, path in files().items():
-        assert len(path.read_text().splitlines()) <= MAX_LINES or name in LONGER, name
+        assert len(path.read_text().splitlines()) <= MAX_LINES, name
+
+
+def test_no_file_imports_what_another_keeps_to_itself():
+    for name, path in files().items():
+        private = [alias.name for node in ast.walk(ast.parse(path.read_text()))
+                   if isinstance(node, ast.ImportFrom) for alias in node.names if alias.name.startswith("_")]
+        assert not private, f"{name} imports {private}"

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.theory import expressivity, expressivity_report
+from tinyres.theory import expressivity, expressivity_report, memorizing_network
 from tinyres.theory.expressivity import MovingBlock, fit
 
 
@@ -78,7 +78,7 @@ def test_other_batches_round_differently_and_fit_all_the_same(xp, monkeypatch):
     points, labels = sample(xp, 300, 500)
     network = fit(points, labels, 16, dtype="float32")
     order = numpy.random.default_rng(1).permutation(len(labels))
-    monkeypatch.setattr(expressivity, "BATCH", 7)
+    monkeypatch.setattr(memorizing_network, "BATCH", 7)
     assert largest_error(network(points[xp.asarray(order)]), labels[order]) < 1e-3
 
 

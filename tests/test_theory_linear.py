@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import tinyres as tr
-from tinyres.theory import linear, linear_report
+from tinyres.theory import factorization, linear_report
 from tinyres.theory.linear import (
     compose,
     descend,
@@ -107,7 +107,7 @@ def test_rotations_with_repeated_and_nearly_repeated_angles():
             D[2 * i:2 * i + 2, 2 * i:2 * i + 2] = [[math.cos(angle), -math.sin(angle)],
                                                    [math.sin(angle), math.cos(angle)]]
         S = orthogonal(d, rng)
-        a, b, found = linear._rotation_planes(S @ D @ S.T)
+        a, b, found = factorization._rotation_planes(S @ D @ S.T)
         basis = numpy.hstack([a, b])
         assert abs(basis.T @ basis - numpy.eye(basis.shape[1])).max() < 1e-13
         assert abs(S @ D @ S.T @ a - a * numpy.cos(found) - b * numpy.sin(found)).max() < 1e-13

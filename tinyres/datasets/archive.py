@@ -1,4 +1,4 @@
-"""Official archives: downloaded, checked and unpacked so that a folder in place is a whole one."""
+"""Official archives: downloaded, checked and unpacked, so that a folder in its place is always complete."""
 from __future__ import annotations
 
 import gzip
@@ -20,12 +20,12 @@ UNPACKED_LIMIT = 200_000_000  # bytes; CIFAR's archives hold about 186 million
 
 @dataclass(frozen=True)
 class Archive:
-    """An official archive: where it is, how to know it, and which of its files are read here."""
+    """An official archive: where it is, how to recognize it, and which of its files are read here."""
 
     url: str
     md5: str
     size: int  # bytes
-    folder: str  # the files' folder, in the archive as under root
+    folder: str  # the files' folder, both in the archive and under root
     files: tuple[str, ...]
 
     @property
@@ -34,9 +34,11 @@ class Archive:
 
 
 def fetch(archive: Archive, root: Path, timeout: float = 30.0) -> Path:
-    """The folder with the archive's files under root, unpacked or downloaded first where it is absent.
+    """The folder with the archive's files under root; if absent, it is first downloaded and unpacked.
 
     timeout: seconds without a byte after which a download counts as stalled.
+    Raises RuntimeError, saying what the user can do, if the archive cannot be fetched or is not the official
+    one.
     """
     folder = root / archive.folder
     if folder.is_dir():
@@ -45,8 +47,8 @@ def fetch(archive: Archive, root: Path, timeout: float = 30.0) -> Path:
         raise RuntimeError(f"Python {sys.version.split()[0]} cannot unpack {archive.name} safely: "
                            "its tarfile has no data filter. Update Python to its newest patch release.")
     root.mkdir(parents=True, exist_ok=True)
-    # All work is done in a new folder with a name of its own, so that an interrupted run leaves nothing
-    # that looks whole and two runs at once do not meet.
+    # All work is done in a new folder with a unique name, so that an interrupted run leaves nothing that
+    # looks complete, and two runs at once do not collide.
     with tempfile.TemporaryDirectory(prefix=f".{archive.folder}-", dir=root) as work:
         packed = root / archive.name
         if not packed.is_file():
@@ -59,7 +61,7 @@ def fetch(archive: Archive, root: Path, timeout: float = 30.0) -> Path:
         try:
             os.replace(Path(work, archive.folder), folder)
         except OSError:
-            if not folder.is_dir():  # if it is there now, another run was faster: use its folder
+            if not folder.is_dir():  # if it is there by now, another run was faster: use its folder
                 raise
     return folder
 
@@ -89,7 +91,7 @@ def _download(archive: Archive, target: Path, root: Path, timeout: float) -> Non
 
 
 def _fault(archive: Archive, path: Path) -> str | None:
-    """What tells the file from the official archive, or None if nothing does."""
+    """How the file differs from the official archive, or None if it does not."""
     size = path.stat().st_size
     if size > archive.size:
         return f"has more than the {archive.size} bytes expected"
@@ -105,7 +107,7 @@ def _fault(archive: Archive, path: Path) -> str | None:
 
 
 def unpack(archive: Archive, packed: Path, target: Path) -> None:
-    """Unpack the files of the archive that are read here, and no others, into the folder `target`."""
+    """Unpack those files of the archive that are read here, and no others, into the folder `target`."""
     missing = {f"{archive.folder}/{name}" for name in archive.files}
     total = 0
     try:
@@ -131,7 +133,7 @@ def _check_unpacked(size: int) -> None:
 
 
 class _Limited:
-    """A stream for tarfile that ends with an error where the archive should: it reads headers of any size."""
+    """A stream that fails beyond UNPACKED_LIMIT, for tarfile, which would read headers of any size."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.tell = stream, stream.tell

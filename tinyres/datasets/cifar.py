@@ -35,10 +35,10 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 def cifar10(root: str | os.PathLike[str] = "data") -> Dataset:
     """CIFAR-10: ten classes, 50,000 images to train on and 10,000 to test on, (N, 32, 32, 3) uint8, RGB.
 
-    root: the folder that holds `cifar-10-batches-py`. Where that is absent it is unpacked from
-        `cifar-10-python.tar.gz` in root, and where that is absent too, downloaded (170 MB).
+    root: the folder that holds `cifar-10-batches-py`. If that is absent, it is unpacked from
+        `cifar-10-python.tar.gz` in root; if that is absent too, the archive is downloaded first (170 MB).
 
-    Raises RuntimeError or OSError if the data cannot be got, saying how to put them there by hand;
+    Raises RuntimeError or OSError if the data cannot be fetched, saying how to put them there by hand;
     ValueError, naming the file, if a file is not as the official archive has it.
     """
     folder = fetch(CIFAR10, Path(root))
@@ -61,7 +61,7 @@ def cifar100(root: str | os.PathLike[str] = "data") -> Dataset:
 
 
 def _read_batch(path: Path, label_key: str, rows: int, classes: int) -> Split:
-    """The images (rows, 32, 32, 3) and labels (rows,) of a batch. ValueError if malformed."""
+    """The images (rows, 32, 32, 3) and labels (rows,) of a batch. Raises ValueError if it is malformed."""
     batch = read_pickle(path, rows)
     data, labels = batch.get("data"), batch.get(label_key)
     pixels = getattr(data, "pixels", None)
@@ -76,15 +76,15 @@ def _read_batch(path: Path, label_key: str, rows: int, classes: int) -> Split:
     if min(labels) < 0 or max(labels) >= classes:
         raise malformed(path, f"{label_key!r} goes from {min(labels)} to {max(labels)}, "
                                f"expected 0 to {classes - 1}")
-    images = pixels.reshape(rows, 3, 32, 32).transpose(0, 2, 3, 1)  # a row is the red, green, blue planes
+    images = pixels.reshape(rows, 3, 32, 32).transpose(0, 2, 3, 1)  # a row holds the red, green, blue planes
     return Split(numpy.ascontiguousarray(images), numpy.array(labels, dtype=numpy.int64))
 
 
 def _read_classes(path: Path, key: str, classes: int) -> tuple[str, ...]:
-    """The names of the classes. Raises ValueError if the file does not hold as many as there should be."""
+    """The names of the classes. Raises ValueError unless the file holds that many names."""
     names = read_pickle(path, rows=0).get(key)
     if not isinstance(names, list) or len(names) != classes:
         raise malformed(path, f"{key!r} is not a list of {classes} names")
     if not all(isinstance(name, bytes | str) for name in names):
-        raise malformed(path, f"{key!r} holds something else than strings")
+        raise malformed(path, f"{key!r} holds something other than strings")
     return tuple(name.decode("latin-1") if isinstance(name, bytes) else name for name in names)

@@ -1,6 +1,6 @@
 """Reading pickles that may come from anywhere, as CIFAR's batches do.
 
-A pickle is a program that may call any function. `_Unpickler` lets it call none but the stand-ins here, which
+A pickle is a program that may call any function. `_Unpickler` lets it call only the stand-ins here, which
 make dictionaries, lists, strings, numbers and arrays of bytes.
 """
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy
 
 
 class PixelArray:
-    """Stands in for numpy.ndarray, which a pickle first makes empty and then fills by __setstate__."""
+    """Stands in for numpy.ndarray, which a pickle first makes empty and then fills with __setstate__."""
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], _Uint8, bool, bytes]) -> None:
         _, shape, dtype, fortran, content = state
@@ -22,7 +22,7 @@ class PixelArray:
 
 
 class _Uint8:
-    """Stands in for numpy.dtype and admits the one type that an image has."""
+    """Stands in for numpy.dtype and admits the only dtype that images have."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False) -> None:
         name = code.decode() if isinstance(code, bytes) else code
@@ -30,11 +30,11 @@ class _Uint8:
             raise pickle.UnpicklingError(f"an array has dtype {name:.20}, expected u1 (uint8)")
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
-        """The state holds the byte order and the fields of a record. A single byte has neither."""
+        """Do nothing: the state holds byte order and fields of a record, and a single byte has neither."""
 
 
 def _array(content: bytes, dtype: _Uint8, shape: tuple[int, ...], order: str) -> numpy.ndarray:
-    """The array that a pickle describes, without a copy: so its size is bounded by that of the file."""
+    """The array that a pickle describes, without a copy, so that the file's size bounds its size."""
     if not isinstance(dtype, _Uint8):
         raise pickle.UnpicklingError("an array has no dtype")
     return numpy.frombuffer(content, numpy.uint8).reshape(shape, order=order)
@@ -43,8 +43,8 @@ def _array(content: bytes, dtype: _Uint8, shape: tuple[int, ...], order: str) ->
 class _Unpickler(pickle.Unpickler):
     """Reads a pickle of dictionaries, lists, strings, numbers and uint8 arrays, and nothing else.
 
-    NumPy's own functions never see what the file says: some can be talked into running code or taking all
-    memory. The stand-ins are methods: unlike functions, a pickle that sets attributes cannot change them.
+    NumPy's own functions never see what the file says, because some of them can be made to run code or take
+    all memory. The stand-ins are methods: a pickle that sets attributes could change functions.
     """
 
     def find_class(self, module: str, name: str) -> object:
@@ -75,16 +75,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 def malformed(path: Path, reason: str) -> ValueError:
+    """The error to raise for a file that is not as it should be, with the remedy."""
     return ValueError(f"{path} is not as the official archive has it: {reason}. "
-                      f"Delete the folder {path.parent} and run again to get it anew.")
+                      f"Delete the folder {path.parent} and run again to get a fresh copy.")
 
 
 def read_pickle(path: Path, rows: int) -> dict[object, object]:
-    """The dictionary in a file that describes `rows` images, with str keys. ValueError if malformed."""
+    """The dictionary, with str keys, in a file that describes `rows` images.
+
+    Raises FileNotFoundError if the file is missing, ValueError if it is malformed.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing. "
-                                f"Delete the folder {path.parent} and run again to get it anew.")
-    # A byte can take two in protocol 2; the rest of a row is its label and its file name.
+                                f"Delete the folder {path.parent} and run again to get a fresh copy.")
+    # A byte can take two bytes in protocol 2; the rest of a row is its label and its file name.
     limit = 2**20 + rows * (2 * 3072 + 256)
     if path.stat().st_size > limit:
         raise malformed(path, f"it has more than {limit} bytes")
@@ -94,7 +98,7 @@ def read_pickle(path: Path, rows: int) -> dict[object, object]:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if count > 1000 + 16 * rows:
                 raise pickle.UnpicklingError(f"it has more objects than {rows} images need")
-            # The unpickler makes a table as long as the largest number says.
+            # The unpickler would make a table as long as the largest number.
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
                 raise pickle.UnpicklingError(f"object number {argument} comes after {count} instructions")
         if stream.tell() != len(content):

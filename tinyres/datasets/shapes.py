@@ -1,9 +1,11 @@
 """Ten classes of drawn shapes, made in seconds: a data set for demonstrations that needs no download.
 
-The classes differ in shape. Place, size, turn, colours, background and noise come from the same distributions
-for all of them, so that few pixels say much by themselves: a linear classifier gets about half of the test
-images wrong, and a small convolutional network learns the classes in three epochs.
+The classes differ in shape only. Place, size, rotation, colors, background and noise come from the same
+distributions for all of them, so that single pixels say little: a linear classifier gets about half of the
+test images wrong, and a small convolutional network learns the classes in three epochs.
 """
+from __future__ import annotations
+
 import operator
 
 import numpy
@@ -13,7 +15,7 @@ from .dataset import Dataset, Split
 
 SIZE = 32  # pixels: width and height of an image, unless another is asked for
 FINE = 4  # shapes are drawn this many times larger and then reduced, which makes smooth edges
-CHUNK = 500  # images made at a time: few enough for the processor's cache
+CHUNK = 500  # images made at once: few enough for the processor's cache
 
 
 def _on_circle(angles: numpy.ndarray, radius: float | numpy.ndarray = 1.0,
@@ -22,7 +24,7 @@ def _on_circle(angles: numpy.ndarray, radius: float | numpy.ndarray = 1.0,
 
 
 def _turn(points: int, first: float = -numpy.pi / 2) -> numpy.ndarray:
-    """Angles round the circle, from the top on (y points down in images)."""
+    """Angles around the circle, by default from the top (y points down in images)."""
     return first + numpy.arange(points) * (2 * numpy.pi / points)
 
 
@@ -31,7 +33,7 @@ def _heart(t: numpy.ndarray) -> numpy.ndarray:
     return numpy.stack([16 * numpy.sin(t)**3, y], axis=-1)
 
 
-# The outline of each shape, (corners, 2), in any scale. A second outline is a hole.
+# The outline of each shape, (corners, 2), at any scale. A second outline is a hole.
 OUTLINES: dict[str, list[numpy.ndarray]] = {
     "circle": [_on_circle(_turn(40))],
     "square": [_on_circle(_turn(4, numpy.pi / 4))],
@@ -50,16 +52,16 @@ OUTLINES: dict[str, list[numpy.ndarray]] = {
 
 
 def shapes(train: int = 10_000, test: int = 2_000, seed: int = 0, size: int = SIZE) -> Dataset:
-    """Drawn shapes in ten classes, each image 32x32 RGB, or as large as asked: (N, size, size, 3) uint8.
+    """Drawn shapes in ten classes, RGB images of 32 x 32 pixels or another size: (N, size, size, 3) uint8.
 
-    train, test: the number of images in the two splits. Each holds every class equally often (within one) in
-        a random order.
-    size: pixels, 1 or more; width and height of an image, and what is in it grows along.
+    train, test: the number of images in the two splits. Each split holds every class equally often (within
+        one), in random order.
+    size: width and height of an image in pixels, 1 or more; what is in the image grows with it.
     seed: the same seed gives the same bytes, with the same versions of NumPy and Pillow. The two splits are
         drawn from separate random streams, so that the size of one does not change the other.
 
-    Raises ValueError if a size is below ten, the number of classes, or the seed is negative; TypeError if one
-    of them is not an integer.
+    Raises ValueError if train or test is below ten, the number of classes, if size is below 1, or if seed is
+    negative; TypeError if one of them is not an integer.
     """
     sizes = [operator.index(train), operator.index(test)]
     if min(sizes) < len(OUTLINES):
@@ -85,8 +87,8 @@ def _split(n: int, rng: numpy.random.Generator, size: int) -> Split:
 def _masks(labels: numpy.ndarray, rng: numpy.random.Generator, size: int = SIZE) -> numpy.ndarray:
     """How much of each pixel the shape covers, 0 to 1: (n,) -> (n, size, size) float32.
 
-    A shape reaches 9 to 12 pixels of 32 from its middle, is turned by up to 20 degrees, stretched by up to
-    1.2 in any direction, and lies anywhere in the image where all of it is seen.
+    A shape reaches 9 to 12 of 32 pixels from its center, is rotated by up to 20 degrees, stretched by up to
+    1.2 in any direction, and lies anywhere in the image where all of it is visible.
     """
     n = len(labels)
     canvas = Image.new("L", (size * FINE, n * size * FINE))  # all masks, one below the other
@@ -112,20 +114,20 @@ def _masks(labels: numpy.ndarray, rng: numpy.random.Generator, size: int = SIZE)
 
 
 def _rotation(angles: numpy.ndarray) -> numpy.ndarray:
-    """(n,) -> (n, 2, 2)."""
+    """Rotation matrices, (n,) -> (n, 2, 2)."""
     cos, sin = numpy.cos(angles), numpy.sin(angles)
     return numpy.stack([cos, -sin, sin, cos], axis=-1).reshape(-1, 2, 2)
 
 
 def _paint(masks: numpy.ndarray, rng: numpy.random.Generator) -> numpy.ndarray:
-    """Colours, textures and noise: (n, size, size) -> (n, size, size, 3) uint8."""
+    """Colors, textures and noise: (n, size, size) -> (n, size, size, 3) uint8."""
     n, size = masks.shape[:2]
-    behind, front = _colours(n, rng)
+    behind, front = _colors(n, rng)
 
     def uniform(low: float, high: float, *shape: int) -> numpy.ndarray:
         return rng.uniform(low, high, shape).astype(numpy.float32)
 
-    # Colours before pixels: NumPy is slow where the last axis is short.
+    # Colors before pixels: NumPy is slow where the last axis is short.
     background = behind + uniform(-0.08, 0.08, n, 3, 1, 1) * _textures(n, rng, size)
     foreground = front + uniform(-0.08, 0.08, n, 3, 1, 1) * _textures(n, rng, size)
     images = background + (foreground - background) * masks[:, None]
@@ -136,8 +138,8 @@ def _paint(masks: numpy.ndarray, rng: numpy.random.Generator) -> numpy.ndarray:
     return (noisy.clip(0, 1) * 255).round().astype(numpy.uint8)
 
 
-def _colours(n: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Colours behind and in front, (n, 3, 1, 1) each, 0 to 1; the one in front is brighter by 0.35 to 0.6."""
+def _colors(n: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Colors behind and in front, (n, 3, 1, 1) each, 0 to 1; the front is brighter by 0.35 to 0.6."""
     contrast = rng.uniform(0.35, 0.6, n)
     middle = 0.5 + rng.uniform(-0.5, 0.5, n) * (1 - contrast)
     brightness = numpy.stack([middle - contrast / 2, middle + contrast / 2])
@@ -156,7 +158,7 @@ def _textures(n: int, rng: numpy.random.Generator, size: int) -> numpy.ndarray:
     along, beside = across * x + down * x[:, None], across * x[:, None] - down * x
     stripes = _zigzag(along * waves + phase)
     checks = stripes * _zigzag(beside * waves + phase)
-    # Blobs: random values on a coarse grid, and straight lines between them.
+    # Blobs: random values on a coarse grid, interpolated linearly.
     grid = numpy.linspace(-1, 1, 6, dtype=numpy.float32)
     between = numpy.maximum(0, 1 - abs(x[:, None] - grid) / (grid[1] - grid[0]))
     blobs = between @ rng.uniform(-1, 1, (n, 6, 6)).astype(numpy.float32) @ between.T

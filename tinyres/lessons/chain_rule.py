@@ -1,8 +1,8 @@
-"""The chain rule: five vector-Jacobian products by hand, each checked by numbers.
+"""The chain rule: five vector-Jacobian products by hand, each checked numerically.
 
-Let L be the loss and g = dL/dy the gradient with respect to a result y; g has the shape of y. An operation
-y = f(x) owes one thing to its parents: dL/dx_i = sum over j of g_j dy_j/dx_i. That is g times the Jacobian, a
-vector-Jacobian product, vjp; the Jacobian itself, often huge and nearly all zeros, is never made.
+Let L be the loss and g = dL/dy its gradient with respect to a result y; g has the shape of y. An operation
+y = f(x) owes its parents one thing: dL/dx_i = sum over j of g_j dy_j/dx_i. This is g times the Jacobian, a
+vector-Jacobian product, or vjp. The Jacobian itself, often huge and nearly all zeros, is never built.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..tensor import Tensor
 def add(a: Tensor, b: Tensor) -> Tensor:
     """1. y = a + b, of one shape
 
-    y_j = a_j + b_j, so dy_j/da_i is 1 for i = j, else 0: of the sum over j only g_i is left, for b likewise.
-    A sum hands its gradient on to both sides, unchanged. This is why x + h(x) lets a gradient through.
+    y_j = a_j + b_j, so dy_j/da_i is 1 for i = j, else 0: only g_i is left of the sum over j. The same holds
+    for b. A sum passes its gradient on to both sides unchanged. This is why x + h(x) lets a gradient through.
     """
     return Tensor(a.data + b.data, parents=(a, b), vjp=lambda g: (g, g))
 
@@ -26,7 +26,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 def add_row(a: Tensor, b: Tensor) -> Tensor:
     """2. broadcasting: y = a + b, with a (N, O) and b (O,)
 
-    y_no = a_no + b_o: every b_o is used N times, and each use adds to L. What is used often gets the sum:
+    y_no = a_no + b_o: every b_o is used N times, and every use counts. So the gradients of all uses add up:
     dL/db_o = sum over n of g_no. Repeating on the way forward is summing on the way back, and vice versa.
     """
     return Tensor(a.data + b.data, parents=(a, b), vjp=lambda g: (g, g.sum(axis=0)))
@@ -35,10 +35,10 @@ def add_row(a: Tensor, b: Tensor) -> Tensor:
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """3. y = a @ b, with a (N, M) and b (M, O)
 
-    y_no = sum over m of a_nm b_mo. Only row n of y contains a_nm, times b_mo:
+    y_no = sum over m of a_nm b_mo. So a_nm appears in row n of y only, multiplied by b_mo; b_mo likewise:
         dL/da_nm = sum over o of g_no b_mo,    that is    g @ b^T    of shape (N, O) @ (O, M) = (N, M)
         dL/db_mo = sum over n of a_nm g_no,    that is    a^T @ g    of shape (M, N) @ (N, O) = (M, O)
-    If you forget the formula: there is one way only in which the shapes fit.
+    If you forget the formulas: the shapes fit in only one way.
     """
     return Tensor(a.data @ b.data, parents=(a, b), vjp=lambda g: (g @ b.data.T, a.data.T @ g))
 
@@ -46,8 +46,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """4. y = max(x, 0)
 
-    dy_j/dx_i = 0 for i != j, and dy_i/dx_i is 1 where x_i > 0, 0 where x_i < 0; at 0 we choose 0. The
-    gradient passes where the value passed, and stops where it was stopped.
+    dy_j/dx_i = 0 for i != j; dy_i/dx_i is 1 where x_i > 0 and 0 where x_i < 0; at x_i = 0 we choose 0. The
+    gradient passes where the value passed, and stops where the value was stopped.
     """
     return Tensor(numpy.maximum(x.data, 0), parents=(x,), vjp=lambda g: (g * (x.data > 0),))
 
@@ -56,8 +56,9 @@ def softmax_cross_entropy(z: Tensor, labels: numpy.ndarray) -> Tensor:
     """5. L = mean over n of -log p_n,label with p = softmax(z), z (N, classes)
 
     p_k = e^z_k / sum over j of e^z_j, so for one example   -log p_label = log(sum over j of e^z_j) - z_label.
-    The derivative of the first term with respect to z_k is e^z_k / sum e^z_j = p_k, that of the second is 1
-    for k = label. Together p_k - [k = label]: what the network says minus what is true. Over N: divided by N.
+    With respect to z_k the first term has the derivative e^z_k / sum e^z_j = p_k, and the second has -1 for
+    k = label, else 0. Together: p_k - [k = label], what the network says minus what is true. The mean over N
+    examples divides it by N.
     """
     rows, e = numpy.arange(len(labels)), numpy.exp(z.data - z.data.max(axis=1, keepdims=True))
     p = e / e.sum(axis=1, keepdims=True)
@@ -66,7 +67,7 @@ def softmax_cross_entropy(z: Tensor, labels: numpy.ndarray) -> Tensor:
 
 
 def main() -> dict[str, float]:
-    """Print each derivation, and below it how far it is from difference quotients; returns these errors."""
+    """Print each derivation and its error against difference quotients; return the errors by name."""
     print(__doc__)
     rng, errors = numpy.random.default_rng(0), {}
 

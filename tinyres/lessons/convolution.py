@@ -1,15 +1,16 @@
 """Convolution: one matrix product, and its gradient is a convolution again.
 
-A 3 x 3 kernel w slides over a 5 x 5 image x; at each of 3 x 3 places it multiplies what it covers and adds.
+A 3 x 3 kernel w slides over a 5 x 5 image x. At each of 3 x 3 places it multiplies the 9 pixels below it, a
+window, by its 9 weights and adds up the products.
 
-    im2col     copy what it covers at each place into one row of a matrix: 9 places, 9 numbers each.
-               Then out = columns @ w: all windows at once, in the one operation that computers do best.
+    im2col     copy each window into one row of a matrix, columns: 9 windows, 9 numbers each.
+               Then out = columns @ w: all windows at once, in the operation that computers do best.
 
     gradient   of w: columns^T @ g, by the rule for a matrix product.
                of x: pixel x_p lies in up to 9 windows. In the window at place q it is multiplied by
-               w_(p - q), so dL/dx_p = sum over q of g_q w_(p - q). As q grows the index of w falls: that is a
-               convolution of g, padded by 2 zeros a side, with w turned by 180 degrees. No window is
-               left out at the border, so the 3 x 3 gradients give 5 x 5.
+               w_(p - q), so dL/dx_p = sum over q of g_q w_(p - q). As q grows, the index of w falls: this is
+               a convolution of g, padded with 2 zeros on each side, with w rotated by 180 degrees. With the
+               padding, the 3 x 3 gradients of out give 5 x 5, one for each pixel.
 """
 from __future__ import annotations
 
@@ -24,21 +25,21 @@ from . import PICTURES, picture
 
 
 def im2col(image: numpy.ndarray, side: int) -> numpy.ndarray:
-    """The windows (side x side) of an image (H, W), one a row: (places, side^2)."""
+    """The side x side windows of an image (H, W), one a row: (windows, side^2)."""
     places = [(i, j) for i in range(image.shape[0] - side + 1) for j in range(image.shape[1] - side + 1)]
     return numpy.stack([image[i:i + side, j:j + side].ravel() for i, j in places])
 
 
 def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
-    """Compute both ways, compare with `conv2d`, print and draw; returns the four results."""
+    """Compute out and both gradients, compare them with `conv2d`, print and draw; return them by name."""
     print(__doc__)
     rng = numpy.random.default_rng(1)
     image, kernel, g = (rng.integers(0, 10, (5, 5)), rng.integers(-2, 3, (3, 3)), rng.integers(-2, 3, (3, 3)))
     columns = im2col(image, 3)
     result = (columns @ kernel.ravel()).reshape(3, 3)
     kernel_gradient = (columns.T @ g.ravel()).reshape(3, 3)
-    padded, turned = numpy.pad(g, 2), kernel[::-1, ::-1]
-    image_gradient = (im2col(padded, 3) @ turned.ravel()).reshape(5, 5)
+    padded, rotated = numpy.pad(g, 2), kernel[::-1, ::-1]
+    image_gradient = (im2col(padded, 3) @ rotated.ravel()).reshape(5, 5)
 
     x = Tensor(image[None, :, :, None].astype(float), requires_grad=True)
     w = Tensor(kernel[:, :, None, None].astype(float), requires_grad=True)
@@ -49,13 +50,13 @@ def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
         same = numpy.array_equal(ours, engine.reshape(ours.shape))
         print(f"{name:14} {'the same as' if same else 'DIFFERENT FROM'} tr.conv2d:", *ours.tolist())
     draw_forward(image, kernel, columns, result).save(picture(out, "convolution.png"))
-    draw_backward(g, padded, turned, image_gradient).save(picture(out, "convolution_gradient.png"))
+    draw_backward(g, padded, rotated, image_gradient).save(picture(out, "convolution_gradient.png"))
     return {"out": result, "columns": columns, "kernel_gradient": kernel_gradient,
             "image_gradient": image_gradient}
 
 
 def shades(values: numpy.ndarray, color: int = 4) -> list[list[str]]:
-    """The larger a number, the deeper its color, up to a half."""
+    """A fill for each number: the larger its absolute value, the stronger the color, up to half."""
     strength = 0.5 * abs(values) / max(abs(values).max(), 1)
     return [[plot.tint(color, float(s)) for s in row] for row in strength]
 
@@ -88,17 +89,17 @@ def draw_forward(image: numpy.ndarray, kernel: numpy.ndarray, columns: numpy.nda
     return page
 
 
-def draw_backward(g: numpy.ndarray, padded: numpy.ndarray, turned: numpy.ndarray,
+def draw_backward(g: numpy.ndarray, padded: numpy.ndarray, rotated: numpy.ndarray,
                   image_gradient: numpy.ndarray) -> plot.Drawing:
-    """Padded g, the turned kernel, and the image's gradient; one window is framed."""
+    """Padded g, the rotated kernel, and the image's gradient; one window is framed."""
     page = plot.Drawing(2560, 1160)
     page.text(1280, 70, "The gradient of the image: a convolution again", 60)
-    page.text(500, 200, "gradient g of out, padded by 2")
+    page.text(500, 200, "gradient g of out, padded with 2 zeros")
     page.cells(150, 250, 100, padded, shades(padded, 1))
     page.frame(350, 450, 300, 300, 1)
     page.frame(350, 250, 300, 300, 5)
-    page.text(1200, 350, "w turned by 180 degrees")
-    page.cells(1050, 400, 100, turned, shades(turned, 3))
+    page.text(1200, 350, "w rotated by 180 degrees")
+    page.cells(1050, 400, 100, rotated, shades(rotated, 3))
     page.text(950, 550, "*", 90)
     page.text(1480, 550, "=", 60)
     page.text(1900, 250, "gradient of x, 5 x 5")

@@ -1,25 +1,25 @@
-"""Depth without identity: what gets lost on the way through thirty layers?
+"""Depth without identity: what is lost on the way through thirty layers?
 
 Take the two networks of `python run_cifar.py --demo`: 31 convolutions, 15 blocks, and the same drawn shapes.
 
     residual    x + conv(relu(conv(x)))              starts as the paper says, close to the identity
     plain       relu(conv(relu(conv(x))))            starts as He et al. (2015) say, so that nothing vanishes
 
-The residual network learns, the plain one goes on guessing. The usual suspect is the gradient: in deep
-networks, one reads, it vanishes on its way back. Not here. He's weights keep its size: in the plain network
-the gradient of the first block is as large as that of the last, and as large as in the residual network.
+The residual network learns; the plain one keeps guessing. The usual suspect is the gradient, which is said to
+vanish on its way back through a deep network. Not here. He et al.'s weights preserve its size: in the plain
+network the gradient of the first block is as large as that of the last, and as large as in the residual one.
 
-What vanishes, on the way forward, is the *difference between images*. At each layer split the energy of the
+What vanishes, on the way forward, is the *difference between images*. At each layer, split the energy of the
 activations, the mean of a^2, into what all images have in common and what tells them apart:
 
     mean a^2  =  mean over pixels and channels of (mean over images of a)^2        the same for every image
                + mean over pixels and channels of (variance over images of a)      what tells them apart
 
-A ReLU's results are never negative, so they have a mean that all images share. The next layer mixes these
-means into all of its channels, its ReLU adds to them, and so on: from block to block images look more alike.
-Behind the last block most of what is left is the same for all, and so is the answer: one tenth for each
-class. The gradient is there, but nearly all it can do is make a class likelier for all images at once. Where
-x is added to h(x), what tells images apart is carried on, whatever h does.
+A ReLU's outputs are never negative, so they have a mean that all images share. The next layer mixes these
+means into all of its channels, its ReLU adds to them, and so on: images look more alike from block to block.
+After the last block most of what is left is the same for all images, and so is the answer: one tenth for each
+class. The gradient is there, but almost all it can do is make a class more likely for all images at once.
+Where x is added to h(x), what tells images apart is carried on, whatever h does.
 """
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def varying_fraction(activations: Array) -> float:
 
 
 def varying_fractions(network: ResidualNetwork, images: Array) -> list[float]:
-    """`varying_fraction` after the first convolution, and after each block."""
+    """The varying fraction after the first convolution, and after each block."""
     with no_grad():
         x = network.stem(Tensor(images))
         fractions = [varying_fraction(x.data)]
@@ -55,16 +55,16 @@ def varying_fractions(network: ResidualNetwork, images: Array) -> list[float]:
 
 
 def gradient_norms(network: ResidualNetwork, images: Array, labels: Array) -> list[float]:
-    """The norm of the loss's gradient with respect to the weights of each block."""
+    """The norm of the gradient of the loss with respect to the weights of each block."""
     softmax_cross_entropy(network(Tensor(images)), labels).backward()
     return [float(numpy.sqrt((block.conv1.weight.grad**2).sum() + (block.conv2.weight.grad**2).sum()))
             for block in network.blocks]
 
 
 def main(steps: int = 250, out: Path = PICTURES) -> dict[str, list[list[float]]]:
-    """Measure, train for so many steps, measure again, draw; returns what was drawn, by network.
+    """Measure, train for `steps` steps, measure again and draw; return what was drawn, by network.
 
-    For each network: fractions before, gradients before, fractions after, gradients after.
+    For each network: fractions before, gradients before, fractions after, gradients after training.
     """
     print(__doc__)
     data = datasets.shapes(train=5000, test=200)

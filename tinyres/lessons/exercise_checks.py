@@ -32,14 +32,14 @@ def _same(got: object, expected: Array, what: str) -> None:
 def _gradients(function: Callable[..., Tensor], *tensors: Tensor) -> None:
     out = function(*tensors)
     assert isinstance(out, Tensor), f"it returned a {type(out).__name__}, not a Tensor"
-    assert out.requires_grad, "its result knows no parents: give Tensor(...) parents=(...) and vjp=..."
+    assert out.requires_grad, "its result has no parents: pass parents=(...) and vjp=... to Tensor(...)"
     error = gradcheck(function, *tensors)
     assert error < 1e-6, (f"the values are right, but the vjp is not: it differs from difference quotients "
                           f"by {error:.0%}. Work out d loss / d parent for one number, and sum over its uses")
 
 
 def relu_gradient(f: Callable[..., Any]) -> None:
-    """Passes where y is positive, stops at 0, keeps g."""
+    """It passes where y is positive, stops at 0, and keeps g."""
     g, y = numpy.array([1.0, -2.0, 3.0, 4.0]), numpy.array([2.0, 5.0, 0.0, 0.0])
     result = f(g, y)
     _same(result, numpy.array([1.0, -2.0, 0.0, 0.0]), "for g = [1 -2 3 4] and y = [2 5 0 0] the result")
@@ -85,15 +85,15 @@ def topological_order(f: Callable[..., Any]) -> None:
     order = f(root)
     assert isinstance(order, list), f"it returned a {type(order).__name__}, not a list"
     assert order and order[0] is root, "root must come first"
-    assert len(order) == len(set(map(id, order))), "a node is listed twice: remember which you have seen"
+    assert len(order) == len(set(map(id, order))), "a node is listed twice: remember those you have seen"
     places = {id(node): place for place, node in enumerate(order)}
     assert id(constant) not in places, "a tensor is listed that has requires_grad=False"
     assert len(order) == 4, f"{len(order)} nodes are listed, expected 4: follow all parents to the leaves"
     for node in order:
         for parent in () if isinstance(node, Tensor) else node.parents:
             assert not parent.requires_grad or places[id(parent)] > places[id(node)], (
-                "a parent is listed before a node that uses it: list a node after all its parents, and turn "
-                "the list round")
+                "a parent is listed before a node that uses it: list a node after all its parents, then "
+                "reverse the list")
 
 
 def windows(f: Callable[..., Any]) -> None:
@@ -127,7 +127,7 @@ def sgd_update(f: Callable[..., Any]) -> None:
 
 
 def residual_block(f: Callable[..., Any]) -> None:
-    """With identity, with a shortcut that changes the shape, without."""
+    """With identity, with a shortcut that changes the shape, and without a shortcut."""
     x = Tensor(numpy.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(numpy.float32))
     for channels, stride, residual in (3, 1, True), (4, 2, True), (3, 1, False):
         block = ResidualBlock(3, channels, stride, residual=residual, rng=numpy.random.default_rng(1))
@@ -142,21 +142,21 @@ CHECKS = {check.__name__: check for check in (
 
 
 def explain(name: str, function: Callable[..., Any]) -> str:
-    """What is wrong with a solution; "" if it is right, "to be filled in" if it is not there yet."""
+    """What is wrong with a solution: "" if it is right, "to be filled in" if it is missing."""
     try:
         CHECKS[name](function)
     except AssertionError as error:
         return str(error)
     except NotImplementedError:
         return "to be filled in"
-    except Exception as error:  # the student's own, or one of the engine's about the student's vjp
+    except Exception as error:  # raised by the student's code, or by the engine about the student's vjp
         line = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} ({line.name}, line {line.lineno})"
     return ""
 
 
 def score(functions: Mapping[str, Callable[..., Any]]) -> int:
-    """Print a line for each exercise and the score, and return it."""
+    """Print a line for each exercise and then the score; return the score."""
     right = 0
     for number, name in enumerate(CHECKS, 1):
         wrong = explain(name, functions[name])

@@ -4,19 +4,19 @@
     loss = softmax_cross_entropy(y, labels)
 
 Every operation returns a tensor that remembers its parents, the tensors it was computed from, and a function
-`vjp`: from the gradient of the loss with respect to its result it computes those with respect to its parents.
-So the loss knows where it comes from, and the whole of backpropagation is a walk:
+`vjp`, which turns the gradient of the loss with respect to its result into those with respect to its parents.
+So the loss knows where it comes from, and all of backpropagation is a walk:
 
     order, gradients = [loss.node], [numpy.ones(())]                 # d loss / d loss = 1
-    for node, gradient in zip(order, gradients):                     # both grow while we walk
+    for node, gradient in zip(order, gradients):                     # both lists grow while we walk
         if not isinstance(node, Tensor):                             # a tensor is a leaf: the walk ends there
             order += node.parents
             gradients += node.gradients(gradient)                    # calls the vjp
 
-These five lines suffice where every tensor is used once, as here. `backward` (tensor.py) is the same walk for
-any graph: a tensor used twice gets the sum of two gradients, so it must wait for both, and a topological
-order sees to that. Values flow to the right, gradients to the left, and each gradient has the shape of its
-value. x asks for no gradient, so none is computed.
+These five lines are enough where every tensor is used once, as here. `backward` (tensor.py) is the same walk
+for any graph: a tensor used twice gets the sum of two gradients, so it must wait for both, and a topological
+order ensures that. In the picture values flow to the right and gradients to the left, and each gradient has
+the shape of its value. x does not require a gradient, so none is computed.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from . import PICTURES, picture
 
 
 def walk(loss: Tensor) -> tuple[list[Node | Tensor], list[Array | None]]:
-    """All of a graph in which nothing is used twice, from the loss back, and the gradient of each."""
+    """The nodes of a graph in which nothing is used twice, from the loss back, and the gradient of each."""
     order, gradients = [loss.node], [numpy.ones((), loss.dtype)]
     for node, gradient in zip(order, gradients, strict=True):
         if not isinstance(node, Tensor):
@@ -53,14 +53,14 @@ def main(out: Path = PICTURES) -> None:
     names = {id(x): "x", id(w): "w", id(b): "b"}
     for node, gradient in zip(order, gradients, strict=True):
         name = names.get(id(node)) or node.operation
-        said = "not asked for" if gradient is None else f"{gradient.shape}, norm {_norm(gradient):.3f}"
+        said = "not required" if gradient is None else f"{gradient.shape}, norm {_norm(gradient):.3f}"
         print(f"{name:24} value {node.shape!s:8} gradient {said}")
 
     loss.backward()
     for tensor, name in (w, "w"), (b, "b"):
         walked = gradients[[id(node) for node in order].index(id(tensor))]
         assert numpy.array_equal(walked, tensor.grad)
-        print(f"{name}.grad, from loss.backward(), is the gradient that the walk gave, to the last bit")
+        print(f"{name}.grad, from loss.backward(), is the gradient that the walk found, to the last bit")
     draw(order, gradients, names).save(picture(out, "graph.png"))
 
 
@@ -69,7 +69,7 @@ def _norm(gradient: Array) -> float:
 
 
 def draw(order: list[Node | Tensor], gradients: list[Array | None], names: dict[int, str]) -> plot.Drawing:
-    """The loss on the right; each step back one column to the left, a second parent one row down."""
+    """The loss stands on the right; each step back goes one column left, a second parent one row down."""
     place, arrows = {id(order[0]): (0, 0)}, []
     for node in order:
         column, row = place[id(node)]
@@ -103,7 +103,7 @@ def draw(order: list[Node | Tensor], gradients: list[Array | None], names: dict[
         leaf = isinstance(node, Tensor)
         name = names.get(id(node)) or node.operation.replace("softmax_", "softmax_\n")
         page.box(x, y, width, height, f"{name}\n{node.shape}", color=3 if leaf else 4, size=52)
-        text = "no gradient asked for" if gradient is None else (
+        text = "gradient not required" if gradient is None else (
             f"gradient {gradient.shape}\nnorm {_norm(gradient):.3f}")
         page.text(x, y + height / 2 + 62, text, 36, color="#57606A" if gradient is None else 5)
     return page

@@ -1,15 +1,17 @@
 """Optimizers: three ways down the same valley.
 
-f(x, y) = (x^2 + 40 y^2) / 2 is a long valley: 40 times as steep across as along. This is what a loss looks
-like near a minimum, in many more dimensions.
+f(x, y) = (x^2 + 40 y^2) / 2 is a long valley, 40 times as steep across (y) as along it (x). Near a minimum a
+loss looks like this, in many more dimensions.
 
-    SGD        w -= lr g. Across, a step multiplies y by 1 - 40 lr: above lr = 2 / 40 it grows without end.
-               Along, the same lr multiplies x by 1 - lr only. The steepest direction sets the rate, the
-               flattest waits.
-    momentum   v = 0.9 v + g, then w -= lr v. Gradients that keep their direction add up, to ten times one of
-               them, and those that change sign cancel: slow along no more. It swings past the goal and back.
-    Adam       divides each coordinate of a mean gradient by the root of its mean square, so steep and flat
-               move by about lr alike: its first step is as long in x as in y. Here lr is a length.
+    SGD        w -= lr g. Across, a step multiplies y by 1 - 40 lr: with lr above 2 / 40 it grows without end.
+               Along, a step multiplies x by only 1 - lr. The steepest direction limits lr, and the flattest
+               one has to wait.
+    momentum   v = 0.9 v + g, then w -= lr v. Gradients that keep their direction add up to ten times a single
+               one; gradients that change sign cancel. Progress along the valley is fast now, but the path
+               swings past the goal and back.
+    Adam       divides an averaged gradient by the root of the averaged square, coordinate by coordinate, so
+               steep and flat directions both move by about lr: the first step is as long in x as in y. Here
+               lr is a length.
 """
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def descend(optimizer_class: type[optim.Optimizer], **options: float) -> tuple[n
 
 
 def main(out: Path = PICTURES) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
-    """Descend, print and draw; returns paths and values by name."""
+    """Descend, print and draw; return paths and values by name."""
     print(__doc__)
     runs = {"SGD, lr 0.045": descend(optim.SGD, lr=0.045, momentum=0.0),
             "momentum 0.9, lr 0.01": descend(optim.SGD, lr=0.01, momentum=0.9),

@@ -1,8 +1,8 @@
 """Pictures drawn with Pillow and saved as PNG: line charts, and drawings of boxes, arrows and cells.
 
 Data become axis coordinates, each axis chooses round tick numbers (axes.py), and the lines become strokes of
-pixels (strokes.py). Pillow draws the text (text.py) and the grid (panel.py). What is no chart is put together
-from boxes, arrows, cells and images (drawing.py).
+pixels (strokes.py). Pillow draws the text (text.py) and the grid (panel.py). Pictures that are not charts are
+put together from boxes, arrows, cells and images (drawing.py).
 """
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     """Draw one to four panels, 1280 x 880 pixels each, and save them as a PNG file.
 
     Two panels stand side by side, three or four in a grid of two by two; a title adds a strip on top.
-    The file appears complete or not at all: an older file at `path` stays as it was if anything fails.
+    The file appears complete or not at all: if anything fails, an older file at `path` stays as it was.
 
     Raises ValueError for x and y that differ in length, an unknown style, a color outside the palette, an
-    impossible y_range, or a number of panels other than 1 to 4; FileNotFoundError if there is no such folder.
+    impossible y_range, or a number of panels other than 1 to 4; FileNotFoundError if the folder is missing.
     """
     panels = [panels] if isinstance(panels, Panel) else list(panels)
     if not 1 <= len(panels) <= 4:

@@ -24,12 +24,12 @@ def coordinates(values: Sequence[float], log: bool) -> numpy.ndarray:
 
 
 def is_range(low: float, high: float, log: bool) -> bool:
-    """Whether two axis coordinates are far enough apart for ticks between them; no if one is NaN."""
+    """Whether two axis coordinates are far enough apart for ticks between them; false if one is NaN."""
     return high - low > max(1e-12 * max(-low, high), 1e-12 if log else 1e-280)
 
 
 def data_range(arrays: Sequence[numpy.ndarray], log: bool, padding: float) -> tuple[float, float]:
-    """Ends of an axis that shows all the coordinates and some space around them; (0, 1) if there are none."""
+    """The ends of an axis that shows all coordinates with some space around; (0, 1) if there are none."""
     values = numpy.concatenate([numpy.empty(0), *arrays])
     values = values[~numpy.isnan(values)]
     if len(values) == 0:
@@ -61,11 +61,11 @@ class Axis:
             return numpy.clip(self.start + fraction * (self.end - self.start), -1e9, 1e9).tolist()
 
 
-# Ticks: candidates from fine to coarse, of which an axis takes the first without overlaps
+# Ticks: candidates from fine to coarse; an axis takes the first without overlaps
 
 
 def _number(mantissa: float, decimals: int, exponent: int) -> str:
-    """Text of mantissa * 10^exponent, where the mantissa has this many decimals."""
+    """mantissa * 10^exponent as text, where the mantissa has this many decimals."""
     if mantissa == 0:
         return "0"
     if -4 <= exponent <= 5:
@@ -85,7 +85,7 @@ def _linear_ticks(low: float, high: float, shift: int = 0) -> Iterator[Ticks]:
 
 
 def _log_ticks(low: float, high: float) -> Iterator[Ticks]:
-    """Decades; 1, 2 and 5 times a decade where there are few; linear ticks where that is too little too."""
+    """Decades; where these are few, 1, 2 and 5 times a decade; where these are few too, linear ticks."""
 
     def label(exponent: int, factor: int = 1) -> str:
         return f"10^{exponent}" if factor == 1 and abs(exponent) > 2 else _number(factor, 0, exponent)
@@ -107,7 +107,7 @@ def _log_ticks(low: float, high: float) -> Iterator[Ticks]:
 
 
 def ticks(axis: Axis, upright: bool, integers: bool = False) -> Ticks:
-    """The finest ticks whose labels keep clear of each other; integers allows integers only."""
+    """The finest ticks whose labels keep clear of each other, at integers only if `integers` is true."""
     ticks: Ticks = []
     for ticks in _log_ticks(axis.low, axis.high) if axis.log else _linear_ticks(axis.low, axis.high):
         if len(ticks) > MAX_TICKS or integers and any(position % 1 for position, _ in ticks):
@@ -121,7 +121,7 @@ def ticks(axis: Axis, upright: bool, integers: bool = False) -> Ticks:
 
 
 def minor_ticks(axis: Axis) -> list[float]:
-    """On a log axis the places of 1 to 9 times each decade, or of the decades alone if there are many."""
+    """On a log axis the places of 1 to 9 times each decade, or of the decades only if there are many."""
     if not axis.log or axis.high - axis.low > 40:
         return []
     factors = range(1, 10) if axis.high - axis.low <= 10 else (1,)

@@ -1,7 +1,7 @@
-"""Drawings that are no charts: text, boxes, arrows, cells with numbers, images, each put where it is told.
+"""Drawings other than charts: text, boxes, arrows, cells with numbers and images, each at a given place.
 
 All positions and sizes are in pixels of the file, x to the right and y down. A drawing 2560 pixels wide is
-meant to fill a screen; text of 40 pixels can then be read at the back of a room.
+meant to fill a screen; text of 40 pixels can then be read from the back of a room.
 """
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TEXT_SIZE = 40
 
 
 class Drawing:
-    """A white page of width x height pixels. Colors are those of `plot.PALETTE`, by index, or "#rrggbb"."""
+    """A white page of width x height pixels. A color is an index into `plot.PALETTE` or "#rrggbb"."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width, height), "white")
 
     def text(self, x: float, y: float, text: str, size: float = TEXT_SIZE, align: float = 0.5,
              color: int | str = TEXT_COLOR) -> None:
-        """Lines of text around the height y; x is their left end (align 0), middle (0.5) or right end (1)."""
+        """Lines of text around the height y; x is their left end (align 0), center (0.5) or right end (1)."""
         lines = text.split("\n")
         for index, line in enumerate(lines):
             middle = y + (index - (len(lines) - 1) / 2) * LINE_HEIGHT * size
@@ -37,7 +37,7 @@ class Drawing:
 
     def box(self, x: float, y: float, width: float, height: float, text: str = "", *,
             color: int | str = TEXT_COLOR, size: float = TEXT_SIZE) -> None:
-        """A box around (x, y), tinted with its color, with lines of text as large as fits, up to size."""
+        """A box around (x, y), tinted with its color; lines of text in it, as large as fits, up to `size`."""
         corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
         ImageDraw.Draw(self.image).rounded_rectangle(corners, radius=18, fill=tint(color, 0.12),
                                                      outline=_color(color), width=4)
@@ -47,7 +47,7 @@ class Drawing:
                                          height / (LINE_HEIGHT * size * (len(lines) + 0.2))))
 
     def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR) -> None:
-        """A straight arrow with its point at `end`."""
+        """A straight arrow with its tip at `end`."""
         length = math.dist(start, end)
         along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
         head = min(30, length)
@@ -59,7 +59,7 @@ class Drawing:
 
     def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
               fills: Sequence[Sequence[str]] | None = None) -> None:
-        """A table of square cells with its top left corner at (x, y): a text and a color for each."""
+        """A table of square cells, each with a text and a color; its top left corner is at (x, y)."""
         draw = ImageDraw.Draw(self.image)
         for i, row in enumerate(texts):
             for j, text in enumerate(row):
@@ -73,18 +73,18 @@ class Drawing:
                           color="#FFFFFF" if dark else TEXT_COLOR)
 
     def frame(self, x: float, y: float, width: float, height: float, color: int | str) -> None:
-        """A thick empty rectangle with its top left corner at (x, y), to point out what is in it."""
+        """A thick empty rectangle that points out what is in it; its top left corner is at (x, y)."""
         ImageDraw.Draw(self.image).rectangle((x - 4, y - 4, x + width + 4, y + height + 4),
                                              outline=_color(color), width=8)
 
     def pixels(self, x: float, y: float, side: float, image: numpy.ndarray) -> None:
-        """An image (H, W, 3) uint8 with its top left corner at (x, y), enlarged to a width of side."""
+        """An image (H, W, 3) uint8, enlarged to a width of `side`; its top left corner is at (x, y)."""
         enlarged = Image.fromarray(image).resize((round(side), round(side * image.shape[0] / image.shape[1])),
                                                  Image.Resampling.NEAREST)
         self.image.paste(enlarged, (round(x), round(y)))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Save as a PNG file, which appears complete or not at all. FileNotFoundError without its folder."""
+        """Save as PNG, complete or not at all. Raises FileNotFoundError if its folder is missing."""
         write_png(checked_path(path), self.image)
 
 
@@ -95,7 +95,7 @@ def tint(color: int | str, strength: float) -> str:
 
 
 def checked_path(path: str | os.PathLike) -> Path:
-    """The path of a file to be. Raises FileNotFoundError if there is no folder for it."""
+    """The path of a file to be written. Raises FileNotFoundError if its folder is missing."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
@@ -103,7 +103,7 @@ def checked_path(path: str | os.PathLike) -> Path:
 
 
 def write_png(path: Path, image: Image.Image) -> None:
-    """Write the file whole, or leave an older one as it was."""
+    """Write the whole file, or leave an older one as it was."""
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 

@@ -32,11 +32,11 @@ from .text import draw_paragraph, draw_text, fit, text_width
 
 @dataclass
 class Line:
-    """One series of a chart; x and y are equally many numbers.
+    """One series of a chart; x and y are lists of numbers of the same length.
 
-    A value that cannot be shown leaves a gap: not finite, not positive on a log axis, or 1e300 and more on a
-    linear one. label is the text in the legend, "" for none. style is "solid", "dashed", "dotted" or
-    "points". color is an index into PALETTE; None takes the next color that no line of the panel asks for.
+    A value that cannot be shown leaves a gap: one that is not finite, not positive on a log axis, or 1e300 or
+    more on a linear axis. label is the text in the legend, "" for none. style is "solid", "dashed", "dotted"
+    or "points". color is an index into PALETTE; None takes the next color that no line of the panel asks for.
     """
 
     x: Sequence[float]
@@ -48,10 +48,10 @@ class Line:
 
 @dataclass
 class Panel:
-    """One pair of axes with its lines, drawn in the order given.
+    """One pair of axes with its lines, drawn in the given order.
 
-    y_range is the lowest and highest value of the y axis; None takes them from the data. The font has little
-    more than ASCII; a power such as 10^-3 is drawn raised in every text.
+    y_range holds the lowest and the highest value of the y axis; None takes them from the data. The font has
+    little more than ASCII. In every text the exponent of a power such as 10^-3 is raised.
     """
 
     lines: Sequence[Line]
@@ -64,7 +64,7 @@ class Panel:
 
 
 def _line_coordinates(panel: Panel, line: Line) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Check a line and return its axis coordinates x and y, NaN in both where there is a gap."""
+    """Check a line and return its axis coordinates x and y, both NaN where there is a gap."""
     name = f"line {line.label!r} of panel {panel.title!r}"
     if numpy.ndim(line.x) != 1 or numpy.shape(line.x) != numpy.shape(line.y):
         raise ValueError(f"{name}: x has shape {numpy.shape(line.x)} and y has {numpy.shape(line.y)}; "
@@ -79,14 +79,14 @@ def _line_coordinates(panel: Panel, line: Line) -> tuple[numpy.ndarray, numpy.nd
 
 
 def line_colors(lines: Sequence[Line]) -> list[str]:
-    """The color of each line: its own, or the next of those that no line asks for."""
+    """The color of each line: its own, or the next one that no line asks for."""
     asked = {line.color for line in lines}
     free = itertools.cycle([i for i in range(len(PALETTE)) if i not in asked] or range(len(PALETTE)))
     return [PALETTE[next(free) if line.color is None else line.color] for line in lines]
 
 
 def draw_panel(panel: Panel) -> Image.Image:
-    """Draw one panel as an image of its own."""
+    """Draw one panel as an image."""
     image = Image.new("RGB", (PANEL_WIDTH, PANEL_HEIGHT), "white")
     data = [_line_coordinates(panel, line) for line in panel.lines]
     x_range = data_range([x for x, _ in data], panel.log_x, 0.02)
@@ -97,7 +97,7 @@ def draw_panel(panel: Panel) -> Image.Image:
             raise ValueError(f"panel {panel.title!r}: y_range is {panel.y_range}; give two finite numbers, "
                              "the lower one first, both above zero on a log axis")
 
-    # The plot gets the room that titles, labels and tick numbers leave: its height first, then its width.
+    # The plot gets the room that titles, labels and tick numbers leave: first its height, then its width.
     title_size, title = fit(panel.title, PANEL_TITLE_SIZE, PANEL_WIDTH - 2 * MARGIN)
     x_label_size, x_label = fit(panel.x_label, LABEL_SIZE, PANEL_WIDTH - 8 * MARGIN)
     top = round(1.5 * MARGIN + LINE_HEIGHT * title_size * len(title))
@@ -168,8 +168,8 @@ def _draw_grid(image: Image.Image, x_axis: Axis, y_axis: Axis, x_ticks: Ticks, y
 def _draw_legend(
     image: Image.Image, entries: list[tuple[Line, str]], drawn: list[list[Point]], box: Box
 ) -> None:
-    """Draw the legend in the corner of the box, or half-way between two, above or below, where it hides the
-    shortest length of line."""
+    """Draw the legend where it hides the least line: in a corner of the box, or halfway between two at the
+    top or bottom."""
     left, top, right, bottom = (box[0] + 16, box[1] + 16, box[2] - 16, box[3] - 16)
     for size in (TICK_SIZE * 0.93**k for k in range(50)):  # as large as fits
         width = 4.8 * size + max(text_width(line.label, size) for line, _ in entries)

@@ -1,6 +1,6 @@
 """Lines as pixels: clipped to a box, cut into dashes, with smooth edges.
 
-Strokes are computed from the distance of each pixel to the line, which gives smooth edges and round joints at
+Strokes are computed from each pixel's distance to the line, which gives smooth edges and round joints at
 positions finer than a pixel.
 """
 from __future__ import annotations
@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def clip(start: Point, end: Point, box: Box) -> tuple[Point, Point] | None:
-    """The part of a segment inside a box, None if there is none (Liang and Barsky, 1984)."""
+    """The part of a segment inside a box, or None if it is all outside (Liang and Barsky, 1984)."""
     (x, y), dx, dy = start, end[0] - start[0], end[1] - start[1]
     enter, leave = 0.0, 1.0
     for speed, room in ((-dx, x - box[0]), (dx, box[2] - x), (-dy, y - box[1]), (dy, box[3] - y)):
@@ -31,13 +31,13 @@ def clip(start: Point, end: Point, box: Box) -> tuple[Point, Point] | None:
             return None
     if enter > leave:
         return None
-    # An end that is not cut stays exactly as it was: polylines sees by that which segments are joined.
+    # An end that is not cut stays exactly as it was: that tells polylines which segments are joined.
     return (start if enter == 0 else (x + enter * dx, y + enter * dy),
             end if leave == 1 else (x + leave * dx, y + leave * dy))
 
 
 def polylines(points: Iterable[Point], box: Box) -> list[list[Point]]:
-    """The connected parts of a line inside a box; a point alone between two gaps is a part of length 0."""
+    """The connected parts of a line inside a box; a lone point between two gaps is a part of length 0."""
     parts: list[list[Point]] = []
     for gap, group in itertools.groupby(points, key=lambda point: math.isnan(point[0])):
         run, part = [] if gap else list(group), []
@@ -52,7 +52,7 @@ def polylines(points: Iterable[Point], box: Box) -> list[list[Point]]:
 
 
 def dashes(points: Sequence[Point], stroke: float, gap: float) -> list[list[Point]]:
-    """Cut a polyline by the distance travelled along it, so that corners do not disturb the pattern."""
+    """Cut a polyline by the distance traveled along it, so that corners do not disturb the pattern."""
     dashes, dash, drawing, left = [], [points[0]], True, stroke
     for (x, y), (end_x, end_y) in itertools.pairwise(points):
         length, done = math.hypot(end_x - x, end_y - y), 0.0
@@ -88,7 +88,7 @@ def draw_strokes(image: Image.Image, strokes: Sequence[list[Point]], radius: flo
 
 
 def draw_series(image: Image.Image, parts: Sequence[list[Point]], style: str, color: str) -> None:
-    """Draw polylines in a style, and those of length 0 as points."""
+    """Draw polylines in a style; those of length 0 become points."""
     points, strokes = [], []
     for part in parts:
         if len(part) == 2 and part[0] == part[1]:

@@ -1,4 +1,4 @@
-"""Text in a picture: its width, wrapping, powers drawn raised."""
+"""Text in a picture: its width, line breaks, raised exponents."""
 from __future__ import annotations
 
 import functools
@@ -16,7 +16,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont:
 
 
 def text_parts(text: str, size: float) -> Iterator[tuple[str, ImageFont.FreeTypeFont, float]]:
-    """Parts of a text, their font and how far they are raised: the -3 of 10^-3 is small and high."""
+    """The parts of a text, each with its font and how far it is raised: the -3 of 10^-3 is small and high."""
     for index, part in enumerate(re.split(r"\^(-?\d+)", text)):
         yield (part, _font(0.72 * size), 0.38 * size) if index % 2 else (part, _font(size), 0.0)
 
@@ -27,7 +27,7 @@ def text_width(text: str, size: float) -> float:
 
 def draw_text(image: Image.Image, x: float, middle: float, size: float, text: str, align: float,
               color: str = TEXT_COLOR) -> None:
-    """Draw text around the height `middle`; x is its left end (align 0), middle (0.5) or right end (1)."""
+    """Draw text around the height `middle`; x is its left end (align 0), center (0.5) or right end (1)."""
     x -= align * text_width(text, size)
     for part, font, raised in text_parts(text, size):
         baseline = middle + 0.36 * size - raised
@@ -36,7 +36,7 @@ def draw_text(image: Image.Image, x: float, middle: float, size: float, text: st
 
 
 def draw_paragraph(image: Image.Image, center: float, top: float, size: float, lines: Sequence[str]) -> None:
-    """Draw centered lines of text, moved left where they would come too near the right edge of the image."""
+    """Draw centered lines of text, moved left where they would come too close to the image's right edge."""
     for index, line in enumerate(lines):
         line_center = min(center, image.width - (MARGIN + text_width(line, size)) / 2)
         draw_text(image, line_center, top + LINE_HEIGHT * size * (index + 0.5), size, line, 0.5)
@@ -53,12 +53,12 @@ def _wrap(text: str, size: float, width: float) -> list[str]:
 
 
 def fit(text: str, size: float, width: float) -> tuple[float, list[str]]:
-    """Font size and lines that show a text within a width: a little smaller, or else on up to three lines."""
+    """The font size and lines that fit a text into a width: a bit smaller, or else on up to three lines."""
     lines: list[str] = []
     for most_lines, scale in [(1, 1.0), (1, 0.9), (1, 0.8), *((3, 0.93**k) for k in range(50))]:
         lines = _wrap(text, scale * size, width)
         if len(lines) <= most_lines and all(text_width(line, scale * size) <= width for line in lines):
             break
-    # The narrowest width that gives as many lines makes them about equally long.
+    # The narrowest width that needs no more lines makes them about equally long.
     choices = (_wrap(text, scale * size, fraction * width) for fraction in (0.55, 0.7, 0.85, 1.0))
     return scale * size, next(choice for choice in choices if len(choice) == len(lines))

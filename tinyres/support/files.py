@@ -1,5 +1,5 @@
-"""Writing files so that nothing that is read later is ever half a file, or the work of two runs at once;
-reading arrays from files that may hold anything."""
+"""Writing files so that no reader ever finds half a file, or one that two runs wrote at once; reading arrays
+from files that may hold anything."""
 from __future__ import annotations
 
 import errno
@@ -17,7 +17,7 @@ import numpy
 
 try:
     import fcntl
-except ImportError:  # Windows: there two runs in one folder are not noticed
+except ImportError:  # on Windows, two runs in one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
@@ -40,10 +40,10 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None
 
 
 def read_npz(path: str | Path) -> dict[str, numpy.ndarray]:
-    """The arrays in a file of `numpy.savez` by name, not writeable.
+    """The arrays in a file of `numpy.savez` by name, read-only.
 
-    Unlike numpy.load it takes no memory for what a header or a compressed member promises: a member must be
-    as long as its header says, and all members together no longer than the file.
+    Unlike numpy.load, this allocates nothing on the word of a header or a compressed member: a member must be
+    as long as its header says, and all members together must be no longer than the file.
     Raises ValueError, and nearly any other exception, for another file; OSError if it cannot be read.
     """
     path = Path(path)
@@ -74,10 +74,10 @@ def read_npz(path: str | Path) -> dict[str, numpy.ndarray]:
 
 @contextmanager
 def locked(folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """Within this context no other process enters it for the same folder.
+    """While one process is within this context, no other can enter it for the same folder.
 
     names: files that `write_atomically` writes there; what a killed process left of them is removed first.
-    The system gives the lock back when the process ends, however it ends. Where the system or the file system
+    The system releases the lock when the process ends, however it ends. Where the system or the file system
     has no locks, nothing is locked.
     Raises RuntimeError if another process holds the lock.
     """

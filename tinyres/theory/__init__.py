@@ -1,4 +1,4 @@
-"""The theorems: linear (paper, section 2), expressivity (section 3); *_report.py prints and draws them."""
+"""The theorems as functions: linear (paper, section 2), expressivity (section 3). README.md says the rest."""
 from . import expressivity, linear
 
 __all__ = ["expressivity", "linear"]

@@ -9,102 +9,25 @@ After ceil(n / k) blocks every point lies on a surrogate label, which a last blo
     scores = network(points)  # (n, r): row i is 1 at labels[i] and 0 elsewhere
 
 Shape letters as in the paper: n points of d numbers in r classes, k the width; a point is a row. This is
-memory, not learning: nothing is promised for other points. Beside what is measured:
+memory, not learning: the theorem promises nothing about other points. Claims beside measurements:
 python -m tinyres.theory.expressivity_report
 """
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral
-from types import ModuleType
 
 import numpy
 
 from .. import backend
 from ..backend import Array
-from ..nn import Module
-from ..ops import relu
-from ..tensor import Tensor, no_grad
+from .memorizing_network import MemorizingNetwork, MovingBlock, OutputBlock, batches
 
-__all__ = ["MemorizingNetwork", "fit"]
+__all__ = ["MemorizingNetwork", "MovingBlock", "first_rows", "fit"]
 
-BATCH = 1024  # points at a time: in cache from block to block, and too few for BLAS to wait for threads
 TILE = 512, 2048  # rows and columns of the n x n matrix of inner products that exist at a time
 LARGEST_ERROR = 0.5  # estimated error of a score above which `fit` refuses: enough for a wrong label
-
-
-class MovingBlock(Module):
-    """h + V relu(U h + s) for points in rows, (N, k) -> (N, k), computed as `h + relu(h @ U + s) @ V`.
-
-    U: (k, k), one unit a column. s: (k,). V: (k, k), the move that each unit makes, one a row.
-    """
-
-    def __init__(self, U: Array, s: Array, V: Array) -> None:
-        self.U, self.s, self.V = (Tensor(array, requires_grad=True) for array in (U, s, V))
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return h + relu(h @ self.U + self.s) @ self.V
-
-
-class OutputBlock(Module):
-    """P h + B relu(A h + s) for points in rows, (N, k) -> (N, r).
-
-    A: (k, r), one unit a column. s: (r,). B: (r, r), one unit a row. P, without parameters, cuts h off after
-    r numbers or adds zeros.
-    """
-
-    def __init__(self, A: Array, s: Array, B: Array) -> None:
-        self.A, self.s, self.B = (Tensor(array, requires_grad=True) for array in (A, s, B))
-        self.P = Tensor(backend.xp_of(A).eye(*A.shape, dtype=A.dtype))
-
-    def __call__(self, h: Tensor) -> Tensor:
-        return h @ self.P + relu(h @ self.A + self.s) @ self.B
-
-
-class MemorizingNetwork(Module):
-    """The network of Theorem 3.2, made by `fit`: the projection A_0, moving blocks, an output block.
-
-    k d + blocks (2 k^2 + k) + k r + r^2 + r parameters, all of them trainable.
-    """
-
-    def __init__(self, projection: Array, blocks: Sequence[MovingBlock], output: OutputBlock) -> None:
-        self.projection = Tensor(projection, requires_grad=True)
-        self.blocks, self.output = list(blocks), output
-
-    def __call__(self, points: Array | Tensor) -> Array | Tensor:
-        """The scores of points (N, d), largest at the label: (N, r).
-
-        An array gives an array of the network's dtype, computed in batches and without a graph. A Tensor, of
-        the network's dtype, gives a Tensor with its graph. Raises ValueError for points of another shape.
-        """
-        return self._run(points, lambda x: self.output(self._moved(x, len(self.blocks))))
-
-    def hidden(self, points: Array | Tensor, block: int) -> Array | Tensor:
-        """Where points (N, d) are after that many blocks: (N, k); 0 is right after the projection.
-
-        Arrays and Tensors as in `__call__`. Raises ValueError for points of another shape, or a block that is
-        not an integer from 0 to len(blocks).
-        """
-        if not isinstance(block, Integral) or not 0 <= block <= len(self.blocks):
-            raise ValueError(f"block {block!r}: expected an integer from 0 to {len(self.blocks)}")
-        return self._run(points, lambda x: self._moved(x, block))
-
-    def _moved(self, x: Tensor, block: int) -> Tensor:
-        h = x @ self.projection
-        for moving_block in self.blocks[:block]:
-            h = moving_block(h)
-        return h
-
-    def _run(self, points: Array | Tensor, function: Callable[[Tensor], Tensor]) -> Array | Tensor:
-        d = self.projection.shape[0]
-        if len(points.shape) != 2 or points.shape[1] != d:
-            raise ValueError(f"points of shape {points.shape}: this network expects (N, {d})")
-        if isinstance(points, Tensor):
-            return function(points)
-        with no_grad():
-            parts = [function(Tensor(x)).data for _, x in _batches(points, self.projection.dtype)]
-        return backend.xp_of(points).concatenate(parts)
 
 
 def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: int | None = None,
@@ -114,7 +37,7 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
     points: (n, d) real numbers, NumPy or CuPy; the network lives in the same library.
     labels: (n,) integers from 0 to r - 1. width: k. num_classes: r, by default the largest label + 1.
     seed: of A_0 and of the surrogate labels, which are drawn from separate random streams.
-    dtype: of the network, float64 or float32. The weights are always worked out in float64.
+    dtype: of the network, float64 or float32. The weights are always computed in float64.
     method: how a unit is kept silent on all points but its own.
         "sorted", our construction, works for all distinct points, in practice from a width of about 8 in
         float32 and less in float64. Points are moved in the order of falling norm, and surrogate labels have
@@ -122,8 +45,8 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
         to all later points and to all that have been moved already, so its threshold can lie between. It may
         answer to earlier points of its own block: all the answers of a block form a triangular matrix G, and
         solving V G = moves takes them into account.
-        "paper", Lemma B.1: the points are the rows of U, and 1 - 2 rho' is the threshold of all. For points
-        of norm 1 (Assumption 3.1) and widths at which the projection keeps norms and distances.
+        "paper", Lemma B.1: the points are the rows of U, and all units have the threshold 1 - 2 rho'. It
+        needs points of norm 1 (Assumption 3.1) and a width at which the projection keeps norms and distances.
     Equal points with equal labels count once: n above is the number of distinct points.
 
     What the paper prints, and why this differs:
@@ -133,52 +56,147 @@ def fit(points: Array, labels: Array | Sequence[int], width: int, num_classes: i
       0.15.
     * A_0 is printed without the factor 1 / sqrt(k), and then multiplies norms by about sqrt(k).
     * k > 4 log r does not make random unit vectors nearly uncorrelated: at r = 100 the largest inner product
-      is then 0.76, and below 1/2 from about 15 log r on. Here surrogate labels are orthonormal where k >= r.
-      Where k < r they are random, and the output block's own thresholds only need them to be distinct.
+      is then 0.76; it falls below 1/2 only from about 15 log r on. Here surrogate labels are orthonormal
+      where k >= r. Where k < r they are random, and the output block's own thresholds only need them to be
+      distinct.
 
     It takes about n^2 k floating-point operations, and memory for the points and the network.
-    Raises TypeError if points are no array, ValueError for shapes that do not fit, labels that are not
-    integers
-    or out of range, a point with two labels, a zero or non-finite point, a width below 1, an unknown dtype or
-    method, and points that this method cannot tell apart at this width and dtype.
+    Raises TypeError if points is not an array; ValueError for shapes that do not fit, labels that are not
+    integers or out of range, a point with two labels, a zero or non-finite point, a width below 1, an unknown
+    dtype or method, and points that this method cannot tell apart at this width and dtype.
     """
     labels, r = _checked(points, labels, width, num_classes, dtype, method)
-    xp, k, d, dtype = backend.xp_of(points), int(width), points.shape[1], numpy.dtype(dtype)
-    first = _first_rows(points, dtype)
-    conflicts = numpy.flatnonzero(labels != labels[first])
-    if conflicts.size:
-        a, b = first[conflicts[0]], conflicts[0]
-        raise ValueError(f"rows {a} and {b} are equal but have the labels {labels[a]} and {labels[b]}: "
-                         f"no function gives both, so drop one of them")
-    rows = numpy.flatnonzero(first == numpy.arange(len(first)))  # of the distinct points
-
-    projection_rng, surrogate_rng = numpy.random.default_rng(seed).spawn(2)
-    projection = xp.asarray((projection_rng.standard_normal((d, k)) / math.sqrt(k)).astype(dtype))
-    z = _project(points, projection)[xp.asarray(rows)]
-    norms = xp.linalg.norm(z, axis=1)
-    smallest, largest = float(norms.min()), float(norms.max())
-    if not 1e-30 < smallest <= largest < 1e30:
-        raise ValueError(f"points: norms from {smallest:.1e} to {largest:.1e} after the projection, expected "
-                         f"1e-30 to 1e30: scale the points")
-    surrogates = _surrogate_labels(r, k, surrogate_rng)
-    output, gain = _output_block(surrogates, dtype, xp)
-    surrogates = xp.asarray(surrogates)
+    construction = Construction(points, labels, int(width), r, seed, numpy.dtype(dtype))
+    construction.drop_repeated_points()
+    construction.project()
+    construction.draw_surrogate_labels()
+    output = construction.output_block()
     if method == "sorted":
-        # smallest norm 2; a power of 2 changes no digit
-        scale = 2.0 ** math.ceil(1 - math.log2(smallest))
-        projection, z, norms = projection * dtype.type(scale), z * scale, norms * scale
-        order = xp.argsort(-norms)
-        rows, z, norms = rows[backend.to_numpy(order)], z[order], norms[order]
-        units = z / norms[:, None]
-        others = xp.maximum(_largest_later_products(units, z), (units @ surrogates.T).max(axis=1))
-        thresholds = (norms + others) / 2
+        construction.sort()
+        construction.set_thresholds()
     else:
-        units, thresholds = z, xp.full(len(z), 1 - 2 * _lemma_b1(z, surrogates))
-    targets = surrogates[xp.asarray(labels[rows])]
-    # Rounding in a sum grows like the root of its length; of that in z, only the part along a unit counts.
-    rounding = (math.sqrt(k) + math.sqrt(d / k) / 2) * float(numpy.finfo(dtype).eps) / 2
-    blocks = _moving_blocks(z, units, thresholds, targets, rows, k, gain, rounding, dtype)
-    return MemorizingNetwork(projection, blocks, output)
+        construction.set_thresholds_of_lemma_b1()
+    blocks = construction.moving_blocks()
+    return MemorizingNetwork(construction.projection, blocks, output)
+
+
+class Construction:
+    """The steps of Theorem 3.2's proof, which `fit` takes in order; each sets attributes that later ones use.
+
+    Of the n distinct points, in the order in which blocks move them: rows (n,), their rows in `points`;
+    z (n, k), the projected points; norms (n,) of z; units (n, k) and thresholds (n,), one unit a point. Also
+    projection (d, k), in the network's dtype; surrogates (r, k); gain, by how much the output block can
+    enlarge an error. Labels and rows stay on the CPU; the other arrays are float64, in the library of points.
+    """
+
+    def __init__(self, points: Array, labels: numpy.ndarray, k: int, r: int, seed: int,
+                 dtype: numpy.dtype) -> None:
+        self.points, self.labels, self.k, self.r, self.dtype = points, labels, k, r, dtype
+        self.xp, self.streams = backend.xp_of(points), numpy.random.default_rng(seed).spawn(2)
+
+    def drop_repeated_points(self) -> None:
+        """Keep the first of equal points. Raises ValueError if two of them have different labels."""
+        labels, first = self.labels, first_rows(self.points, self.dtype)
+        conflicts = numpy.flatnonzero(labels != labels[first])
+        if conflicts.size:
+            a, b = first[conflicts[0]], conflicts[0]
+            raise ValueError(f"rows {a} and {b} are equal but have the labels {labels[a]} and {labels[b]}: "
+                             f"no function gives both, so drop one of them")
+        self.rows = numpy.flatnonzero(first == numpy.arange(len(first)))
+
+    def project(self) -> None:
+        """z = A_0 x, rounded as in the network. Raises ValueError if norms are far too small or large."""
+        d = self.points.shape[1]
+        projection = self.streams[0].standard_normal((d, self.k)) / math.sqrt(self.k)
+        self.projection = self.xp.asarray(projection.astype(self.dtype))
+        z = self.xp.concatenate([x @ self.projection for _, x in batches(self.points, self.dtype)])
+        self.z = z.astype("float64")[self.xp.asarray(self.rows)]
+        self.norms = self.xp.linalg.norm(self.z, axis=1)
+        smallest, largest = float(self.norms.min()), float(self.norms.max())
+        if not 1e-30 < smallest <= largest < 1e30:
+            raise ValueError(f"points: norms from {smallest:.1e} to {largest:.1e} after the projection, "
+                             f"expected 1e-30 to 1e30: scale the points")
+
+    def draw_surrogate_labels(self) -> None:
+        """A unit vector q_j for each class: orthonormal where k >= r, else random."""
+        q = self.streams[1].standard_normal((self.k, self.r))
+        q = numpy.linalg.qr(q)[0] if self.k >= self.r else q / numpy.linalg.norm(q, axis=0)
+        self.surrogates = self.xp.asarray(numpy.ascontiguousarray(q.T))
+
+    def output_block(self) -> OutputBlock:
+        """The block that takes each surrogate label q_j to e_j. Raises ValueError if two are too close.
+
+        Unit j has weights q_j and a threshold t_j midway between ||q_j||^2 and the next largest <q_j, q_i>,
+        so that it answers to q_j alone, and its column of B is (e_j - P q_j) / (||q_j||^2 - t_j).
+        """
+        q = backend.to_numpy(self.surrogates)
+        products = q @ q.T
+        own = products.diagonal().copy()
+        numpy.fill_diagonal(products, -1)
+        margins = (own - products.max(axis=1)) / 2
+        if margins.min() < 10 * self.k * numpy.finfo(self.dtype).eps:
+            raise ValueError(f"width {self.k} holds no {self.r} surrogate labels that {self.dtype} can tell "
+                             f"apart (smallest margin {margins.min():.1e}): use a larger width, at best "
+                             f"{self.r} or more, or another seed")
+        B = (numpy.eye(self.r) - q @ numpy.eye(self.k, self.r)) / margins[:, None]
+        self.gain = 1 + float(numpy.linalg.norm(B, axis=1).max())
+        return OutputBlock(*(self.xp.asarray(array.astype(self.dtype)) for array in (q.T, margins - own, B)))
+
+    def sort(self) -> None:
+        """Put the points in the order of falling norm, scaled so that the smallest norm is 2 or more."""
+        scale = 2.0 ** math.ceil(1 - math.log2(float(self.norms.min())))  # a power of 2 changes no digit
+        self.projection = self.projection * self.dtype.type(scale)
+        order = self.xp.argsort(-self.norms)
+        self.z, self.norms = self.z[order] * scale, self.norms[order] * scale
+        self.rows = self.rows[backend.to_numpy(order)]
+
+    def set_thresholds(self) -> None:
+        """Units in the direction of their points, silent on later points and on surrogate labels."""
+        self.units = self.z / self.norms[:, None]
+        others = self.xp.maximum(_largest_later_products(self.units, self.z),
+                                 (self.units @ self.surrogates.T).max(axis=1))
+        self.thresholds = (self.norms + others) / 2
+
+    def set_thresholds_of_lemma_b1(self) -> None:
+        """The paper's units: the points themselves, all with one threshold. Raises ValueError if it fails."""
+        self.units = self.z
+        self.thresholds = self.xp.full(len(self.z), 1 - 2 * _lemma_b1(self.z, self.surrogates))
+
+    def moving_blocks(self) -> list[MovingBlock]:
+        """The blocks that take every point to its surrogate label, k points each. Raises as `_moves` does."""
+        xp, k, dtype, blocks = self.xp, self.k, self.dtype, []
+        for start in range(0, len(self.z), k):
+            own = slice(start, start + k)
+            moves = self._moves(own)
+            m = len(moves)  # k, and what is left over for the last block: its other units never answer
+            U, s, V = xp.zeros((k, k), dtype), xp.zeros(k, dtype), xp.zeros((k, k), dtype)
+            U[:, :m], s[:m], V[:m] = self.units[own].T, -self.thresholds[own], moves
+            blocks.append(MovingBlock(U, s, V))
+        return blocks
+
+    def _moves(self, own: slice) -> Array:
+        """The columns of V for a block's own m points, one a row: (m, k).
+
+        Raises ValueError if rounding in the network could change a score by more than LARGEST_ERROR.
+        """
+        xp, z, units, rows = self.xp, self.z[own], self.units[own], self.rows[own]
+        G = xp.maximum(z @ units.T - self.thresholds[own], 0)  # row i: what the units answer to point i
+        # Rounding in a sum grows like the root of its length; in z, only the part along a unit counts.
+        roots = math.sqrt(self.k) + math.sqrt(self.points.shape[1] / self.k) / 2
+        rounding = roots * float(numpy.finfo(self.dtype).eps) / 2
+        noise = rounding * xp.linalg.norm(z, axis=1) * xp.linalg.norm(units, axis=1)
+        margins = G.diagonal() / noise
+        error = math.inf
+        if float(margins.min()) > 1:
+            moves = xp.linalg.solve(G, self.surrogates[xp.asarray(self.labels[rows])] - z)
+            error = self.gain * float(noise.max() * xp.linalg.norm(moves))
+        if not error <= LARGEST_ERROR:
+            raise ValueError(
+                f"points: row {rows[int(margins.argmin())]} is too close to another one, projected to width "
+                f"{self.k}: rounding in {self.dtype} could change a score by {error:.1e}, allowed is "
+                f"{LARGEST_ERROR}. Use float64, a larger width, another seed, or points minus their mean, "
+                f"divided by their norms")
+        return moves
 
 
 def _checked(points: Array, labels: Array | Sequence[int], width: int, num_classes: int | None,
@@ -206,21 +224,15 @@ def _checked(points: Array, labels: Array | Sequence[int], width: int, num_class
     return labels, int(num_classes)
 
 
-def _batches(points: Array, dtype: numpy.dtype) -> Iterator[tuple[int, Array]]:
-    """The points in batches of that dtype, each with the row at which it starts."""
-    for start in range(0, len(points), BATCH):
-        yield start, points[start:start + BATCH].astype(dtype, copy=False)
-
-
-def _first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
-    """For each point the row of the first one equal to it, mostly its own: (n,), on the CPU.
+def first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
+    """For each point of (n, d) the row of the first one that equals it in dtype: (n,), on the CPU.
 
     Raises ValueError for a point that is zero or not finite.
     """
     xp = backend.xp_of(points)
     weights = xp.asarray(numpy.random.default_rng(0).standard_normal(points.shape[1]))
     keys = []
-    for start, x in _batches(points, dtype):
+    for start, x in batches(points, dtype):
         finite, nonzero = xp.isfinite(x).all(axis=1), x.any(axis=1)
         if not finite.all():
             row = start + int(finite.argmin())
@@ -234,43 +246,9 @@ def _first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
     first = first[inverse]
     repeated = numpy.flatnonzero(first != numpy.arange(len(first)))
     a, b = (points[xp.asarray(index)].astype(dtype) for index in (repeated, first[repeated]))
-    different = repeated[~backend.to_numpy((a == b).all(axis=1))]  # for equal keys are not quite a proof
+    different = repeated[~backend.to_numpy((a == b).all(axis=1))]  # equal keys prove nothing
     first[different] = different
     return first
-
-
-def _project(points: Array, projection: Array) -> Array:
-    """points @ projection, (n, k), rounded as in the network and then taken to float64."""
-    parts = [x @ projection for _, x in _batches(points, projection.dtype)]
-    return backend.xp_of(points).concatenate(parts).astype("float64")
-
-
-def _surrogate_labels(r: int, k: int, rng: numpy.random.Generator) -> numpy.ndarray:
-    """A unit vector q_j for each class, (r, k): orthonormal where k >= r, else random."""
-    vectors = rng.standard_normal((k, r))
-    vectors = numpy.linalg.qr(vectors)[0] if k >= r else vectors / numpy.linalg.norm(vectors, axis=0)
-    return numpy.ascontiguousarray(vectors.T)
-
-
-def _output_block(surrogates: numpy.ndarray, dtype: numpy.dtype,
-                  xp: ModuleType) -> tuple[OutputBlock, float]:
-    """The block that takes each surrogate label q_j to e_j, and by how much it can enlarge an error.
-
-    Unit j has weights q_j and a threshold t_j midway between ||q_j||^2 and the next largest <q_j, q_i>, so
-    that it answers to q_j alone, and its column of B is (e_j - P q_j) / (||q_j||^2 - t_j).
-    """
-    r, k = surrogates.shape
-    products = surrogates @ surrogates.T
-    own = products.diagonal().copy()
-    numpy.fill_diagonal(products, -1)
-    margins = (own - products.max(axis=1)) / 2
-    if margins.min() < 10 * k * numpy.finfo(dtype).eps:
-        raise ValueError(f"width {k} holds no {r} surrogate labels that {dtype} can tell apart (smallest "
-                         f"margin {margins.min():.1e}): use a larger width, at best {r} or more, or another "
-                         "seed")
-    B = (numpy.eye(r) - surrogates @ numpy.eye(k, r)) / margins[:, None]
-    block = OutputBlock(*(xp.asarray(array.astype(dtype)) for array in (surrogates.T, margins - own, B)))
-    return block, 1 + float(numpy.linalg.norm(B, axis=1).max())
 
 
 def _largest_later_products(a: Array, b: Array) -> Array:
@@ -313,34 +291,3 @@ def _lemma_b1(z: Array, surrogates: Array) -> float:
             f"{math.sqrt(smallest):.3g}). Use points divided by their norms, a larger width, or method "
             "'sorted'")
     return rho
-
-
-def _moving_blocks(z: Array, units: Array, thresholds: Array, targets: Array, rows: numpy.ndarray, k: int,
-                   gain: float, rounding: float, dtype: numpy.dtype) -> list[MovingBlock]:
-    """The blocks that take z to targets, k points each in the given order.
-
-    z, units, targets: (n, k). thresholds: (n,). rows: (n,), the points' numbers, for an error message. gain:
-    how much the output block enlarges an error. rounding: of an inner product with a unit, relative to the
-    norms of both. Raises ValueError if rounding could change a score by more than LARGEST_ERROR.
-    """
-    xp, blocks = backend.xp_of(z), []
-    for start in range(0, len(z), k):
-        own = slice(start, start + k)
-        h, u, t = z[own], units[own], thresholds[own]
-        G = xp.maximum(h @ u.T - t, 0)  # row i: what the units answer to point i
-        noise = rounding * xp.linalg.norm(h, axis=1) * xp.linalg.norm(u, axis=1)
-        margins = G.diagonal() / noise
-        error = math.inf
-        if float(margins.min()) > 1:
-            moves = xp.linalg.solve(G, targets[own] - h)
-            error = gain * float(noise.max() * xp.linalg.norm(moves))
-        if not error <= LARGEST_ERROR:
-            raise ValueError(
-                f"points: row {rows[start + int(margins.argmin())]} is too close to another one, projected "
-                f"to width {k}: rounding in {dtype} could change a score by {error:.1e}, allowed is "
-                f"{LARGEST_ERROR}. Use float64, a larger width, another seed, or points minus their mean, "
-                f"divided by their norms")
-        U, s, V = xp.zeros((k, k), dtype), xp.zeros(k, dtype), xp.zeros((k, k), dtype)
-        U[:, :len(h)], s[:len(h)], V[:len(h)] = u.T, -t, moves  # units left at zero never answer
-        blocks.append(MovingBlock(U, s, V))
-    return blocks

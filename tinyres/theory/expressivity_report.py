@@ -1,4 +1,4 @@
-"""Section 3 of the paper in figures: every claim beside its measurement on images, and three pictures.
+"""Section 3 of the paper in figures: each claim beside its measurement on images, and three pictures.
 
     python -m tinyres.theory.expressivity_report
 """
@@ -14,17 +14,12 @@ import numpy
 
 from .. import datasets, plot
 from ..tensor import Tensor, no_grad
-from .expressivity import (
-    MemorizingNetwork,
-    _batches,
-    _first_rows,
-    _project,
-    fit,
-)
+from .expressivity import first_rows, fit
+from .memorizing_network import MemorizingNetwork, batches
 
 
 def _load(data: Path, seed: int) -> tuple[str, numpy.ndarray, numpy.ndarray]:
-    """A name, images (n, 3072) as float32, centred and of norm 1 (Assumption 3.1), their labels shuffled."""
+    """A name, images (n, 3072) as float32, centered and of norm 1 (Assumption 3.1), and shuffled labels."""
     if (data / "cifar-10-batches-py").is_dir():
         name, train = f"CIFAR-10 from {data}", datasets.cifar10(data).train
     else:
@@ -33,7 +28,7 @@ def _load(data: Path, seed: int) -> tuple[str, numpy.ndarray, numpy.ndarray]:
     points -= points.mean(axis=0)
     points /= numpy.linalg.norm(points, axis=1, keepdims=True)
     labels = numpy.random.default_rng(seed).permutation(train.labels)
-    return name, points, labels[_first_rows(points, points.dtype)]  # equal images get one label
+    return name, points, labels[first_rows(points, points.dtype)]  # equal images get one label
 
 
 def _largest_error(scores: numpy.ndarray, labels: numpy.ndarray) -> float:
@@ -42,14 +37,14 @@ def _largest_error(scores: numpy.ndarray, labels: numpy.ndarray) -> float:
 
 def _walk(network: MemorizingNetwork, points: numpy.ndarray, labels: numpy.ndarray,
           stops: Sequence[int]) -> tuple[numpy.ndarray, numpy.ndarray, float]:
-    """At each stop, a number of blocks: the labels fitted there, and the points that the next block changes.
+    """At each stop, a number of blocks: how many labels fit, and how many points the next block changes.
 
-    Also the largest error of the scores at the end. All in one forward pass.
+    Also the largest error of the scores at the end. All this takes one forward pass.
     """
     fitted, changed, error = *numpy.zeros((2, len(network.blocks) + 1), int), 0.0
     stopping = set(stops)
     with no_grad():
-        for start, x in _batches(points, network.projection.dtype):
+        for start, x in batches(points, network.projection.dtype):
             own = labels[start:start + len(x)]
             h = Tensor(x) @ network.projection
             for stop, block in enumerate([*network.blocks, lambda h: h]):
@@ -62,7 +57,7 @@ def _walk(network: MemorizingNetwork, points: numpy.ndarray, labels: numpy.ndarr
 
 
 def _wrong_unit_answer(rho: float, factor: float) -> float:
-    """What Lemma B.1's unit answers to another point: squared norms 1 + rho, squared distance factor rho."""
+    """A unit's answer to a wrong point in Lemma B.1: squared norms 1 + rho, squared distance factor * rho."""
     norm = math.sqrt(1 + rho)
     angle = 2 * math.asin(math.sqrt(factor * rho) / (2 * norm))
     a, b = numpy.array([norm, 0.0]), norm * numpy.array([math.cos(angle), math.sin(angle)])
@@ -70,7 +65,7 @@ def _wrong_unit_answer(rho: float, factor: float) -> float:
 
 
 def _correlation(r: int, k: int, rng: numpy.random.Generator) -> float:
-    """The largest |<q_i, q_j>| among r random unit vectors of k numbers, median of 100 draws."""
+    """The largest |<q_i, q_j>| among r random unit vectors of k numbers: the median of 100 draws."""
     q = rng.standard_normal((100, r, k))
     q /= numpy.linalg.norm(q, axis=2, keepdims=True)
     return float(numpy.median(abs(q @ q.swapaxes(1, 2) - numpy.eye(r)).max(axis=(1, 2))))
@@ -78,7 +73,7 @@ def _correlation(r: int, k: int, rng: numpy.random.Generator) -> float:
 
 def _smallest_widths(points: numpy.ndarray, labels: numpy.ndarray, sizes: Sequence[int], limit: int,
                      seed: int, dtype: type, method: str) -> list[float]:
-    """For each n the smallest width up to limit that fits the first n points within 1e-3, or nan."""
+    """For each n the smallest width that fits the first n points within 1e-3, nan if it is above limit."""
     def works(n: int, width: int) -> bool:
         try:
             network = fit(points[:n], labels[:n], width, 10, seed, dtype, method)
@@ -107,8 +102,8 @@ def _width_panel(title: str, points: numpy.ndarray, labels: numpy.ndarray, seed:
 
 
 def _plane(seed: int, n: int = 24, k: int = 2, r: int = 3) -> tuple[float, list[plot.Panel]]:
-    """n points of the plane in r classes on their way through a network of width 2: the largest error of
-    their scores, and where they are before the first block, on the way, and at the end."""
+    """n points of the plane in r classes, followed through a network of width 2: the largest error of their
+    scores, and panels that show them before the first block, twice on the way, and at the end."""
     rng = numpy.random.default_rng(seed).spawn(2)[1]
     radius, angle = rng.uniform(1, 2, n), rng.uniform(0, 2 * math.pi, n)
     points = (radius * numpy.array([numpy.cos(angle), numpy.sin(angle)])).T
@@ -127,9 +122,9 @@ def _plane(seed: int, n: int = 24, k: int = 2, r: int = 3) -> tuple[float, list[
 
 
 def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, seed: int) -> None:
-    """Print the claims beside what is measured on points (n, d) of norm 1 with labels 0 to 9, and draw."""
+    """Print the claims beside measurements on points (n, d) of norm 1 with labels 0 to 9, and draw."""
     (n, d), k, r = points.shape, 16, 10
-    print(f"{name}: n = {n:,} images, d = {d:,}, centred, of norm 1; labels shuffled, r = {r}; width k = {k}")
+    print(f"{name}: {n:,} images, centered, of norm 1, d = {d:,}; shuffled labels, r = {r}; width k = {k}")
 
     def row(claim: str, measured: str) -> None:
         print(f"{claim:<62} | {measured}", flush=True)
@@ -158,7 +153,7 @@ def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, s
     row("Lemma B.1 with squared distances 6 rho': it answers 0", f"{_wrong_unit_answer(0.1, 6):.2f}")
 
     random = numpy.random.default_rng(seed).spawn(1)[0]
-    norms = numpy.linalg.norm(_project(points[:1000], random.standard_normal((d, k))), axis=1)
+    norms = numpy.linalg.norm(points[:1000].astype("float64") @ random.standard_normal((d, k)), axis=1)
     row("A_0 keeps norms: as printed; divided by sqrt(k)",
         f"multiplies them by {norms.mean():.2f}; {norms.mean() / math.sqrt(k):.2f} on average")
     for factor in (4, 15):
@@ -191,12 +186,12 @@ def report(name: str, points: numpy.ndarray, labels: numpy.ndarray, out: Path, s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the claims of the paper's section 3 beside what is measured, and draw three pictures."""
+    """Print the claims of the paper's section 3 beside measurements, and draw three pictures."""
     parser = argparse.ArgumentParser(prog="python -m tinyres.theory.expressivity_report",
                                      description=main.__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that may hold CIFAR-10")
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder for the pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     report(*_load(options.data, options.seed), options.out, options.seed)

@@ -1,4 +1,4 @@
-"""Section 2 of the paper in figures: every claim beside its measurement, and three pictures.
+"""Section 2 of the paper in figures: each claim beside its measurement, and three pictures.
 
     python -m tinyres.theory.linear_report
 """
@@ -15,19 +15,8 @@ import numpy
 from .. import ops, optim, plot
 from ..backend import Array
 from ..tensor import Tensor
-from .linear import (
-    History,
-    _norm,
-    _stack,
-    compose,
-    descend,
-    factorize,
-    gradient,
-    norm_bound,
-    norm_lower_limit,
-    pl_bound,
-    population_risk,
-)
+from .factorization import factorize, largest_norm, norm_bound, norm_lower_limit
+from .linear import History, compose, descend, gradient, pl_bound, population_risk, stack
 
 
 def _rotations(count: int, d: int, rng: numpy.random.Generator) -> numpy.ndarray:
@@ -46,12 +35,12 @@ def _target(d: int, condition: float, rng: numpy.random.Generator) -> numpy.ndar
 def _weights(layers: int, d: int, norm: float, rng: numpy.random.Generator) -> numpy.ndarray:
     """Random weights with |||A||| = norm: (layers, d, d)."""
     A = rng.standard_normal((layers, d, d))
-    return A * (norm / _norm(A))
+    return A * (norm / largest_norm(A))
 
 
 def _printed_gradient(A: numpy.ndarray, R: numpy.ndarray, Sigma: numpy.ndarray) -> list[numpy.ndarray]:
     """Lemma 2.4 as the paper prints it, with the factors on either side in the reversed order."""
-    zero, E = numpy.zeros_like(R), compose(A) - R  # a layer of zeros in front, since some products are empty
+    zero, E = numpy.zeros_like(R), compose(A) - R  # a layer of zeros first, because some products are empty
     return [2 * compose([zero, *A[:i:-1]]).T @ E @ Sigma @ compose([zero, *A[:i][::-1]]).T
             for i in range(len(A))]
 
@@ -84,27 +73,27 @@ def _theorem_1(rng: numpy.random.Generator) -> Iterator[tuple[str, str]]:
     ratios, gaps, errors = [], [], []
     for d, condition, layers in itertools.product((2, 3, 8, 32), (1, 10, 100, 1e4), (20, 50, 200, 1000)):
         R = _target(d, condition, rng)
-        A = _stack(factorize(R, layers))
-        ratios.append(_norm(A) / norm_bound(R, layers))
-        gaps.append(_norm(A) - norm_lower_limit(R, layers))
-        errors.append(_norm(compose(A) - R) / _norm(R))
+        A = stack(factorize(R, layers))
+        ratios.append(largest_norm(A) / norm_bound(R, layers))
+        gaps.append(largest_norm(A) - norm_lower_limit(R, layers))
+        errors.append(largest_norm(compose(A) - R) / largest_norm(R))
     yield ("Theorem 2.1: |||A||| <= 2 (sqrt(pi) + sqrt(3 gamma))^2 / l",
            f"|||A||| / bound <= {max(ratios):.3f} ({len(ratios)} cases, d <= 32)")
     yield "    the layers multiply to R", f"error <= {max(errors):.1e} ||R||"
     yield "    no factorization is below the lower limit", f"|||A||| - limit >= {min(gaps):.1e}"
-    P = R.T @ R / _norm(R)
+    P = R.T @ R / largest_norm(R)
     yield ("    symmetric positive definite R reach it",
-           f"|||A||| / limit = {_norm(_stack(factorize(P, 50))) / norm_lower_limit(P, 50):.12f}")
+           f"|||A||| / limit = {largest_norm(stack(factorize(P, 50))) / norm_lower_limit(P, 50):.12f}")
     R = -numpy.eye(8)
     yield ("    -I_8 is a rotation too: 20 layers",
-           f"|||A||| = {_norm(_stack(factorize(R, 20))):.3f}, bound {norm_bound(R, 20):.3f}")
+           f"|||A||| = {largest_norm(stack(factorize(R, 20))):.3f}, bound {norm_bound(R, 20):.3f}")
     determinants = [numpy.linalg.det(compose(_weights(5, 4, rng.uniform(), rng))) for _ in range(1000)]
     yield "    not printed: |||A||| < 1 implies det R > 0", f"det >= {min(determinants):.1e} at 1,000 points"
 
 
 def _theorem_2(rng: numpy.random.Generator) -> Iterator[tuple[str, str]]:
     A, R, root = _weights(4, 4, 0.9, rng), _target(4, 10, rng), rng.standard_normal((4, 4))
-    Sigma, steps = root @ root.T / _norm(root) ** 2, 1e-5 * numpy.eye(A.size).reshape(-1, *A.shape)
+    Sigma, steps = root @ root.T / largest_norm(root) ** 2, 1e-5 * numpy.eye(A.size).reshape(-1, *A.shape)
     numerical = [(population_risk(A + step, R, Sigma) - population_risk(A - step, R, Sigma)) / 2e-5
                  for step in steps]
     yield "Lemma 2.4: the gradient, against central differences", _error(gradient(A, R, Sigma), numerical)
@@ -135,7 +124,7 @@ def _theorem_2(rng: numpy.random.Generator) -> Iterator[tuple[str, str]]:
 
 
 def _descents(R: numpy.ndarray, rng: numpy.random.Generator, seed: int) -> dict[str, dict[int, History]]:
-    """400 steps towards R from four kinds of starts, at eight depths."""
+    """400 steps towards R from four kinds of start, at eight depths."""
     def init(name: str, layers: int) -> float | numpy.ndarray:
         deviations = {"residual, zero": 0.0, "standard, zero": 0.0, "standard, Gaussian 0.05": 0.05}
         return deviations[name] if name in deviations else _rotations(layers, len(R), rng)
@@ -146,7 +135,7 @@ def _descents(R: numpy.ndarray, rng: numpy.random.Generator, seed: int) -> dict[
 
 
 def _steps_to_converge(history: History) -> float:
-    """The first step at which the risk is 1e-10 of its start, nan if there is none."""
+    """The first step at which the risk is 1e-10 of its start or less; nan if there is none."""
     reached = history["risk"] <= 1e-10 * history["risk"][0]
     return float(reached.argmax()) if reached.any() else math.nan
 
@@ -167,7 +156,7 @@ def _descent_rows(R: numpy.ndarray, runs: Mapping[str, Mapping[int, History]]) -
 
 
 def _failures(seed: int) -> dict[str, dict[str, History]]:
-    """Residual descent where it fails from zero, and what noise in the start does to that."""
+    """Residual descent to targets where it fails from zero, and the effect of noise in the start."""
     targets = {"-I_8": -numpy.eye(8), "a reflection": numpy.diag([-1.0] + 7 * [1.0])}
     starts = {"zero, 10 layers": (10, 0.0), "noise of 0.01, 10 layers": (10, 0.01),
               "noise of 0.01, 3 layers": (3, 0.01)}
@@ -179,7 +168,7 @@ Curves = dict[str, tuple[Sequence[float], Sequence[float]]]  # x and y by name
 
 
 def _panel(title: str, x_label: str, y_label: str, lines: Curves, **options: object) -> plot.Panel:
-    """A panel of named lines, dashed every other time so that lines on top of each other are seen."""
+    """A panel of named lines, every other one dashed, so that a line shows through one on top of it."""
     styles = itertools.cycle(("solid", "dashed"))
     return plot.Panel([plot.Line(x, y, name, next(styles)) for name, (x, y) in lines.items()],
                       title, x_label, y_label, **options)
@@ -188,7 +177,7 @@ def _panel(title: str, x_label: str, y_label: str, lines: Curves, **options: obj
 def _factorization_panel(title: str, R: numpy.ndarray) -> plot.Panel:
     gamma = abs(numpy.log(numpy.linalg.svd(R, compute_uv=False))).max()
     depths = numpy.unique(numpy.geomspace(math.ceil(3 * gamma), 1000, 50).astype(int)).tolist()
-    functions = {"this construction": lambda R, layers: _norm(_stack(factorize(R, layers))),
+    functions = {"this construction": lambda R, layers: largest_norm(stack(factorize(R, layers))),
                  "lower limit of any": norm_lower_limit, "bound of Theorem 2.1": norm_bound}
     lines = {name: (depths, [function(R, layers) for layers in depths])
              for name, function in functions.items()}
@@ -196,10 +185,10 @@ def _factorization_panel(title: str, R: numpy.ndarray) -> plot.Panel:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the claims of the paper's section 2 beside what is measured, and draw three pictures."""
+    """Print the claims of the paper's section 2 beside measurements, and draw three pictures."""
     parser = argparse.ArgumentParser(prog="python -m tinyres.theory.linear_report", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder for the pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     seed, rng = options.seed, numpy.random.default_rng(options.seed)
@@ -224,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pictures = {
         "linear_factorization.png": [
             _factorization_panel("random R: it stretches and turns", R),
-            _factorization_panel("positive definite R: it only stretches", R.T @ R / _norm(R))],
+            _factorization_panel("positive definite R: it only stretches", R.T @ R / largest_norm(R))],
         "linear_descent.png": [
             *(_panel(f"descent with {layers} layers", "step", "risk",
                      by_step({name: runs[layers] for name, runs in descents.items()}, "risk"),
