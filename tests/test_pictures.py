@@ -126,8 +126,8 @@ def test_a_picture_becomes_its_middle_square(tmp_path):
     square = read_square(tmp_path / "wide.png", 32)
     assert (square[:, 1:-1] == (10, 200, 30)).all() and square.shape == (32, 32, 3)
     assert abs(square.astype(int) - (10, 200, 30)).max() < 40  # what is beside it is mixed into its edge only
-    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
-    assert read_square(tmp_path / "grey.png", 8).shape == (8, 8, 3)
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "gray.png")
+    assert read_square(tmp_path / "gray.png", 8).shape == (8, 8, 3)
     Image.fromarray(pixels[:1, :1]).save(tmp_path / "dot.png")
     assert read_square(tmp_path / "dot.png", 32).shape == (32, 32, 3)
 
