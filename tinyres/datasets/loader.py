@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy
 
@@ -34,7 +34,7 @@ def batch_of_step(split: Split | FolderSplit, batch_size: int, seed: int, step: 
     epoch, position = divmod(step, len(split.labels) // batch_size)
     indices = _order(seed, epoch, len(split.labels))[position * batch_size:(position + 1) * batch_size]
     rng = _generator(seed, AUGMENTATION, step)
-    if isinstance(split, FolderSplit):  # augments while it decodes, and need not decode what is cut off
+    if isinstance(split, FolderSplit):  # cuts out and mirrors while it decodes, not to decode all of a picture
         windows, flips = draw_windows(batch_size, rng)
         images, labels = split.pixels(indices[shard], windows[shard], flips[shard])
     else:
@@ -66,7 +66,7 @@ def evaluation_batches(split: Split | FolderSplit, batch_size: int,
 def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
               numbers: Iterable[int]) -> Iterator[tuple[Array, Array]]:
     """prepare(number) for each number, in order, while the next PREFETCH of them are in preparation."""
-    numbers, pending = iter(numbers), deque()
+    numbers, pending = iter(numbers), deque[Future[tuple[Array, Array]]]()
     threads = ThreadPoolExecutor(PREFETCH)
     try:
         while True:

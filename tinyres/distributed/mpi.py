@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 
@@ -22,7 +23,7 @@ from .group import Group, spread
 class MPIGroup(Group):
     """Processes started by mpirun. Every process must make the same calls in the same order."""
 
-    def __init__(self, comm: object) -> None:
+    def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
         self.flat: Array | None = None
 
@@ -57,7 +58,7 @@ class MPIGroup(Group):
 class NCCLGroup(MPIGroup):
     """The same where each process has a GPU: gradients travel between GPUs without passing through a CPU."""
 
-    def __init__(self, comm: object) -> None:
+    def __init__(self, comm: Any) -> None:
         super().__init__(comm)
         from cupyx.distributed import init_process_group
         self.nccl = init_process_group(self.size, self.rank, use_mpi=True)

@@ -112,7 +112,7 @@ def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict
     """
     if not len(split.labels):
         raise ValueError("evaluate: the split holds no images")
-    loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0, 0
+    loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0.0, 0
     with no_grad(), evaluating(model):
         for images, labels in evaluation_batches(split, split.evaluation_batch_size, group.shard):
             if not len(labels):

@@ -31,7 +31,8 @@ class Progress:
     def __init__(self, first_step: int, steps: int, batch_size: int) -> None:
         self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
-        self.test, self.line = "", {}
+        self.test = ""
+        self.line: dict[str, float] = {}
         self.started = time.perf_counter()
         self.last_shown = -math.inf
         self.pending: list[tuple[int, Array, Array]] = []
@@ -64,7 +65,7 @@ class Progress:
         """Begin new means and a new clock after a line of metrics."""
         if "test_error" in line:
             self.test = f"  test error {100 * line['test_error']:.2f} %"
-        self.line, self.figures, self.since = line, [], time.perf_counter()
+        self.line, self.figures, self.since = dict(line), [], time.perf_counter()
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:

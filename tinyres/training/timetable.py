@@ -1,4 +1,4 @@
-"""What is due after each step of a run."""
+"""When a run writes a line of metrics, evaluates, saves and ends: asked in one place, after each step."""
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -18,9 +18,9 @@ class Due(NamedTuple):
 
 
 class Timetable:
-    """Tells what is due after which step of a run.
+    """Tells what is due after each step of a run.
 
-    steps: of the whole run. epoch: steps in one, the default distance of evaluations.
+    steps: of the whole run. epoch: steps of one, by default the distance between evaluations.
     """
 
     def __init__(self, run: Run, steps: int, epoch: int) -> None:
@@ -29,11 +29,10 @@ class Timetable:
         self.metrics_every = run.metrics_every or (10 if backend.current() is numpy else 100)
 
     def due(self, step: int, stopped: bool) -> Due:
-        """step: steps done, so that 1 is the first. stopped: whether a signal has asked the run to end.
+        """What is due after a step, the first of which is 1. stopped: whether a signal asks the run to end.
 
-        An evaluation is due at every multiple of its distance and after the last step, but not where a signal
-        ends the run. A line and a checkpoint are due with each evaluation and at the end, besides their own
-        times.
+        The last step is evaluated, the one after which a signal ends the run is not. A line and a checkpoint
+        are due at their own times, with each evaluation and at the end.
         """
         finished = step == self.steps
         evaluation, end = finished or step % self.evaluate_every == 0, finished or stopped
