@@ -34,7 +34,7 @@ def batch_of_step(split: Split | FolderSplit, batch_size: int, seed: int, step: 
     epoch, position = divmod(step, len(split.labels) // batch_size)
     indices = _order(seed, epoch, len(split.labels))[position * batch_size:(position + 1) * batch_size]
     rng = _generator(seed, AUGMENTATION, step)
-    if isinstance(split, FolderSplit):  # cuts out and mirrors while it decodes, not to decode all of a picture
+    if isinstance(split, FolderSplit):  # which decodes only what it cuts out
         windows, flips = draw_windows(batch_size, rng)
         images, labels = split.pixels(indices[shard], windows[shard], flips[shard])
     else:
