@@ -5,7 +5,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.datasets import Split
-from tinyres.datasets.augment import random_crop_flip, standardize
+from tinyres.datasets.augment import crop_flip, draw_crops, standardize
 from tinyres.datasets.loader import batch_of_step, training_batches
 
 
@@ -23,13 +23,13 @@ def test_standardize_against_a_loop(xp):
         numpy.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_an_image_of_one_colour_becomes_zeros(xp):
+def test_an_image_of_one_color_becomes_zeros(xp):
     assert not standardize(xp.full((1, 4, 4, 3), 200, numpy.uint8)).any()
 
 
 def test_every_result_is_a_shifted_and_perhaps_mirrored_original(xp):
     batch = images(xp, N=500)
-    out = tr.backend.to_numpy(random_crop_flip(batch, numpy.random.default_rng(0)))
+    out = tr.backend.to_numpy(crop_flip(batch, draw_crops(500, numpy.random.default_rng(0))))
     originals = numpy.pad(tr.backend.to_numpy(batch), [(0, 0), (2, 2), (2, 2), (0, 0)])
     seen = set()
     for original, result in zip(originals, out, strict=True):

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from tinyres.datasets import image_folder, save_as_folder, shapes
 from tinyres.datasets.augment import standardize
-from tinyres.datasets.image_folder import _window, decode
+from tinyres.datasets.image_folder import _window, decode, draw_windows
 from tinyres.datasets.loader import evaluation_batches, training_batches
 from tinyres.distributed.forked import forked
 
@@ -103,13 +103,13 @@ def test_a_window_is_that_part_of_the_picture_also_when_decoded_smaller(tmp_path
 @pytest.mark.parametrize("mode, suffix", [("L", "jpg"), ("CMYK", "jpg"), ("L", "png"), ("P", "png"),
                                           ("RGBA", "png"), ("LA", "png"), ("1", "png"), ("I;16", "png")])
 def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, suffix):
-    grey = scene(300, 260).convert("L")
+    gray = scene(300, 260).convert("L")
     if mode == "I;16":
-        picture = Image.fromarray(numpy.asarray(grey, numpy.uint16) * 257)
+        picture = Image.fromarray(numpy.asarray(gray, numpy.uint16) * 257)
     else:
-        picture = grey.convert("RGB").convert(mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE)
+        picture = gray.convert("RGB").convert(mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE)
     picture.save(tmp_path / f"a.{suffix}")
-    expected = (grey.point(lambda value: 255 * (value > 127)) if mode == "1" else grey).convert("RGB")
+    expected = (gray.point(lambda value: 255 * (value > 127)) if mode == "1" else gray).convert("RGB")
     expected.save(tmp_path / "rgb.png")
     got = decode(tmp_path / f"a.{suffix}")
     assert got.shape == (224, 224, 3)
@@ -178,12 +178,12 @@ def test_broken_files_are_named_counted_and_replaced(root, tmp_path, capsys):
     data = image_folder(folder, 3)
     assert len(data.train.names) == 40
     heart = data.classes.index("heart")
-    rng = numpy.random.default_rng
     chosen = numpy.flatnonzero(data.train.labels == heart)
-    images, labels = data.train.training_batch(chosen, rng(0))
+    draws = draw_windows(4, numpy.random.default_rng(0))
+    images, labels = data.train.pixels(chosen, *draws)
     assert data.train.broken == set(broken) and (labels == heart).all()
-    again, _ = data.train.training_batch(chosen, rng(0))
-    sound, _ = data.train.training_batch(numpy.repeat(chosen[3], 4), rng(0))
+    again, _ = data.train.pixels(chosen, *draws)
+    sound, _ = data.train.pixels(numpy.repeat(chosen[3], 4), *draws)
     assert (images == again).all() and (images == sound).all(), "the next readable file, in order of names"
     warnings = capsys.readouterr().err
     assert all(warnings.count(f"{name} cannot be read") == 1 for name in broken)
@@ -239,7 +239,7 @@ def test_folders_that_are_not_there_are_named(root, tmp_path):
         image_folder(tmp_path)
     folder = copy(root, tmp_path / "a")
     (folder / "val" / "heart").rename(folder / "val" / "hart")
-    with pytest.raises(ValueError, match="1 classes that train/ has not, such as 'hart'"):
+    with pytest.raises(ValueError, match="1 classes that train/ does not have, such as 'hart'"):
         image_folder(folder)
     (tmp_path / "b" / "train" / "x").mkdir(parents=True)
     (tmp_path / "b" / "val").mkdir()

@@ -14,11 +14,8 @@ def test_the_papers_network_has_13538736_trainable_weights():
 
 def test_resolutions_as_in_table_1(xp):
     net = tr.models.cifar_net(blocks=2, widths=(4, 6, 8))
-    x, sizes = net.stem(tr.Tensor(xp.zeros((1, 32, 32, 3), "float32"))), []
-    for block in net.blocks:
-        x = block(x)
-        sizes.append(x.shape[1:])
-    assert sizes == [(32, 32, 4)] * 2 + [(16, 16, 6)] * 2 + [(8, 8, 8)] * 2
+    sizes = [out.shape[1:] for *_, out in net.steps(tr.Tensor(xp.zeros((1, 32, 32, 3), "float32")))]
+    assert sizes == [(32, 32, 4)] * 3 + [(16, 16, 6)] * 2 + [(8, 8, 8)] * 2
     assert net(tr.Tensor(xp.zeros((3, 32, 32, 3), "float32"))).shape == (3, 10)
 
 
@@ -61,12 +58,8 @@ def test_the_papers_imagenet_network_has_34_layers_and_35708208_trainable_weight
 
 def test_imagenet_stages_run_at_56_28_14_and_7_pixels(xp):
     net = tr.models.imagenet_net(7, blocks=(2, 1, 1, 1), widths=(2, 3, 4, 6))
-    x, sizes = net.stem(tr.Tensor(xp.zeros((1, 224, 224, 3), "float32"))), []
-    assert x.shape == (1, 112, 112, 2)
-    for block in net.blocks:
-        x = block(x)
-        sizes.append(x.shape[1:])
-    assert sizes == [(56, 56, 2)] * 2 + [(28, 28, 3), (14, 14, 4), (7, 7, 6)]
+    sizes = [out.shape[1:] for *_, out in net.steps(tr.Tensor(xp.zeros((1, 224, 224, 3), "float32")))]
+    assert sizes == [(112, 112, 2)] + [(56, 56, 2)] * 2 + [(28, 28, 3), (14, 14, 4), (7, 7, 6)]
     assert net(tr.Tensor(xp.zeros((2, 224, 224, 3), "float32"))).shape == (2, 7)
 
 
@@ -75,6 +68,21 @@ def test_imagenet_stages_run_at_56_28_14_and_7_pixels(xp):
 def test_impossible_imagenet_networks_are_refused(options):
     with pytest.raises(ValueError, match="imagenet_net: expected"):
         tr.models.imagenet_net(**options)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_walk_through_the_network_is_its_forward_pass_block_by_block(xp, residual):
+    network = tr.models.cifar_net(blocks=2, widths=(4, 6), residual=residual, initial_scale=1.0)
+    images = tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((3, 8, 8, 3)), "float32"))
+    names, blocks, inputs, outputs = zip(*network.steps(images), strict=True)
+    assert list(names) == ["stem", *(f"blocks.{i}" for i in range(4))]
+    assert list(blocks) == [None, *network.blocks] and list(inputs) == [images, *outputs[:-1]]
+    assert (outputs[-1].data == network.features(images).data).all()
+    for block, x, out in zip(blocks[1:], inputs[1:], outputs[1:], strict=True):
+        expected = block.shortcut(x) + block.h(x) if residual else tr.relu(block.h(x))
+        numpy.testing.assert_allclose(out.numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+    network.blocks[0] = None  # a block that is not asked for is not computed
+    assert next(network.steps(images))[0] == "stem"
 
 
 def test_the_residual_ratio_is_zero_for_an_identity_and_one_where_h_copies_x(xp):

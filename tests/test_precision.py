@@ -6,6 +6,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.fast.gpu import precision
+from tinyres.support.diverged import Diverged
 
 
 def gradients(xp, wrap):
@@ -93,14 +94,14 @@ def test_activations_that_overflow_are_reported_with_the_layers_name(scaled):
     model.network.blocks[1].conv1.weight.data[...] = 6e4
     with numpy.errstate(all="ignore"):
         model.network.blocks[0].conv2.weight.data[...] = 0.1
-        with pytest.raises(FloatingPointError, match="output of blocks.1.conv1, in float16, is not finite"):
+        with pytest.raises(Diverged, match="output of blocks.1.conv1, in float16, is not finite"):
             step(model, optimizer, numpy.nan)
     assert float(model.loss_scale) == precision.LOSS_SCALE and len(before) == len(bytes_of(model, optimizer))
 
 
 def test_a_scale_of_one_is_not_halved(scaled):
     scaled[0].loss_scale.data.fill(1)
-    with pytest.raises(FloatingPointError, match="a gradient, in float16 and unscaled, is not finite"):
+    with pytest.raises(Diverged, match="a gradient, in float16 and unscaled, is not finite"):
         step(*scaled, numpy.inf)
 
 

@@ -137,6 +137,20 @@ def test_an_error_in_the_first_process_ends_the_others():
         os.waitpid(-1, 0)
 
 
+def test_no_process_holds_the_pipe_of_another_open():
+    with forked(3) as group:
+        first, second = group.all_reduce_sum(*(os.getpid() * (group.rank == rank) for rank in (1, 2)))
+        if group.rank == 1:
+            group.all_reduce_sum()  # ends this process when process 0 hangs up
+        elif group.rank == 2:
+            time.sleep(60)
+        start = time.monotonic()
+        group.connections[0].close()
+        os.waitpid(first, 0)
+        os.kill(second, signal.SIGKILL)
+    assert time.monotonic() - start < 30
+
+
 def test_copies_print_nothing_where_output_is_python_s_own_as_in_a_notebook(monkeypatch):
     reader, writer = os.pipe()
     with open(reader) as printed, open(writer, "w", buffering=1) as output:

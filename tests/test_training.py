@@ -13,6 +13,7 @@ import tinyres as tr
 from tinyres.datasets import Dataset, Split
 from tinyres.datasets.augment import standardize
 from tinyres.fast.gpu import capture
+from tinyres.support.diverged import Diverged
 from tinyres.support.files import write_atomically
 from tinyres.training import (
     Run,
@@ -26,6 +27,7 @@ from tinyres.training import (
 )
 from tinyres.training.run_folder import RUN_FILES
 from tinyres.training.signals import STOPPING
+from tinyres.training.timetable import Timetable
 
 
 def small_dataset(xp):
@@ -90,6 +92,25 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     assert [len(line["residual_ratios"]) for line in metrics if "residual_ratios" in line] == [2, 2, 2]
 
 
+@pytest.mark.parametrize("step, stopped, due", [
+    (1, False, ""), (10, False, "metrics"), (25, False, "metrics evaluation checkpoint"),
+    (26, False, ""), (26, True, "metrics checkpoint end"), (50, True, "metrics evaluation checkpoint end"),
+    (60, False, "metrics evaluation checkpoint end"), (60, True, "metrics evaluation checkpoint end")])
+def test_what_is_due_when(tmp_path, step, stopped, due):
+    run = Run(tmp_path, {}, evaluate_every=25)
+    found = Timetable(run, steps=60, epoch=3).due(step, stopped)
+    assert [name for name, is_due in found._asdict().items() if is_due] == due.split()
+    run.last_saved -= 301  # seconds
+    assert Timetable(run, steps=60, epoch=3).due(step, stopped) == found._replace(checkpoint=True)
+
+
+@pytest.mark.parametrize("epoch, every", [(3, 3), (0, 1)])  # 0: fewer images than a batch
+def test_an_evaluation_is_due_once_an_epoch_unless_told_otherwise(tmp_path, epoch, every):
+    timetable = Timetable(Run(tmp_path, {}), steps=100, epoch=epoch)
+    assert [step for step in range(1, 8) if timetable.due(step, False).evaluation] == list(range(1, 8))[
+        every - 1::every]
+
+
 def test_a_folder_that_is_started_over_holds_the_new_run_alone(tmp_path):
     small_run(numpy, tmp_path, 4, evaluate_every=2)
     _, _, metrics = small_run(numpy, tmp_path, 4, evaluate_every=2)
@@ -129,7 +150,8 @@ def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number):
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(xp, tmp_path):
-    with pytest.raises(FloatingPointError, match="at step .*the last good checkpoint is .*checkpoint.npz"):
+    with pytest.raises(Diverged, match=r"is not finite at step 1[34]: .*the last good checkpoint is "
+                                       r".*checkpoint.npz. The network has diverged: .* lower learning rate"):
         small_run(xp, tmp_path, 60, schedule=lambda step: 0.05 if step < 12 else 1e20)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.npz")
     assert checkpoint.step == 10
@@ -142,10 +164,11 @@ def test_weights_that_are_not_finite_are_not_saved(xp, tmp_path):
     optimizer = tr.optim.SGD(net.parameters(), 0.1)
     save_checkpoint(tmp_path / "c.npz", net, optimizer, 1, {})
     net.stem.weight.data[0, 0, 0, 0] = numpy.nan
-    with pytest.raises(FloatingPointError, match="model/stem.weight is not finite after step 2"):
+    with pytest.raises(Diverged, match="model/stem.weight is not finite at step 2: .*nothing was saved; the "
+                                       "last good checkpoint is .*c.npz. The network has diverged"):
         save_checkpoint(tmp_path / "c.npz", net, optimizer, 2, {})
     assert load_checkpoint(tmp_path / "c.npz").step == 1
-    with pytest.raises(FloatingPointError, match="diverged"):
+    with pytest.raises(Diverged, match=r"loss over 7 images \(nan\) is not finite. The network has diverged"):
         evaluate(net, small_dataset(xp).test)
 
 
@@ -154,7 +177,7 @@ def test_images_that_are_not_finite_are_named(tmp_path):
     images = data.train.images.astype("float32")
     images[:, 3, 3, 0] = numpy.nan
     data = data._replace(train=data.train._replace(images=images))
-    with pytest.raises(FloatingPointError, match="the batch of images is not finite at step 1: .*data set"):
+    with pytest.raises(Diverged, match="the batch of images is not finite at step 1: .*data set"):
         small_run(numpy, tmp_path, 5, data=data)
 
 
@@ -167,7 +190,7 @@ def test_a_weight_or_gradient_that_is_not_finite_is_named_with_its_step(tmp_path
             small_run.net.blocks[1].conv2.weight.data[1, 1, 0, 0] = value
         return 0.05
 
-    with pytest.raises(FloatingPointError, match=r"^blocks.1.conv2.weight is not finite at step 12: "):
+    with pytest.raises(Diverged, match=r"^blocks.1.conv2.weight is not finite at step 12: "):
         small_run(numpy, tmp_path / "weight", 30, schedule=spoil_weight, evaluate_every=10)
 
     def spoil_gradient(step):
@@ -188,11 +211,27 @@ def test_a_weight_or_gradient_that_is_not_finite_is_named_with_its_step(tmp_path
         return out
 
     conv2d = tr.nn.conv2d
-    with pytest.raises(FloatingPointError, match=r"^the gradient of blocks.0.conv1.weight is not finite at st"
-                                                 r"ep 12: .*the last good checkpoint is .*checkpoint.npz"):
+    with pytest.raises(Diverged, match=r"^the gradient of blocks.0.conv1.weight is not finite at step 12: .*"
+                                       r"the last good checkpoint is .*checkpoint.npz"):
         small_run(numpy, tmp_path / "gradient", 30, schedule=spoil_gradient, evaluate_every=10)
     assert numpy.isfinite(small_run.net.stem.weight.data).all()
     assert load_checkpoint(tmp_path / "gradient" / "checkpoint.npz").step == 10
+
+
+def test_an_evaluation_that_diverges_within_a_run_names_its_last_good_checkpoint(tmp_path, monkeypatch):
+    """Training images are those of before, and the test images are spoiled after the first evaluation."""
+    data = small_dataset(numpy)
+    test = data.test._replace(images=data.test.images.astype("float32"))
+
+    def spoil_images(step):
+        if step == 5:
+            test.images[...] = numpy.nan
+        return 0.05
+
+    with pytest.raises(Diverged, match=r"the loss over 7 images \(nan\) is not finite; the last good "
+                                       r"checkpoint is .*checkpoint.npz. The network has diverged"):
+        small_run(numpy, tmp_path, 30, schedule=spoil_images, data=data._replace(test=test), evaluate_every=5)
+    assert load_checkpoint(tmp_path / "checkpoint.npz").step == 5
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -1,7 +1,7 @@
-"""The paper's networks, and nothing else. `models.pretrained` is in pretrained.py."""
+"""The paper's networks, and nothing else. `models.pretrained` is in the folder pretrained."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy
@@ -35,19 +35,29 @@ class ResidualNetwork(Module):
         """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
         return self.projection(global_avg_pool2d(features))
 
+    def steps(self, x: Tensor) -> Iterator[tuple[str, ResidualBlock | None, Tensor, Tensor]]:
+        """Walk images through the network: (name, block, x, out) for the stem, whose block is None, and for
+        each block, with its input x and its output.
+
+        Names are those of the parameters, "stem" and "blocks.0". A step is computed when it is asked for.
+        """
+        out = self.stem(x)
+        yield "stem", None, x, out
+        for i, block in enumerate(self.blocks):
+            x, out = out, block(out)
+            yield f"blocks.{i}", block, x, out
+
     def residual_ratios(self, images: Tensor) -> list[float]:
         """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity.
 
-        Blocks of the plain twin have no x to compare with, and no ratio.
+        Blocks of the plain twin add nothing to x, and have no ratio.
         """
         ratios = []
         with no_grad():
-            x = self.stem(images)
-            for block in (block for block in self.blocks if block.residual):
-                shortcut, h = block.shortcut(x), block.h(x)
-                squares = [float((y.data ** 2).sum()) for y in (h, shortcut)]
-                ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
-                x = shortcut + h
+            for _, block, x, _ in self.steps(images):
+                if block and block.residual:
+                    squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]
+                    ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
         return ratios
 
 
@@ -57,7 +67,7 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
 
     blocks: residual blocks per stage. widths: channels of each stage; from the second stage on, the first
     block halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
-    weights. initial_scale: of residual blocks, default the paper's (see nn.ResidualBlock).
+    weights. initial_scale: of residual blocks; default: the paper's (see nn.ResidualBlock).
 
     The paper says 13.59 million weights; its Table 1 adds up to the number above.
 
@@ -70,7 +80,7 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
     | global average pool | 8 x 8               |          | 1          |
     | random projection   | 256 x classes       |          |            |
 
-    Raises ValueError for blocks < 1, no widths, widths < 1 or decreasing, num_classes < 2.
+    Raises ValueError for blocks < 1, no widths, widths < 1 or in decreasing order, or num_classes < 2.
     """
     rng = numpy.random.default_rng(seed)
     checks.network("cifar_net", num_classes, [blocks] * len(widths), widths)
@@ -98,7 +108,7 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
     | global average pool | 7 x 7               |          | 1          |
     | random projection   | 672 x classes       |          |            |
 
-    Raises ValueError as `cifar_net`, and unless there are as many blocks as widths.
+    Raises ValueError as `cifar_net` does, and unless blocks and widths are equal in number.
     """
     rng = numpy.random.default_rng(seed)
     checks.network("imagenet_net", num_classes, blocks, widths)
@@ -108,7 +118,7 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
 
 def _build_stages(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int],
                   first_stride: int, rng: numpy.random.Generator, **block: Any) -> ResidualNetwork:
-    """Stages of residual blocks and a projection; first_stride: of the first stage, the others have 2; block:
+    """Stages of residual blocks and a projection. first_stride: of the first stage; the others have 2. block:
     options of ResidualBlock."""
     channels, layers = stem.weight.shape[3], []
     for stage, width in enumerate(widths):

@@ -1,8 +1,8 @@
-"""The augmentation that the paper calls standard, vectorized over the batch, for both backends.
+"""The augmentation that the paper calls standard, for a whole batch at once, on both backends.
 
-The code that the paper starts from (the residual network in the TensorFlow models repository) pads the image
-by two pixels a side, cuts out a random window of the old size, mirrors half of the images, and standardizes
-each one.
+The code that the paper starts from (the residual network in the TensorFlow models repository) pads each image
+by two pixels on every side, cuts out a random window of the old size, mirrors half of the images, and
+standardizes each one.
 """
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy
 
 from ..backend import Array, xp_of
 
+PADDING = 2  # pixels on every side
+
 
 def standardize(images: Array) -> Array:
     """Each image minus its mean, over its standard deviation: (N, H, W, C) uint8 -> float32.
 
-    The deviation is taken as at least 1 / sqrt(H W C), so that an image of one colour becomes zeros.
+    The deviation is taken as at least 1 / sqrt(H W C), so that an image of one color becomes zeros.
     """
     values = images.astype(numpy.float32)
     values -= values.mean(axis=(1, 2, 3), keepdims=True)
@@ -25,18 +27,22 @@ def standardize(images: Array) -> Array:
     return values
 
 
-def random_crop_flip(images: Array, rng: numpy.random.Generator, padding: int = 2) -> Array:
-    """Each image shifted by up to `padding` pixels, zeros moving in, and mirrored left to right half of the
-    time.
+def draw_crops(count: int, rng: numpy.random.Generator) -> numpy.ndarray:
+    """Random numbers for `crop_flip`, drawn with NumPy so that both backends see the same ones: (count, 3)
+    integers, how far down and right a window lies, 0 to 2 PADDING, and 1 where it is mirrored."""
+    shifts = rng.integers(0, 2 * PADDING + 1, (2, count))
+    return numpy.stack([*shifts, rng.integers(0, 2, count)], axis=1)
 
-    (N, H, W, C) -> the same shape and dtype. The draws are made with NumPy, so that both backends see the
-    same ones.
+
+def crop_flip(images: Array, crops: numpy.ndarray) -> Array:
+    """Each image shifted by up to PADDING pixels, zeros moving in, and mirrored left to right if drawn.
+
+    (N, H, W, C) -> the same shape and dtype. crops: (N, 3), from `draw_crops`.
     """
     xp = xp_of(images)
     N, H, W, _ = images.shape
-    padded = xp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
-    shifts = rng.integers(0, 2 * padding + 1, (2, N, 1))
-    top, left, flip = xp.asarray(numpy.concatenate([shifts, rng.integers(0, 2, (1, N, 1))]))
+    padded = xp.pad(images, [(0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)])
+    top, left, flip = xp.asarray(crops.T)[..., None]
     rows = top + xp.arange(H)
     columns = left + xp.where(flip == 1, xp.arange(W)[::-1], xp.arange(W))
     return padded[xp.arange(N)[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -7,17 +7,16 @@ from typing import NamedTuple
 import numpy
 
 from ..backend import Array, xp_of
-from .augment import random_crop_flip, standardize
+from .augment import standardize
 
 
 class Split(NamedTuple):
-    """Images and labels that belong together, such as the training part of a data set, in memory.
+    """Images and their labels, such as the training part of a data set, in memory.
 
     images: (N, H, W, C) uint8, 0 to 255.
     labels: (N,) int64, the index of each image's class.
 
-    A split whose images stay in files (image_folder.py) has the same labels and the two methods below. They
-    take indices of images and return standardized float32 images (n, H, W, C) with their labels (n,).
+    A split whose images stay in files (image_folder.py) has the same labels, and methods of the same names.
     """
 
     images: numpy.ndarray
@@ -29,17 +28,15 @@ class Split(NamedTuple):
 
     evaluation_batch_size = 250  # images at a time: few enough for a laptop's memory
 
-    def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
-                       shard: slice = slice(None)) -> tuple[Array, Array]:
-        """A shard of the images with these indices, augmented. The draws for the others are made, and not
-        used."""
+    def pixels(self, indices: numpy.ndarray) -> tuple[Array, Array]:
+        """The images with these indices as they are, (n, H, W, C) uint8, and their labels (n,)."""
         indices = xp_of(self.images).asarray(indices)
-        return standardize(random_crop_flip(self.images[indices], rng)[shard]), self.labels[indices[shard]]
+        return self.images[indices], self.labels[indices]
 
     def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
-        """The images with these indices."""
-        indices = xp_of(self.images).asarray(indices)
-        return standardize(self.images[indices]), self.labels[indices]
+        """The same, standardized: (n, H, W, C) float32."""
+        images, labels = self.pixels(indices)
+        return standardize(images), labels
 
 
 class Dataset(NamedTuple):
@@ -54,15 +51,15 @@ class Dataset(NamedTuple):
         return f"Dataset(train={self.train!r}, test={self.test!r}, {len(self.classes)} classes: {names})"
 
     def moved_to(self, xp: ModuleType) -> Dataset:
-        """The same with images and labels in the memory of an array library's device."""
+        """The same with images and labels in the memory that an array library uses."""
         train, test = (Split(*map(xp.asarray, split)) for split in (self.train, self.test))
         return self._replace(train=train, test=test)
 
     def held_out(self, images: int) -> Dataset:
-        """The same without the test images, in whose place are the last so many training images, which are no
-        longer trained on: to choose settings without a look at the test set.
+        """The same with the last training images, this many, in place of the test images and no longer
+        trained on: to choose settings without a look at the test set.
 
-        Raises ValueError unless that leaves training images.
+        Raises ValueError unless images are held out and others left to train on.
         """
         if not 1 <= images < len(self.train.labels):
             raise ValueError(f"{images} images held out: expected from 1 to {len(self.train.labels) - 1}, "

@@ -1,14 +1,14 @@
-"""Pictures in folders, as ImageNet comes: files that are decoded when a batch asks for them.
+"""Pictures in folders, the form of ImageNet: files that are decoded when a batch asks for them.
 
     ROOT/train/CLASS/NAME.JPEG
     ROOT/val/CLASS/NAME.JPEG        or flat: ROOT/val/NAME.JPEG and ROOT/val/labels.txt, lines of NAME CLASS
 
 Decoding runs in threads, since Pillow releases Python's lock while it decodes and resizes: on two cores they
-are as fast as processes, and a thread cannot die alone or leave the others waiting. What is drawn at random
-is drawn for a whole batch before any file is opened, so that batches do not depend on the threads.
+are as fast as processes, and a thread cannot die alone or leave the others waiting. Random numbers are drawn
+for a whole batch before any file is opened, so that batches do not depend on the threads.
 
-Images are standardized one by one, as on CIFAR: one way for all, and no table of means to make for a new data
-set.
+Images are standardized one by one, as on CIFAR: that is the same for all data sets, and a new one needs no
+table of means.
 """
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .augment import standardize
 from .dataset import Dataset
 
 SIZE = 224  # pixels: width and height of the images that a network gets
-SHORTER_SIDE = 256  # evaluation: the picture is scaled to this, and its middle cut out
+SHORTER_SIDE = 256  # pixels: in evaluation a picture is scaled to this before its middle is cut out
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MIN_AREA = 0.08  # of random windows: fraction of the picture
 ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
 TRIES = 10  # windows drawn until one fits into the picture
-BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # so many unreadable files are skipped, whichever is more
+BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # skipped at most: files, or a fraction of all if that is more
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -48,12 +48,12 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
 
     workers: threads that decode; default: as many as cores.
     min_area: the smallest fraction of a picture that a training window covers, above 0 and up to 1.
-    Any JPEG or PNG file is read, whatever its name before the suffix .JPEG, .jpg or .png, upper or lower
-    case; other files are left alone. Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in
-    shape, mirrored half of the time, as Inception networks are trained. Evaluation: the middle 224 x 224
-    pixels of the picture scaled to 256 on its shorter side.
-    Raises FileNotFoundError, saying what should lie where, if there are no such folders or no pictures in
-    them; ValueError if val/ has a class that train/ has not, or labels.txt does not name every file.
+    Every file with the suffix .JPEG, .jpg or .png, in upper or lower case, is read; other files are ignored.
+    Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in shape, mirrored half of the time, as
+    for Inception networks. Evaluation: the middle 224 x 224 pixels of the picture after it is scaled to 256
+    on its shorter side.
+    Raises FileNotFoundError, saying which files belong where, if the folders are missing or empty; ValueError
+    if val/ has a class that train/ does not have, or labels.txt does not name every file.
     """
     if not 0 < min_area <= 1:
         raise ValueError(f"min_area {min_area} must be above 0 and up to 1")
@@ -73,7 +73,7 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
 
 @functools.cache
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """The threads that decode in a process: a copy of it (processes.py) has none of its threads."""
+    """The threads that decode in a process: a fork of it has none of its threads."""
     return ThreadPoolExecutor(workers, "decode")
 
 
@@ -85,7 +85,8 @@ def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[str], li
     """Names relative to the folder, and the numbers of their classes, from FOLDER/CLASS/NAME."""
     unknown = sorted({entry.name for entry in os.scandir(folder) if entry.is_dir()} - set(classes))
     if unknown:
-        raise ValueError(f"{folder} has {len(unknown)} classes that train/ has not, such as {unknown[0]!r}")
+        raise ValueError(f"{folder} has {len(unknown)} classes that train/ does not have, such as "
+                         f"{unknown[0]!r}")
     files = [(f"{name}/{picture}", label) for label, name in enumerate(classes)
              if (folder / name).is_dir() for picture in _pictures(folder / name)]
     return [name for name, _ in files], [label for _, label in files]
@@ -112,10 +113,10 @@ def _files_by_list(folder: Path, classes: Sequence[str]) -> tuple[list[str], lis
 class FolderSplit:
     """Pictures in files with their labels; a `Split` that reads them when asked.
 
-    A file that cannot be read is named on standard error, once, and its name is kept in `broken`. In training
-    the next readable file in order of names takes its place, label and all; evaluation leaves it out. More
-    than 10 such files, if that is also more than 0.1 % of all, or nothing else, raise ValueError: then it is
-    not the odd file. Several processes count each for itself.
+    A file that cannot be read is reported on standard error, once, and its name is kept in `broken`. In
+    training the next readable file in order of names takes its place, label included; evaluation leaves it
+    out. More than 10 such files, if they are also more than 0.1 % of all, raise ValueError, and so does a
+    split without a readable file: the copy of the data set is damaged. Each process counts for itself.
     """
 
     evaluation_batch_size = 64  # images at a time: few enough for a laptop's memory
@@ -133,19 +134,16 @@ class FolderSplit:
     def __repr__(self) -> str:
         return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
 
-    def training_batch(self, indices: numpy.ndarray, rng: numpy.random.Generator,
-                       shard: slice = slice(None)) -> tuple[Array, Array]:
-        """A shard of the images with these indices, augmented. The draws for the others are made, and not
-        used."""
-        windows, flips = rng.random((len(indices), TRIES, 4)), rng.random(len(indices)) < 0.5
-        return self._batch(self._readable, indices[shard], windows[shard], flips[shard])
+    def pixels(self, indices: numpy.ndarray, windows: numpy.ndarray | None = None,
+               flips: numpy.ndarray | None = None) -> tuple[Array, Array]:
+        """The pictures with these indices, (n, 224, 224, 3) uint8, and their labels (n,).
 
-    def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
-        """The images with these indices, fewer if some cannot be read."""
-        return self._batch(self._read, indices)
-
-    def _batch(self, read: Callable[..., tuple[numpy.ndarray, int] | None],
-               *arguments: numpy.ndarray) -> tuple[Array, Array]:
+        windows, flips: from `draw_windows`, to augment them for training. Without these the middle of each
+        picture is cut out, and pictures that cannot be read are left out.
+        """
+        read, arguments = self._read, [indices]
+        if windows is not None:
+            read, arguments = self._readable, [indices, windows, flips]
         found = [image for image in _pool(self._workers, os.getpid()).map(read, *arguments)
                  if image is not None]
         xp = backend.current()
@@ -153,7 +151,12 @@ class FolderSplit:
         for row, (image, _) in zip(images, found, strict=True):
             row[...] = image
         labels = numpy.array([label for _, label in found], numpy.int64)
-        return standardize(xp.asarray(images)), xp.asarray(labels)
+        return xp.asarray(images), xp.asarray(labels)
+
+    def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
+        """The same without augmentation, standardized: (n, 224, 224, 3) float32."""
+        images, labels = self.pixels(indices)
+        return standardize(images), labels
 
     def _readable(self, number: int, windows: numpy.ndarray, flip: bool) -> tuple[numpy.ndarray, int]:
         while (image := self._read(number, windows, flip)) is None:
@@ -183,12 +186,18 @@ class FolderSplit:
                       f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
+def draw_windows(count: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Random numbers for pictures in training: windows (count, TRIES, 4) from 0 to 1, see `decode`, and
+    whether each picture is mirrored, (count,)."""
+    return rng.random((count, TRIES, 4)), rng.random(count) < 0.5
+
+
 def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = False,
            min_area: float = MIN_AREA) -> numpy.ndarray:
     """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
 
-    windows: (tries, 4) from 0 to 1 that say each window's area, shape and place.
-    Raises what `_read_window` raises.
+    windows: (tries, 4) from 0 to 1: area, shape, and place across and down of each. flip: whether to mirror
+    the picture. Raises what `_read_window` raises.
     """
     def box(width: int, height: int) -> Box:
         if windows is None:
@@ -202,7 +211,7 @@ def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = 
 def read_square(path: str | Path, size: int) -> numpy.ndarray:
     """The largest square in the middle of a picture, scaled to (size, size, 3) uint8.
 
-    Raises FileNotFoundError for a path that does not exist, ValueError for a file that is no whole picture.
+    Raises FileNotFoundError for a path that does not exist, ValueError unless the file is a whole picture.
     """
     try:
         return _read_window(path, size, functools.partial(_middle, fraction=1))
@@ -213,12 +222,12 @@ def read_square(path: str | Path, size: int) -> numpy.ndarray:
 
 
 def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) -> numpy.ndarray:
-    """A window of a picture, scaled to (size, size, 3) uint8. box: which one, from the width and height.
+    """A window of a picture, scaled to (size, size, 3) uint8. box: (width, height) -> the window.
 
-    Grey and palette pictures, those for print (CMYK) and with transparency become RGB; those that a camera
-    stored turned are turned back.
-    Raises OSError, or what else Pillow raises, for a file that is no whole picture, or of so many pixels
-    (179 million) that Pillow takes it for an attack.
+    Gray pictures, pictures with a palette or transparency, and those for print (CMYK) become RGB; a picture
+    that a camera stored turned is turned back.
+    Raises OSError, or another error of Pillow's, for a file that is not a whole picture, or that has so many
+    pixels (179 million) that Pillow takes it for an attack.
     """
     with Image.open(path) as picture:
         width, height = picture.size
@@ -229,14 +238,14 @@ def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) ->
         across, down = picture.width / width, picture.height / height
         box = (left * across, top * down,
                min(right * across, picture.width), min(bottom * down, picture.height))
-        if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
-            colours = Image.fromarray((numpy.asarray(picture) >> 8).astype(numpy.uint8)).convert("RGB")
+        if picture.mode.startswith("I"):  # 16 bits of gray, which convert would cut off at 255
+            colors = Image.fromarray((numpy.asarray(picture) >> 8).astype(numpy.uint8)).convert("RGB")
         else:
-            colours = picture.convert("RGB")
-        image = colours.resize((size, size), Image.Resampling.BILINEAR, box)
+            colors = picture.convert("RGB")
+        image = colors.resize((size, size), Image.Resampling.BILINEAR, box)
         if "exif" in picture.info:
             image.info["exif"] = picture.info["exif"]
-            with contextlib.suppress(Exception):  # a damaged note about the picture is no damaged picture
+            with contextlib.suppress(Exception):  # damaged metadata do not make a damaged picture
                 ImageOps.exif_transpose(image, in_place=True)
     return numpy.asarray(image)
 
@@ -263,7 +272,7 @@ def _window(width: int, height: int, windows: Sequence[Sequence[float]], min_are
 def save_as_folder(dataset: Dataset, root: str | Path) -> None:
     """Write a data set in memory as JPEG files in the layout that `image_folder` reads.
 
-    A folder that is there already is left as it is, and none is left half written.
+    A folder that exists is left as it is, and no folder is left half written.
     """
     root = Path(root)
     if root.exists():

@@ -1,38 +1,51 @@
-"""Batches, prepared in other threads while the network computes on the ones before."""
+"""Batches, prepared in other threads while the network computes on earlier ones.
+
+The loader draws which images make a batch and how each is augmented; the split gives their pixels; the loader
+augments and standardizes them.
+"""
 from __future__ import annotations
 
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy
 
 from ..backend import Array
+from .augment import crop_flip, draw_crops, standardize
 from .dataset import Split
+from .image_folder import FolderSplit, draw_windows
 
 ORDER, AUGMENTATION = 0, 1  # one stream of random numbers for each
 PREFETCH = 2  # batches in preparation: one is read from its files while the other is put together
 EVERYTHING = slice(None)
 
 
-def batch_of_step(split: Split, batch_size: int, seed: int, step: int,
+def batch_of_step(split: Split | FolderSplit, batch_size: int, seed: int, step: int,
                    shard: slice = EVERYTHING) -> tuple[Array, Array]:
-    """The batch of a step: standardized float32 images (batch_size, H, W, C), augmented, and labels
+    """The batch of a step: augmented and standardized float32 images (batch_size, H, W, C) and labels
     (batch_size,), or the shard of it that one of several processes trains on.
 
     Each epoch goes through the images in a new random order, leaving out the last ones that fill no batch.
-    All of it is a function of seed and step alone: a resumed run goes on with the same batches, and threads
-    cannot change them.
+    Everything is a function of seed and step alone: a resumed run goes on with the same batches, and threads
+    cannot change them. Random numbers are drawn for the whole batch, so that shards are parts of one batch.
     """
     epoch, position = divmod(step, len(split.labels) // batch_size)
     indices = _order(seed, epoch, len(split.labels))[position * batch_size:(position + 1) * batch_size]
-    return split.training_batch(indices, _generator(seed, AUGMENTATION, step), shard)
+    rng = _generator(seed, AUGMENTATION, step)
+    if isinstance(split, FolderSplit):  # which decodes only what it cuts out
+        windows, flips = draw_windows(batch_size, rng)
+        images, labels = split.pixels(indices[shard], windows[shard], flips[shard])
+    else:
+        images, labels = split.pixels(indices[shard])
+        images = crop_flip(images, draw_crops(batch_size, rng)[shard])
+    return standardize(images), labels
 
 
-def training_batches(split: Split, batch_size: int, seed: int, first: int, last: int,
+def training_batches(split: Split | FolderSplit, batch_size: int, seed: int, first: int, last: int,
                      shard: slice = EVERYTHING) -> Iterator[tuple[Array, Array]]:
-    """`batch_of_step` for the steps first, ..., last - 1, ahead of the reader.
+    """`batch_of_step` for the steps first, ..., last - 1, prepared ahead of the reader.
 
     Raises ValueError if batch_size is not between 1 and the number of images.
     """
@@ -42,9 +55,9 @@ def training_batches(split: Split, batch_size: int, seed: int, first: int, last:
     return _prefetch(lambda step: batch_of_step(split, batch_size, seed, step, shard), range(first, last))
 
 
-def evaluation_batches(split: Split, batch_size: int,
+def evaluation_batches(split: Split | FolderSplit, batch_size: int,
                        shard: slice = EVERYTHING) -> Iterator[tuple[Array, Array]]:
-    """Every image of a split once, or of a shard of it, standardized and in order, ahead of the reader."""
+    """Every image of a split, or of a shard of it, standardized, in order, prepared ahead of the reader."""
     indices = numpy.arange(len(split.labels))[shard]
     return _prefetch(lambda start: split.evaluation_batch(indices[start:start + batch_size]),
                   range(0, len(indices), batch_size))
@@ -52,8 +65,8 @@ def evaluation_batches(split: Split, batch_size: int,
 
 def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
               numbers: Iterable[int]) -> Iterator[tuple[Array, Array]]:
-    """prepare(number) for each number, in order, the next PREFETCH of them in preparation."""
-    numbers, pending = iter(numbers), deque()
+    """prepare(number) for each number, in order, while the next PREFETCH of them are in preparation."""
+    numbers, pending = iter(numbers), deque[Future[tuple[Array, Array]]]()
     threads = ThreadPoolExecutor(PREFETCH)
     try:
         while True:

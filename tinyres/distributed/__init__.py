@@ -1,4 +1,5 @@
-"""One training run in several processes: of one machine (forked.py), or started by MPI (mpi.py)."""
+"""One training run in several processes: forked on one machine (forked.py), or started by MPI (mpi.py). Read
+group.py first: it says what the processes do together."""
 from .group import SINGLE_PROCESS, Group, check_batch
 from .mpi import abort, start
 

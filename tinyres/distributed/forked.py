@@ -1,15 +1,16 @@
-"""One training run in several processes of one machine, each on cores of its own.
+"""One training run in several processes of this machine, forked from one, each on its own cores.
 
     with forked(2) as group:
         train(..., Run(folder, config, group=group), ...)
 
-Why it is faster than threads (fast/threads.py): threads take turns at Python's lock for all that happens
-between two NumPy calls, which costs a sixth of a small network's time on two cores. Processes share
-nothing but the sum of their gradients: each has its shard of every batch, as in distributed.py.
+Why it is faster than threads (fast/cpu/threads.py): threads take turns at Python's lock for all that happens
+between two NumPy calls, which costs a sixth of a small network's time on two cores. Processes share nothing
+but the sum of their gradients.
 
-The processes are copies of this one (os.fork), made where the context begins, so data and weights are there
-already and take no further memory until somebody writes to them. Gradients meet in a file in memory that all
-have mapped; a pipe between process 0 and each other one says when they are there, and ends when either dies.
+The other processes are copies of this one (os.fork), made where the context begins, so data and weights are
+there already and take no further memory until a process writes to them. Gradients meet in a file in memory
+that all processes have mapped. A pipe between process 0 and each other process says when they are there; it
+breaks when either of the two dies.
 """
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import IO, Any, NoReturn
@@ -32,14 +33,15 @@ from ..backend import Array
 from ..fast.cpu import threads
 from .group import SINGLE_PROCESS, Group, spread
 
-MIN_SHARD = 16  # images of a batch; with fewer, what a process does once a step outweighs its part
-MAX_WEIGHTS = 2_000_000  # of more, threads share what each process would have to itself: kernels, gradients
+MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
+MAX_WEIGHTS = 2_000_000  # with more, threads are faster: they share kernels and gradients
 
 
 class ForkedGroup(Group):
-    """Process `rank` of `size` on this machine. connections: of process 0 to all others, of those to it.
+    """Process `rank` of `size` on this machine. Every process must make the same calls in the same order.
 
-    file: an open one that all of them share. Every process must make the same calls in the same order.
+    connections: from process 0 to all others, from each other process to process 0. file: a descriptor that
+    all share.
     """
 
     def __init__(self, rank: int, size: int, connections: Sequence[Connection], file: int) -> None:
@@ -51,7 +53,7 @@ class ForkedGroup(Group):
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
-        and reads the others' parts there: the same bits in all processes."""
+        and reads the other parts there: the same bits in all processes."""
         numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
         if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
             self.rows = self._shared((self.size + 1, numbers), dtype)
@@ -69,13 +71,13 @@ class ForkedGroup(Group):
         spread(self.rows[-1], arrays)
 
     def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
-        """By process 0, in the order of the ranks. Raises RuntimeError there if another process has ended."""
+        """Process 0 adds, in the order of the ranks. There it raises RuntimeError if another has ended."""
         if self.rank > 0:
             try:
                 self.connections[0].send(numbers)
                 return self.connections[0].recv()
             except (EOFError, OSError):
-                os._exit(1)  # process 0 has ended, and said why
+                os._exit(1)  # process 0 has ended, and has said why
         lists = [numbers, *(self._receive(rank) for rank in range(1, self.size))]
         sums = [sum(values) for values in zip(*lists, strict=True)]
         for rank, connection in enumerate(self.connections, 1):
@@ -97,7 +99,7 @@ class ForkedGroup(Group):
     def _shared(self, shape: tuple[int, int], dtype: numpy.dtype) -> numpy.ndarray:
         """An array in memory that all processes share."""
         size = shape[0] * shape[1] * dtype.itemsize
-        self.all_reduce_sum()  # nobody reads what was there before
+        self.all_reduce_sum()  # no process still reads what was there before
         if self.rank == 0:
             os.ftruncate(self.file, size)
         self.all_reduce_sum()
@@ -105,11 +107,13 @@ class ForkedGroup(Group):
 
 
 def process_count(batch_size: int, weights: int) -> int:
-    """How many processes train a network of so many weights fastest on this machine's CPU.
+    """How many processes train a network fastest on the CPU of this machine.
 
-    As many as there would be threads, as long as all shards are equal and hold MIN_SHARD images; 1 for more
-    than MAX_WEIGHTS, where a GPU computes, and where processes cannot be forked."""
-    # elsewhere than on Linux forking is not safe with all libraries
+    batch_size: images of a step. weights: how many numbers the network trains.
+    The count is at most that of threads, and such that shards are equal and hold MIN_SHARD images or more. It
+    is 1 for more than MAX_WEIGHTS weights, on a GPU, and where processes cannot be forked.
+    """
+    # only on Linux is forking safe with all libraries
     if weights > MAX_WEIGHTS or sys.platform != "linux" or backend.current() is not numpy:
         return 1
     counts = range(1, threads.thread_count() + 1)
@@ -119,64 +123,78 @@ def process_count(batch_size: int, weights: int) -> int:
 
 @contextmanager
 def forked(count: int) -> Iterator[Group]:
-    """Within this context there are `count` processes, which part the cores among them; after it only this
-    one, process 0.
+    """Within this context there are `count` processes, which divide the cores among them; after it only this
+    one, process 0, is left.
 
-    The others print nothing, and end where the context ends. An error in one of them is raised in process 0
-    when it next waits for that one.
-    To be entered with NumPy alone in use: a GPU's state does not survive a fork.
-    Raises OSError where the system has no fork, or no process or memory left.
+    The body runs in all of them. The others print nothing, and end where the context ends. An error in one of
+    them is raised in process 0 when it next waits for that one.
+    Enter it only while NumPy is in use: the state of a GPU does not survive a fork.
+    Raises OSError where the system has no fork, or no memory or process left.
     """
     if count == 1:
         yield SINGLE_PROCESS
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.parted(count), _file_in_memory() as file:
-        connections, children = [], []
-        sys.stdout.flush(), sys.stderr.flush()  # or the copies would print it again
-        try:
-            for rank in range(1, count):  # noqa: B007
-                ours, theirs = Pipe()
-                if (child := _fork()) == 0:
-                    ours.close()  # held open by a copy, the pipe would not end with process 0
-                    break
-                theirs.close()
-                connections.append(ours), children.append(child)
-            else:
-                yield ForkedGroup(0, count, connections, file.fileno())
-                return
-            # only the copies come here; the body of the context runs in them too
-            try:
-                # not the file descriptors: a notebook's output does not go there
-                sys.stdout = sys.stderr = open(os.devnull, "w")
-                yield ForkedGroup(rank, count, [theirs], file.fileno())
-            except BaseException as error:
-                _end(theirs, error)
-            os._exit(0)
-        finally:
-            for connection in connections:
-                connection.close()  # those that still wait for process 0 end now
-            for child in children:
-                with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
-                    os.waitpid(child, 0)
+    with threads.parted(count), _file_in_memory() as file, _in_parent() as children:
+        rank, connections = _fork(count, children)
+        with _in_child(connections[0]) if rank > 0 else nullcontext():
+            yield ForkedGroup(rank, count, connections, file.fileno())
 
 
-def _fork() -> int:
-    with warnings.catch_warnings():  # that the process has threads: those of BLAS, which knows about forks
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+@contextmanager
+def _in_parent() -> Iterator[dict[int, Connection]]:
+    """In process 0: a place for the children, connections by process id, which are waited for at the end."""
+    children: dict[int, Connection] = {}
+    try:
+        yield children
+    finally:
+        for connection in children.values():
+            connection.close()  # children that still wait for process 0 end now
+        for child in children:
+            with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
+                os.waitpid(child, 0)
+
+
+@contextmanager
+def _in_child(connection: Connection) -> Iterator[None]:
+    """In a child: nothing is printed, and the process ends with the context, after an error telling process
+    0 why."""
+    try:
+        # not the file descriptors: a notebook's output does not go there
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        yield
+    except BaseException as error:
+        _end(connection, error)
+    os._exit(0)
+
+
+def _fork(count: int, children: dict[int, Connection]) -> tuple[int, list[Connection]]:
+    """Fork into `count` processes. Returns in each its rank and its connections, and keeps the children."""
+    sys.stdout.flush(), sys.stderr.flush()  # or the children would print it again
+    for rank in range(1, count):
+        ours, theirs = Pipe()
+        with warnings.catch_warnings():  # of threads: they are BLAS's, which can be forked
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            for connection in (ours, *children.values()):
+                connection.close()  # held open by a child, a pipe would not end with process 0
+            return rank, [theirs]
+        theirs.close()
+        children[child] = ours
+    return 0, list(children.values())
 
 
 def _file_in_memory() -> IO[bytes]:
-    """On Linux in memory, and not in /dev/shm, which is small in containers; to write to a full one kills."""
+    """On Linux in memory, but not in /dev/shm: it is small in containers, and writing to a full one kills."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("tinyres"), "w+b")
     return tempfile.TemporaryFile()
 
 
 def _end(connection: Connection, error: BaseException) -> NoReturn:
-    """End this process, not the first one, and tell that one why."""
+    """End this process, which is a child, and tell process 0 why."""
     expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
     text: Any = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error))
     try:

@@ -1,7 +1,7 @@
-"""The processes of a run, each with a shard of every batch: what they do together.
+"""What the processes of one training run do together.
 
-Every process holds the same weights, computes the gradient of its shard, and moves the weights by the average
-of all gradients: the steps are those of one process with the whole batch, up to rounding.
+Every process holds the same weights, computes the gradient of its shard of each batch, and moves the weights
+by the average of all gradients: the steps are those of one process with the whole batch, up to rounding.
 """
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from ..backend import Array
 
 
 class Group:
-    """The processes of one run: here, a single one. rank: the number of this process, 0 to size - 1."""
+    """The processes of one run. rank: the number of this process, from 0 to size - 1.
+
+    This class is a group of one; forked.py and mpi.py have groups of several.
+    """
 
     rank, size = 0, 1
 
     @property
     def shard(self) -> slice:
-        """What this process takes of a batch or of a split: every size-th, so that no two take the same."""
+        """The part of a batch or split that this process takes: every size-th image, from its rank on."""
         return slice(self.rank, None, self.size)
 
     def broadcast(self, arrays: Sequence[Array]) -> None:
         """Give every process the values of process 0, in place."""
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
-        """Replace each array by its average over the processes, in place."""
+        """Replace each array with its average over the processes, in place."""
 
     def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
-        """Each number added up over the processes."""
+        """Each number, added up over the processes."""
         return numbers
 
 
@@ -35,14 +38,14 @@ SINGLE_PROCESS = Group()
 
 
 def check_batch(batch_size: int, processes: int) -> None:
-    """Raise ValueError unless so many processes can have equal shards of every batch."""
+    """Raise ValueError unless the processes can have equal shards of every batch."""
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} must be a multiple of {processes}, the number of "
                          "processes")
 
 
 def spread(flat: Array, arrays: Sequence[Array]) -> None:
-    """Write the numbers of a flat array into arrays, in order: what `concatenate` has put together."""
+    """Write the numbers of a flat array into arrays, in order: `concatenate` undone."""
     start = 0
     for array in arrays:
         array[...] = flat[start:start + array.size].reshape(array.shape)

@@ -1,10 +1,9 @@
-"""One training run in several processes, each with a shard of every batch and a device of its own.
+"""One training run in several processes that mpirun started, each with a device of its own.
 
     mpirun -n 4 python run_cifar.py --distributed
 
-Every process holds the same weights, computes the gradient of its shard, and moves the weights by the average
-of all gradients: the steps are those of one process with the whole batch, up to rounding. MPI (mpi4py) finds
-the processes and adds up on CPUs; on GPUs NCCL does the adding, through `cupyx.distributed`.
+MPI (through mpi4py) finds the processes and adds up numbers on CPUs; on GPUs NCCL (through
+`cupyx.distributed`) adds up gradients.
 """
 from __future__ import annotations
 
@@ -12,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 
@@ -21,9 +21,9 @@ from .group import Group, spread
 
 
 class MPIGroup(Group):
-    """Processes started by mpirun. Every one must make the same calls in the same order."""
+    """Processes started by mpirun. Every process must make the same calls in the same order."""
 
-    def __init__(self, comm: object) -> None:
+    def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
         self.flat: Array | None = None
 
@@ -34,7 +34,7 @@ class MPIGroup(Group):
             array[...] = backend.xp_of(array).asarray(values)
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
-        """As one flat array: one message where an array each would be a hundred, most of them small."""
+        """As one flat array: a message for each array would be a hundred, most of them small."""
         xp = backend.xp_of(arrays[0])
         numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
         if self.flat is None or (self.flat.size, self.flat.dtype) != (numbers, dtype):
@@ -45,7 +45,7 @@ class MPIGroup(Group):
         spread(self.flat, arrays)
 
     def add_up(self, array: Array) -> None:
-        """Replace an array by its sum over the processes, in place."""
+        """Replace an array with its sum over the processes, in place."""
         from mpi4py import MPI
         self.comm.Allreduce(MPI.IN_PLACE, array)
 
@@ -56,9 +56,9 @@ class MPIGroup(Group):
 
 
 class NCCLGroup(MPIGroup):
-    """The same where each process has a GPU, over which gradients travel without passing through the CPU."""
+    """The same where each process has a GPU: gradients travel between GPUs without passing through a CPU."""
 
-    def __init__(self, comm: object) -> None:
+    def __init__(self, comm: Any) -> None:
         super().__init__(comm)
         from cupyx.distributed import init_process_group
         self.nccl = init_process_group(self.size, self.rank, use_mpi=True)
@@ -70,11 +70,11 @@ class NCCLGroup(MPIGroup):
 def start(backend_name: str) -> Group:
     """Join the processes that mpirun started, one per device, and choose the array library.
 
-    backend_name: as for `backend.use`. To be called before CuPy is first used, and once a process.
-    On a machine with several GPUs the processes take one each, in order. From here on only process 0 prints,
-    and an error that ends one process ends all of them.
-    Raises RuntimeError if mpi4py is missing, if the processes would not use the same library, or if NCCL is
-    missing.
+    backend_name: as for `backend.use`. Call it once in each process, before CuPy is first used.
+    On a machine with several GPUs each process takes one, in order. From here on only process 0 prints, and
+    an error that ends one process ends all of them.
+    Raises RuntimeError if mpi4py or NCCL is missing, if a machine has fewer GPUs than processes, or if the
+    processes would not use the same library.
     """
     try:
         from mpi4py import MPI
@@ -100,7 +100,7 @@ def start(backend_name: str) -> Group:
 
 
 def abort(message: str) -> None:
-    """Print the message and end all processes of the run, which would wait for this one, if there are any."""
+    """In a run of several processes, print the message and end all of them: they would wait for this one."""
     if MPI := sys.modules.get("mpi4py.MPI"):
         print(message, file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(1)

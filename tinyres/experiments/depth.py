@@ -29,6 +29,7 @@ from ..cli.errors import run_script
 from ..cli.options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
 from ..datasets import Dataset, Split
 from ..distributed.forked import forked, process_count
+from ..support.diverged import Diverged
 from ..training import Run, evaluate, load_checkpoint, read_metrics, train
 
 HELD_OUT = 5000  # training images on which learning rates are compared
@@ -122,7 +123,7 @@ def make_run(experiment: Experiment, setting: Setting, dataset: Dataset, out: Pa
         seen = Split(learned.train.images[:HELD_OUT], learned.train.labels[:HELD_OUT])
         splits = {"train": seen, "held_out": learned.test, "test": dataset.test}
         line |= {f"{name}_error": evaluate(network, split)["error"] for name, split in splits.items()}
-    except FloatingPointError as error:
+    except Diverged as error:
         print(error)
         return line | dict(train_error=1.0, held_out_error=1.0, test_error=1.0, diverged=True)
     if setting.kind == "residual":

@@ -46,12 +46,7 @@ def varying_fraction(activations: Array) -> float:
 def varying_fractions(network: ResidualNetwork, images: Array) -> list[float]:
     """The varying fraction after the first convolution, and after each block."""
     with no_grad():
-        x = network.stem(Tensor(images))
-        fractions = [varying_fraction(x.data)]
-        for block in network.blocks:
-            x = block(x)
-            fractions.append(varying_fraction(x.data))
-    return fractions
+        return [varying_fraction(out.data) for *_, out in network.steps(Tensor(images))]
 
 
 def gradient_norms(network: ResidualNetwork, images: Array, labels: Array) -> list[float]:

@@ -1,4 +1,4 @@
-"""The trained network that comes along. Its card, README.md beside this file, says how it was made."""
+"""A pretrained network. Its card, README.md beside this file, says how it was made."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,16 +7,16 @@ import numpy
 
 from ..models import ResidualNetwork, cifar_net
 from ..training import Checkpoint, load_checkpoint
-from ..training.run_folder import write_checkpoint
+from ..training.checkpoint import write_checkpoint
 
 NETWORK = Path(__file__).with_name("cifar10-laptop.npz")
 
 
 def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
-    """The network that comes along: (N, 32, 32, 3) standardized images -> (N, 10) logits.
+    """A network trained on CIFAR-10: (N, 32, 32, 3) standardized images -> (N, 10) logits.
 
-    Class i of CIFAR-10 is `datasets.CIFAR10_CLASSES[i]`; `datasets.augment.standardize` makes the input from
-    uint8 pixels. path: any other network or checkpoint that `run_cifar.py` saved.
+    Class i is `datasets.CIFAR10_CLASSES[i]`; `datasets.augment.standardize` makes the input from uint8
+    pixels. path: another network or checkpoint that `run_cifar.py` saved.
     Raises FileNotFoundError if there is no such file, ValueError if it holds no network of `run_cifar.py`.
     """
     checkpoint = load_checkpoint(Path(path))
@@ -30,8 +30,8 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
 
 
 def save_network(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint's weights alone, in float16: a quarter of its size. Its settings stay with it, but
-    for where its data were.
+    """Write the weights of a checkpoint alone, in float16: a quarter of its size. Its settings are kept,
+    except the folder of the data.
 
     Raises ValueError, and writes nothing, if a weight is too large for float16.
     """

@@ -255,11 +255,3 @@ def labels(labels: Any, logits: Array) -> Array:
         raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
                          f"{classes - 1} for {classes} logits")
     return labels
-
-
-class NotFinite(FloatingPointError):
-    """An array of a step is not finite. name: which one; remedy: what to do."""
-
-    def __init__(self, name: str, remedy: str) -> None:
-        super().__init__(f"{name} is not finite. {remedy}")
-        self.name, self.remedy = name, remedy

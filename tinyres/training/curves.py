@@ -27,13 +27,13 @@ def draw_curves(path: str | Path, runs: Mapping[str, Metrics]) -> None:
 
 
 def _from_zero(lines: Sequence[plot.Line]) -> tuple[float, float]:
-    """A range that shows all losses, but not noise around one value as if it were a descent."""
+    """From 0 to above all losses, so that noise around one value does not look like a descent."""
     return 0.0, 1.1 * max((max(line.y, default=1) for line in lines), default=1)
 
 
 def draw_identity(path: str | Path, metrics: Metrics) -> None:
-    """Draw ||h(x)|| / ||x|| of every residual block against its depth, before training, at a middle and
-    at the last evaluation, and one over the number of blocks, as Theorem 2.1 has it of linear networks."""
+    """Draw ||h(x)|| / ||x|| of every residual block against its depth, before training, at an evaluation in
+    the middle and at the last, beside 1 / number of blocks, what Theorem 2.1 says of linear networks."""
     lines = [line for line in metrics if "residual_ratios" in line]
     if not lines:
         return

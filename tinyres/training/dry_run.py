@@ -14,16 +14,15 @@ from ..optim import Optimizer
 from .curves import Metrics
 from .loop import training_step
 
-STEPS = 3  # after a first one, in which memory is taken
+STEPS = 3  # after a first one, in which memory is allocated
 
 
 def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
             group: Group = SINGLE_PROCESS) -> Metrics:
-    """Take a few steps of a run, print what one of them takes and what all would, write nothing, and return
-    no metrics.
+    """Take a few steps of a run, print the time and memory of one and the hours of all, and write nothing.
 
-    steps, batch_size: of the whole run. group: the processes that share it.
-    Its hours are an estimate: steps on this machine as busy as it is now, without evaluations.
+    steps, batch_size: of the whole run. group: the processes that share it. Returns no lines of metrics.
+    The hours are an estimate: of steps on this machine, as busy as it is now, without evaluations.
     """
     seconds = []
     with memory_kept():
@@ -44,7 +43,7 @@ def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, b
 
 
 def peak_memory() -> str:
-    """The most memory that this process has held so far; on a GPU, what CuPy has taken there."""
+    """The most memory that this process has held so far; on a GPU, what CuPy has allocated there."""
     if (xp := backend.current()).__name__ == "cupy":
         return f"{xp.get_default_memory_pool().total_bytes() / 2**30:.2f} GiB on the GPU"
     try:

@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy
 
-from .. import backend
 from ..backend import Array, xp_of
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
@@ -15,22 +15,23 @@ from ..fast import memory_kept
 from ..nn import Module
 from ..ops import softmax_cross_entropy
 from ..optim import Optimizer
-from ..support.operation_checks import NotFinite
+from ..support.diverged import Diverged
 from ..tensor import Tensor, no_grad
 from .curves import Metrics
 from .predict import evaluating
 from .progress import Progress
-from .run_folder import LOWER_RATE, Run
+from .run_folder import Run
 from .signals import stop_on_signal
+from .timetable import Timetable
 
-RATIO_IMAGES = 10  # first ones of the test images, on which blocks are compared with the identity
+RATIO_IMAGES = 10  # the first test images, on which blocks are compared with the identity
 
 Compute = Callable[[Module, Array, Array], tuple[Array, Array]]
 
 
 def loss_and_error(model: Module, images: Array, labels: Array) -> tuple[Array, Array]:
-    """Forward and backward pass: (loss, fraction of wrong predictions), scalars; gradients in the
-    parameters."""
+    """Forward and backward pass: (loss, fraction of wrong predictions), scalars; the gradients are left in
+    the parameters."""
     logits = model(Tensor(images))
     loss = softmax_cross_entropy(logits, labels)
     loss.backward()
@@ -43,8 +44,7 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
 
     images: standardized, (N, H, W, C) float32. labels: (N,). group: the processes that take the step
     together.
-    Raises NotFinite if, on NumPy, an array is not finite or, in float16, an activation, before the weights
-    are moved.
+    Raises Diverged, before the weights are moved, if an array on NumPy or a float16 activation is not finite.
     """
     with numpy.errstate(all="ignore"):  # _check_finite says it better
         loss, error = compute(model, images, labels)
@@ -58,52 +58,47 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
           *, steps: int, batch_size: int, compute: Compute = loss_and_error) -> Metrics:
     """Train until `steps` steps are done or a signal asks to stop, and return the lines of metrics.jsonl.
 
-    schedule: step -> learning rate. run: where it is recorded, and from which step on.
+    schedule: step -> learning rate, 0 being the first step. run: where to record, and the steps already done.
     batch_size: of all processes of the run together; each takes its shard.
-    compute: forward and backward pass, as `loss_and_error`, the default.
-    After Ctrl-C, SIGTERM or SIGHUP the step is finished and a checkpoint saved; the last line then has step <
-    steps. A file that cannot be written is reported on stderr and tried again when it is due next.
-    Raises ValueError for labels that are no class's index, or a batch_size that is no multiple of the number
-    of processes; FloatingPointError, without touching the last good checkpoint, if images, weights, the loss
-    or a gradient are not finite, naming the first that is not (on a GPU the loss, when it is fetched: a look
-    at every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not
-    written at the end; RuntimeError if another process trains in the same folder.
+    compute: forward and backward pass; default: `loss_and_error`.
+    After Ctrl-C, SIGTERM or SIGHUP the current step is finished and a checkpoint saved; the last line then
+    has step < steps. A file that cannot be written is reported on stderr and tried again when it is next due.
+    Raises ValueError for labels that are not the index of a class, or a batch_size that is not a multiple of
+    the number of processes; Diverged, without touching the last good checkpoint, if images, weights, the loss
+    or a gradient are not finite, naming the first of them (on a GPU the loss, when it is fetched: a check at
+    every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not written
+    at the end; RuntimeError if another process trains in the same folder.
     """
     group = run.group
     check_batch(batch_size, group.size)
     _check_labels(dataset)
-    evaluate_every = run.evaluate_every or max(1, len(dataset.train.labels) // batch_size)
-    metrics_every = run.metrics_every or (10 if backend.current() is numpy else 100)
     batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard)
+    timetable = Timetable(run, steps, epoch=len(dataset.train.labels) // batch_size)
     with run, stop_on_signal() as stop, memory_kept():
         group.broadcast([tensor.data for _, tensor in model.named_tensors()] + list(optimizer.state.values()))
-        progress = Progress(run.step, steps, batch_size, run.last_good)
+        progress = Progress(run.step, steps, batch_size)
         if run.step == 0 and (ratios := _residual_ratios(model, dataset.test)):
             run.record({"step": 0, **ratios})
-        for images, labels in batches:
-            optimizer.lr = schedule(progress.step)
+        for step, (images, labels) in enumerate(batches, run.step + 1):
+            optimizer.lr = schedule(step - 1)
             try:
-                progress.add(*training_step(model, optimizer, images, labels, group, compute))
-            except NotFinite as error:
-                raise FloatingPointError(f"{error.name} is not finite at step {progress.step + 1}: the run "
-                                         f"cannot go on; {run.last_good()}. {error.remedy}") from None
-            step = progress.step
-            last = step == steps or any(group.all_reduce_sum(stop.is_set()))
-            evaluating = step % evaluate_every == 0 or step == steps
-            if evaluating or last or step % metrics_every == 0:
+                progress.add(step, *training_step(model, optimizer, images, labels, group, compute))
+            except Diverged as error:
+                error.step = step
+                raise
+            due = timetable.due(step, stopped=any(group.all_reduce_sum(stop.is_set())))
+            if due.metrics:
                 line = {"step": step, "lr": float(optimizer.lr), **progress.summary(group)}
-                if evaluating:
-                    figures = evaluate(model, dataset.test, group)
-                    line |= {f"test_{name}": value for name, value in figures.items()}
-                    line |= _residual_ratios(model, dataset.test)
+                if due.evaluation:
+                    line |= _test_figures(model, dataset.test, group)
                 run.record(line)
                 progress.restart(line)
-            if evaluating or last or run.checkpoint_due():
+            if due.checkpoint:
                 progress.fetch()  # raises before a diverged network is saved
                 with progress.clock_stopped():
-                    run.save(model, optimizer, step, last)
-            progress.show(evaluating or last)
-            if last:
+                    run.save(model, optimizer, step, last=due.end)
+            progress.show(always=due.evaluation or due.end)
+            if due.end:
                 break
     return run.metrics
 
@@ -111,13 +106,13 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
 def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict[str, float]:
     """Mean "loss", "error" and, for more than five classes, "top5_error" over a split, images not augmented.
 
-    error: the fraction of images whose class is not the one that the network thinks likeliest; top5_error:
-    not among the likeliest five. group: the processes that share the work.
-    Raises ValueError for an empty split, FloatingPointError if the loss is not finite.
+    error: the fraction of images whose class is not the likeliest to the network; top5_error: not among the
+    five likeliest. group: the processes that share the work.
+    Raises ValueError for an empty split, Diverged if the loss is not finite.
     """
     if not len(split.labels):
         raise ValueError("evaluate: the split holds no images")
-    loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0, 0
+    loss, wrong, wrong5, count, classes = 0.0, 0.0, 0.0, 0.0, 0
     with no_grad(), evaluating(model):
         for images, labels in evaluation_batches(split, split.evaluation_batch_size, group.shard):
             if not len(labels):
@@ -131,14 +126,19 @@ def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict
             count, classes = count + len(labels), logits.shape[1]
     loss, wrong, wrong5, count = group.all_reduce_sum(float(loss), float(wrong), float(wrong5), count)
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss over {count:.0f} images is {loss}: the network has diverged; "
-                                 "train with a lower learning rate")
+        raise Diverged(f"the loss over {count:.0f} images ({loss})")
     figures = {"loss": loss / count, "error": wrong / count, "top5_error": wrong5 / count}
     return figures if classes > 5 else {name: figures[name] for name in ("loss", "error")}
 
 
+def _test_figures(model: Module, split: Split, group: Group) -> dict[str, Any]:
+    """What an evaluation adds to a line of metrics."""
+    figures = {f"test_{name}": value for name, value in evaluate(model, split, group).items()}
+    return figures | _residual_ratios(model, split)
+
+
 def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
-    """How far each block is from the identity, for a model that can say so (models.ResidualNetwork)."""
+    """How far each block is from the identity, for a model that can tell (models.ResidualNetwork)."""
     if not hasattr(model, "residual_ratios"):
         return {}
     images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
@@ -148,23 +148,21 @@ def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
 
 
 def _check_finite(model: Module, images: Array, loss: Array) -> None:
-    """On NumPy, raises NotFinite for the first array of a step that is not finite."""
+    """On NumPy, raise Diverged for the first array of a step that is not finite."""
     if not isinstance(images, numpy.ndarray):
         return
-
-    def suspects() -> Iterator[tuple[str, Array]]:
-        yield "the batch of images", images
-        yield from ((name, parameter.data) for name, parameter in model.named_parameters())
-        yield "the loss", loss
-        yield from ((f"the gradient of {name}", p.grad) for name, p in model.named_parameters()
-                    if p.grad is not None)
-
+    gradients = {f"the gradient of {name}": p.grad for name, p in model.named_parameters()
+                 if p.grad is not None}
     with numpy.errstate(all="ignore"):  # a sum is finite only if all is; of large numbers it may not be
-        sums = [p.grad.sum() for _, p in model.named_parameters() if p.grad is not None]
-    if not numpy.isfinite([loss, *sums]).all():
-        for name, array in suspects():
-            if not numpy.isfinite(array).all():
-                raise NotFinite(name, "Check the data set" if array is images else LOWER_RATE)
+        sums = [gradient.sum() for gradient in gradients.values()]
+    if numpy.isfinite([loss, *sums]).all():
+        return
+    if not numpy.isfinite(images).all():
+        raise Diverged("the batch of images", "Check the data set")
+    weights = {name: p.data for name, p in model.named_parameters()}
+    for name, array in {**weights, "the loss": loss, **gradients}.items():
+        if not numpy.isfinite(array).all():
+            raise Diverged(name)
 
 
 def _check_labels(dataset: Dataset) -> None:

@@ -1,5 +1,5 @@
-"""Pictures of what a network has learned: its first kernels, its answers, its mistakes, and one image's way
-through it."""
+"""Pictures of what a network has learned: its first kernels, its answers, its mistakes, and one image on its
+way through it."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
 def probabilities(model: Module, split: Split) -> numpy.ndarray:
-    """What the model thinks of each image of a split: (N, classes), each row summing to 1."""
+    """The likelihood of each class for each image of a split: (N, classes), each row summing to 1."""
     with no_grad(), evaluating(model):
         return numpy.concatenate([softmax(model(Tensor(images))).numpy() for images, _ in
                                   evaluation_batches(split, split.evaluation_batch_size)])
 
 
 def confusion_matrix(labels: numpy.ndarray, predictions: numpy.ndarray, classes: int) -> numpy.ndarray:
-    """(classes, classes) counts: the images of class i that were taken for class j."""
+    """(classes, classes) counts: how many images of class i were taken for class j."""
     counts = numpy.zeros((classes, classes), numpy.int64)
     numpy.add.at(counts, (labels, predictions), 1)
     return counts
 
 
 def worst_mistakes(labels: numpy.ndarray, likelihood: numpy.ndarray) -> numpy.ndarray:
-    """Indices of the images that are taken for another class, the surest first.
+    """Indices of the images that are taken for another class, the most confident mistakes first.
 
     likelihood: (N, classes), as `probabilities` gives it.
     """
@@ -47,9 +47,9 @@ def worst_mistakes(labels: numpy.ndarray, likelihood: numpy.ndarray) -> numpy.nd
 
 
 def draw_kernels(path: str | Path, network: ResidualNetwork, columns: int = 8, side: int = 150) -> None:
-    """Draw the kernels of the first convolution as little color images, grey being 0.
+    """Draw the kernels of the first convolution as little color images, in which gray is 0.
 
-    Each is scaled by its own largest weight; kernels of three channels, red, green and blue, only.
+    Kernels must have three channels, red, green and blue. Each is scaled by its own largest weight.
     """
     kernels = network.stem.weight.numpy().transpose(3, 0, 1, 2)  # (O, KH, KW, 3)
     rows, columns = -(-len(kernels) // columns), min(columns, len(kernels))
@@ -64,7 +64,7 @@ def draw_kernels(path: str | Path, network: ResidualNetwork, columns: int = 8, s
 
 
 def draw_confusion(path: str | Path, counts: numpy.ndarray, classes: Sequence[str], side: int = 110) -> None:
-    """Draw a confusion matrix, rows the true classes, percent of each row in its cells."""
+    """Draw a confusion matrix: a row for each true class, percent of the row in each cell."""
     percent = 100 * counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
     left, top, width = 330, 150, len(classes) * side
     page = plot.Drawing(left + width + 40, top + width + 200)
@@ -81,8 +81,8 @@ def draw_confusion(path: str | Path, counts: numpy.ndarray, classes: Sequence[st
 def draw_answers(path: str | Path, title: str, images: numpy.ndarray, labels: numpy.ndarray,
                  likelihood: numpy.ndarray, classes: Sequence[str], columns: int = 6, rows: int = 3,
                  side: int = 300) -> None:
-    """Draw the first images: each with what it was taken for and how surely, and what it is, wrong ones in
-    another color."""
+    """Draw the first images, each with the class it was taken for, how likely that was, and the class it is;
+    wrong answers are in another color."""
     shown = min(len(images), columns * rows)
     page = plot.Drawing(40 + columns * (side + 40), 110 + max(1, -(-shown // columns)) * (side + 140))
     page.text(40, 50, title if shown else f"{title}: there are none", TEXT, 0)
@@ -97,24 +97,23 @@ def draw_answers(path: str | Path, title: str, images: numpy.ndarray, labels: nu
 
 def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, classes: Sequence[str],
               side: int = 260, columns: int = 8) -> None:
-    """Draw one image's way through a network of residual blocks.
+    """Draw one image on its way through a network of residual blocks.
 
-    image: (H, W, 3) uint8. For the first convolution and each block (of many, so many in equal distances):
-    the size of x over the pixels, bright is large; that of h(x), which the block adds; and the three classes
-    that the network would name if all later blocks were the identity. One can ask that of residual networks
-    only, whose shortcuts have no weights and lead from every block to the logits.
+    image: (H, W, 3) uint8. columns: at most this many steps, the first convolution and blocks at equal
+    distances, are shown. Each shows the size of x at every pixel, bright being large; that of h(x), which the
+    block adds; and the three classes that the network would name if all later blocks were the identity. Only
+    a residual network can say: its shortcuts have no weights and lead from every block to the logits.
     Raises ValueError for a network without identity.
     """
     if not all(block.residual for block in network.blocks):
         raise ValueError("draw_path: expected a residual network: in a plain one no shortcut leads from a "
                          "block to the logits")
+    steps = []
     with no_grad():
-        x = network.stem(Tensor(standardize(backend.current().asarray(image[None]))))
-        steps = [("the first convolution", x, None, _if_identity(network, x, 0))]
-        for number, block in enumerate(network.blocks, 1):
-            h, shortcut = block.h(x), block.shortcut(x)
-            x = shortcut + h
-            steps.append((f"block {number}", x, h, _if_identity(network, x, number)))
+        images = Tensor(standardize(backend.current().asarray(image[None])))
+        for number, (_, block, x, out) in enumerate(network.steps(images)):
+            name = f"block {number}" if block else "the first convolution"
+            steps.append((name, out, block and block.h(x), _if_identity(network, out, number)))
     shown = sorted({round(i) for i in numpy.linspace(0, len(steps) - 1, min(columns, len(steps)))})
     page = plot.Drawing(40 + (len(shown) + 1) * (side + 40), 2 * side + 480)
     page.text(40, 50, "One image on its way: x and h(x), and the classes if the later blocks did nothing",
@@ -135,14 +134,14 @@ def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, 
 
 
 def _if_identity(network: ResidualNetwork, x: Tensor, blocks: int) -> numpy.ndarray:
-    """The probabilities (classes,) if the blocks after the first so many added nothing to x."""
+    """The probabilities (classes,) if every block after the first `blocks` added nothing to x."""
     for block in network.blocks[blocks:]:
         x = block.shortcut(x)
     return softmax(network.classify(x)).numpy()[0]
 
 
 def _sizes(x: Tensor) -> numpy.ndarray:
-    """The norm over the channels at each pixel of (1, H, W, C), as grey levels (H, W, 3)."""
+    """The norm over the channels at each pixel of (1, H, W, C), as gray levels (H, W, 3)."""
     norms = numpy.sqrt((x.numpy()[0] ** 2).sum(axis=2))
     levels = (255 * norms / max(norms.max(), 1e-30)).round().astype(numpy.uint8)
     return numpy.repeat(levels[:, :, None], 3, axis=2)
@@ -153,7 +152,7 @@ def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequ
     """Draw all of the above into a folder, made if absent, and return the files.
 
     split: images and labels that the network was not trained on. model: the network as it computes, if not in
-    float32. The way drawn is that of the surest mistake; where there is none, of the first image.
+    float32. The path drawn is that of the most confident mistake or, without mistakes, of the first image.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = to_numpy(split.images), to_numpy(split.labels)
@@ -164,7 +163,7 @@ def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequ
     draw_confusion(files[1], counts, classes)
     worst = worst_mistakes(labels, likelihood)
     draw_answers(files[2], "The first images", images, labels, likelihood, classes)
-    draw_answers(files[3], "The surest of the mistakes", images[worst], labels[worst], likelihood[worst],
+    draw_answers(files[3], "The most confident mistakes", images[worst], labels[worst], likelihood[worst],
                  classes)
     if not all(block.residual for block in network.blocks):
         return files[:4]

@@ -1,4 +1,4 @@
-"""What a trained network says: predicted classes, and how many of them are right."""
+"""Predicted classes, and how many of them are correct."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from ..tensor import Tensor, no_grad
 
 @contextmanager
 def evaluating(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this context every module of a model is as in evaluation, and then as it was before."""
+    """Within this context every module of a model is in evaluation mode, and then as it was before."""
     modules = [module for _, module in model.named_modules()] if isinstance(model, Module) else []
     modes = [module.training for module in modules]
     try:
@@ -28,10 +28,10 @@ def evaluating(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
 
 def predict(model: Callable[[Tensor], Tensor], inputs: Array | Tensor,
             batch_size: int = 250) -> numpy.ndarray:
-    """The class that the model thinks likeliest for each input: (N,) integers, a NumPy array.
+    """The likeliest class of each input: (N,) integers, a NumPy array.
 
-    inputs: (N, ...) floats as the model takes them, in the library that is in use; so many at a time are
-    computed, without a graph and with the model as in evaluation.
+    inputs: (N, ...) floats as the model takes them, in the library that is in use. batch_size: how many are
+    computed at a time, without a graph and with the model in evaluation mode.
     """
     values = inputs.data if isinstance(inputs, Tensor) else inputs
     with no_grad(), evaluating(model):
@@ -41,10 +41,10 @@ def predict(model: Callable[[Tensor], Tensor], inputs: Array | Tensor,
 
 
 def accuracy(predicted: Array | Tensor, labels: Array) -> float:
-    """The fraction of right ones, 0 to 1.
+    """The fraction of correct predictions, 0 to 1.
 
-    predicted: classes (N,), or logits (N, classes). labels: (N,). Raises ValueError for other shapes, or N =
-    0.
+    predicted: classes (N,), or logits (N, classes). labels: (N,).
+    Raises ValueError for other shapes or N = 0.
     """
     predicted = predicted.data if isinstance(predicted, Tensor) else predicted
     predicted = predicted if backend.is_array(predicted) else numpy.asarray(predicted)

@@ -1,22 +1,22 @@
-"""Figures of a run while it goes on: their means since the last line of metrics, the clock, the progress
-line."""
+"""Figures of a run in progress: their means since the last line of metrics, the clock, the progress line."""
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..backend import Array, to_numpy
 from ..distributed import SINGLE_PROCESS, Group
+from ..support.diverged import Diverged
 
-DISPLAY_SECONDS = 0.5, 15.0  # how often the progress line is renewed: on a terminal, elsewhere
+DISPLAY_SECONDS = 0.5, 15.0  # between progress lines: on a terminal, elsewhere
 
 
 def say(text: str, **options: Any) -> None:
-    """Print, unless it cannot be written: a closed pipe, or a log on a full disk, must not end a run."""
+    """Print if possible: a closed pipe, or a log on a full disk, must not end a run."""
     with suppress(OSError, ValueError):  # ValueError: the stream was closed
         print(text, flush=True, **options)
 
@@ -24,34 +24,32 @@ def say(text: str, **options: Any) -> None:
 class Progress:
     """Losses and errors since the last line of metrics, the clock, and the progress line.
 
-    Steps add their figures as arrays where they are. They are fetched, and looked at, only when shown: a GPU
+    Figures are added as arrays, where they were computed, and fetched only when they are shown, so that a GPU
     need not wait for Python after each step.
     """
 
-    def __init__(self, first_step: int, steps: int, batch_size: int, last_good: Callable[[], str]) -> None:
+    def __init__(self, first_step: int, steps: int, batch_size: int) -> None:
         self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
-        self.last_good = last_good  # which checkpoint there is, for an error message
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
-        self.test, self.line = "", {}
+        self.test = ""
+        self.line: dict[str, float] = {}
         self.started = time.perf_counter()
         self.last_shown = -math.inf
-        self.pending: list[tuple[Array, Array]] = []
+        self.pending: list[tuple[int, Array, Array]] = []
         self.figures: list[tuple[float, float]] = []
         self.since = self.started
 
-    def add(self, loss: Array, error: Array) -> None:
-        self.step += 1
-        self.pending.append((loss, error))
+    def add(self, step: int, loss: Array, error: Array) -> None:
+        """The figures of a step, the first of which is 1."""
+        self.step = step
+        self.pending.append((step, loss, error))
 
     def fetch(self) -> None:
-        """Raises FloatingPointError if a loss is not finite, naming the step."""
-        first = self.step - len(self.pending) + 1
-        for step, (loss, error) in enumerate(self.pending, first):
+        """Turn pending figures into numbers. Raises Diverged, naming the step, if a loss is not finite."""
+        for step, loss, error in self.pending:
             self.figures.append((float(to_numpy(loss)), float(to_numpy(error))))
             if not math.isfinite(self.figures[-1][0]):
-                raise FloatingPointError(f"the loss is {self.figures[-1][0]} at step {step}: the run has "
-                                         f"diverged; {self.last_good()}. Start another run with a lower "
-                                         "learning rate")
+                raise Diverged(f"the loss ({self.figures[-1][0]})", step=step)
         self.pending = []
 
     def summary(self, group: Group = SINGLE_PROCESS) -> dict[str, float]:
@@ -64,9 +62,10 @@ class Progress:
         return dict(zip(figures, (total / group.size for total in totals), strict=True))
 
     def restart(self, line: Mapping[str, float]) -> None:
+        """Begin new means and a new clock after a line of metrics."""
         if "test_error" in line:
             self.test = f"  test error {100 * line['test_error']:.2f} %"
-        self.line, self.figures, self.since = line, [], time.perf_counter()
+        self.line, self.figures, self.since = dict(line), [], time.perf_counter()
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
@@ -76,6 +75,7 @@ class Progress:
         self.since += time.perf_counter() - start
 
     def show(self, always: bool) -> None:
+        """Print the progress line if it is time for it, or always."""
         now = time.perf_counter()
         if not always and now - self.last_shown < DISPLAY_SECONDS[not self.terminal]:
             return

@@ -1,16 +1,6 @@
-"""The folder of a run: what lies in it, who may write there, and how a run goes on after it was stopped.
+"""A run's folder: who may write there, what is written when, and what happens if it cannot be written.
 
-    config.json      the settings it was started with
-    metrics.jsonl    one JSON object per line: step, lr, train_loss, train_error, images_per_second; at
-                     evaluations also test_loss, test_error, test_top5_error (for more than five classes) and
-                     residual_ratios, ||h(x)|| / ||x|| of each residual block. Errors are fractions from 0 to
-                     1; training figures are means over the steps since the line before, on augmented images.
-    checkpoint.npz   weights, momentum, step and settings: all that is needed to go on bit for bit. The random
-                     streams are functions of seed and step (see datasets/loader.py), so these two are their
-                     state.
-    curve.png        loss and error against step
-    identity.png     ||h(x)|| / ||x|| of each residual block against depth
-    .lock            empty; held while a run writes here, so that a second one is refused
+README.md beside this file lists the files of a run and what they promise.
 """
 from __future__ import annotations
 
@@ -21,29 +11,30 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy
+from types import TracebackType
+from typing import Any
 
 from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
-from ..support.files import locked, read_npz, write_atomically
+from ..support.diverged import Diverged
+from ..support.files import locked, write_atomically
+from .checkpoint import last_good, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
 from .progress import say
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
-LOWER_RATE = "Start another run with a lower learning rate"
-CHECKPOINT_SECONDS = 300  # besides those at evaluations and at the end
+CHECKPOINT_SECONDS = 300  # between checkpoints, besides those at evaluations and at the end
 
 
 class Run:
-    """A training run and its folder, to be given to `train`, which enters it as a context.
+    """A training run and its folder: the argument of `train`, which enters it as a context.
 
     folder: made if absent. config: settings to save, for JSON. seed: of the batches. step: steps already
-    done, when model and optimizer come from the checkpoint in the folder.
+    done, if model and optimizer come from the checkpoint in the folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
-    metrics_every: steps between lines; default: 10, on a GPU, which waits for each line's figures, 100.
+    metrics_every: steps between lines; default: 10, or 100 on a GPU, which has to wait for the figures of
+    each line.
     group: the processes that share the run. Only process 0 writes; the others make the same calls.
     """
 
@@ -58,8 +49,10 @@ class Run:
         self.last_saved = time.perf_counter()
 
     def __enter__(self) -> Run:
-        """Lock the folder. Raises RuntimeError if another process trains there, OSError if it cannot be
-        written."""
+        """Lock the folder, and start its metrics over or, when resuming, cut them off at the checkpoint.
+
+        Raises RuntimeError if another process trains there, OSError if a file cannot be written.
+        """
         with ExitStack() as stack:
             if self.group.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,11 +67,15 @@ class Run:
             self._lock = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        """Give the lock back, and tell an error that ends the run which checkpoint is good."""
         self._lock.close()
+        if isinstance(error, Diverged) and not error.last_good:
+            error.last_good = self.last_good()
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the metrics. If it cannot be written, that is tried again with the next one."""
+        """Add a line to the metrics. A line that cannot be written is tried again with the next one."""
         self.metrics.append(dict(line))
         if self.group.rank == 0:
             with self._warn_if_unwritable(self.metrics_file):
@@ -86,13 +83,14 @@ class Run:
                 self.lines_written = len(self.metrics)
 
     def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is CHECKPOINT_SECONDS old."""
+        """Whether the last checkpoint is more than CHECKPOINT_SECONDS old."""
         return time.perf_counter() - self.last_saved > CHECKPOINT_SECONDS
 
     def save(self, model: Module, optimizer: Optimizer, step: int, last: bool) -> None:
-        """Save a checkpoint and draw the curves. A file that cannot be written is reported on stderr.
+        """Save a checkpoint and draw the curves; report a file that cannot be written on stderr.
 
-        Raises OSError if that is the last checkpoint, FloatingPointError if a weight is not finite.
+        Raises OSError if the last checkpoint of the run cannot be written, Diverged if a weight is not
+        finite.
         """
         if self.group.rank == 0:
             with self._warn_if_unwritable(self.checkpoint, fatal=last):
@@ -105,11 +103,11 @@ class Run:
 
     def last_good(self) -> str:
         """Which checkpoint there is to go back to, in words."""
-        return _last_good(self.checkpoint)
+        return last_good(self.checkpoint)
 
     @contextmanager
     def _warn_if_unwritable(self, path: Path, fatal: bool = False) -> Iterator[None]:
-        """Say that a file could not be written, and go on: the disk may have room the next time."""
+        """Report an OSError and go on, since the disk may have room next time; raise it if fatal."""
         try:
             yield
         except OSError as error:
@@ -119,67 +117,8 @@ class Run:
             say(f"\n{trouble}. Training goes on", file=sys.stderr)
 
 
-class Checkpoint(NamedTuple):
-    """What `save_checkpoint` wrote: give model and optimizer to their `load_state_dict`."""
-    model: dict[str, numpy.ndarray]
-    optimizer: dict[str, numpy.ndarray]
-    step: int
-    config: dict[str, Any]
-
-
-def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step: int,
-                    config: Mapping[str, Any]) -> None:
-    """Write a checkpoint as one .npz file of plain arrays; an older one is replaced only once this one is
-    whole.
-
-    Raises FloatingPointError, and writes nothing, if a weight or velocity is not finite.
-    """
-    write_checkpoint(Path(path), Checkpoint(model.state_dict(), optimizer.state_dict(), step, dict(config)))
-
-
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """`save_checkpoint` of what is in memory already."""
-    step, config = checkpoint.step, checkpoint.config
-    arrays = {f"{part}/{name}": value for part in ("model", "optimizer")
-              for name, value in getattr(checkpoint, part).items()}
-    for name, value in arrays.items():
-        if not numpy.isfinite(value).all():
-            raise FloatingPointError(f"{name} is not finite after step {step}: the run has diverged. Nothing "
-                                     f"was saved; {_last_good(path)}. {LOWER_RATE}")
-    arrays |= {"step": numpy.int64(step), "config": numpy.array(json.dumps(config))}
-    write_atomically(path, lambda file: numpy.savez(file, **arrays))
-
-
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, which may come from anywhere: nothing in it is executed, no more memory taken than
-    it is long.
-
-    Raises FileNotFoundError if there is none, ValueError if the file is not a whole checkpoint.
-    """
-    if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder: expected a file, such as the checkpoint.npz of a run")
-    parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
-    try:
-        arrays = read_npz(path)
-        step, config = arrays.pop("step"), arrays.pop("config")
-        for name, value in arrays.items():
-            part, _, key = name.partition("/")
-            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
-                raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
-            parts[part][key] = value
-        settings = json.loads(config.item())
-        if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
-            raise ValueError("its step is no number >= 0, or its config no object")
-        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # a damaged file can raise nearly any exception
-        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
-                         f"{' '.join(str(error).split())[:200]})") from error
-
-
 def read_metrics(path: str | Path) -> Metrics:
-    """The lines of a metrics.jsonl, none if the file is absent; a last line that was cut off is left out."""
+    """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off."""
     if not Path(path).exists():
         return []
     metrics = []
@@ -206,9 +145,3 @@ def _append(path: Path, lines: Metrics) -> None:
 
 def _json_line(line: Mapping[str, float]) -> bytes:
     return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
-
-
-def _last_good(checkpoint: Path) -> str:
-    if checkpoint.exists():
-        return f"the last good checkpoint is {checkpoint}"
-    return "no checkpoint had been saved yet"

@@ -14,9 +14,9 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets; the second one acts as usual, at once.
+    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second signal acts as usual, at once.
 
-    Under nohup, which has the process ignore it, SIGHUP stays ignored.
+    Under nohup, where the process ignores SIGHUP, it goes on doing so.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

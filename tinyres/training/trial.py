@@ -1,4 +1,4 @@
-"""A few steps before a run on a GPU, which move no weight: how long one takes, and whether memory will do."""
+"""A few steps before a run on a GPU that move no weight: how long one takes, and whether it fits."""
 from __future__ import annotations
 
 import time
@@ -13,17 +13,17 @@ from .loop import Compute, loss_and_error
 
 cupy = backend.cupy
 
-TRIAL_STEPS = 5  # the last is timed; before it kernels are compiled, and a captured step is recorded
-SMALL_BATCHES = 1, 8  # tried where the batch does not fit, to say which would
+TRIAL_STEPS = 5  # the last is timed; in those before, kernels are compiled and a captured step is recorded
+SMALL_BATCHES = 1, 8  # tried if the batch does not fit, to find one that would
 GIB = 2**30
 
 
 def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batch_size: int, steps: int,
              precision: str) -> str:
-    """In one line what a run of so many steps will need: device, precision, memory, time.
+    """One line about what a run will need: device, precision, memory, time.
 
-    image_shape: (H, W, C). batch_size: on this device.
-    Raises RuntimeError, naming the largest batch that would fit, if the memory of the device will not do.
+    image_shape: (H, W, C). batch_size: on this device. steps: of the run.
+    Raises RuntimeError, naming the largest batch that would fit, if the device has too little memory.
     """
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     free, total = cupy.cuda.runtime.memGetInfo()
@@ -34,7 +34,7 @@ def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
     if seconds is None:
         largest = largest_batch(lambda size: _bytes(model, image_shape, size), free)
         remedy = (f"about --batch-size {largest} would" if largest
-                  else "no batch would; take fewer --blocks or smaller --widths")
+                  else "no batch would; choose fewer --blocks or smaller --widths")
         raise RuntimeError(f"a step of {batch_size} images does not fit into the {free / GIB:.1f} GiB "
                            f"that are free on {name}: {remedy}")
     used = free - cupy.cuda.runtime.memGetInfo()[0]
@@ -43,8 +43,10 @@ def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
 
 
 def largest_batch(used: Callable[[int], float], free: float) -> int:
-    """The largest batch for which `used(size)` bytes, taken as a line through SMALL_BATCHES, are free; 0 if
-    none."""
+    """The largest batch that fits into `free` bytes, if memory grows in a line; 0 if none does.
+
+    used: batch size -> bytes; asked for SMALL_BATCHES, through which the line is drawn.
+    """
     try:
         small, large = map(used, SMALL_BATCHES)
     except MemoryError:
@@ -68,7 +70,7 @@ def _batch(image_shape: tuple[int, ...], batch_size: int) -> tuple[Array, Array]
 
 
 def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> float:
-    """What a step takes of the memory that is not in use."""
+    """The free memory that a step uses."""
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     free = cupy.cuda.runtime.memGetInfo()[0]

@@ -4,9 +4,10 @@
 wrapped in `Float16` keeps images and activations in float16, half the memory traffic; weights and their sums
 stay float32. NumPy knows "float32" only.
 
-Gradients of pixels are some 1e-6, and 6e-8 is the smallest number that float16 holds, 65504 the largest. So
-inside the network gradients are multiplied by a scale, as large as they bear (Micikevicius et al., 2018): a
-step in which one overflows is left out, and the scale halved; after GROWTH_STEPS good ones it is doubled.
+Gradients of pixels are about 1e-6; the smallest number that float16 holds is 6e-8, the largest 65504. So
+gradients inside the network are multiplied by a scale, as large as possible (Micikevicius et al., 2018): a
+step in which a gradient overflows is skipped and the scale halved; after GROWTH_STEPS good steps the scale is
+doubled.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from ...models import ResidualNetwork
 from ...nn import Module
 from ...ops import relu
 from ...optim import Optimizer
-from ...support.operation_checks import NotFinite
+from ...support.diverged import Diverged
 from ...tensor import Tensor, no_grad
 from .uncopied_gradients import new
 
@@ -35,9 +36,9 @@ _tf32 = False
 
 
 def use(precision: str) -> None:
-    """Choose how a GPU multiplies float32 matrices from here on; for "float16", also wrap the network.
+    """Choose how a GPU multiplies float32 matrices from here on. For "float16", also wrap the network.
 
-    Raises ValueError for another precision, or one that NumPy, if it is in use, does not know.
+    Raises ValueError for another precision, or for one that needs a GPU while NumPy is in use.
     """
     global _tf32
     if precision not in PRECISIONS:
@@ -56,7 +57,7 @@ class Float16(Module):
     """A network whose convolutions compute in float16, with float32 weights, logits and gradients of weights.
 
     Inside, gradients are `loss_scale` times too large: they are scaled where they enter float16 and scaled
-    back where they leave it, and nobody outside needs to know. Names and parameters are those of the network.
+    back where they leave it, so that no code outside need know. Names and parameters are the network's.
     """
 
     def __init__(self, network: ResidualNetwork) -> None:
@@ -66,7 +67,7 @@ class Float16(Module):
         self.last_images: Tensor | None = None
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """As of the network."""
+        """Those of the network."""
         return self.network.named_tensors()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -76,23 +77,20 @@ class Float16(Module):
         return self.network.classify(_to_float32(features, self.loss_scale))
 
     def overflowing_layer(self) -> str | None:
-        """The first layer whose output for the last images is not finite, by name; None if all are."""
+        """The name of the first layer whose output for the last images is not finite, if there is one."""
         with no_grad(), self._float16_weights():
             for name, x in self._layers(_to_float16(self.last_images.detach(), self.loss_scale)):
                 if not bool(xp_of(x.data).isfinite(x.data).all()):
                     return name
         return None
 
-    def _layers(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = self.network.stem(x)
-        yield "stem", x
-        for i, block in enumerate(self.network.blocks):
-            inner = block.conv1(x)
-            yield f"blocks.{i}.conv1", inner
-            h = block.conv2(relu(inner))
-            yield f"blocks.{i}.conv2", h
-            x = block.shortcut(x) + h if block.residual else relu(h)
-            yield f"blocks.{i}", x
+    def _layers(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        for name, block, x, out in self.network.steps(images):
+            if block:
+                inner = block.conv1(x)
+                yield f"{name}.conv1", inner
+                yield f"{name}.conv2", block.conv2(relu(inner))
+            yield name, out
 
     @contextmanager
     def _float16_weights(self) -> Iterator[None]:
@@ -110,9 +108,10 @@ class Float16(Module):
 
 
 class ScaledOptimizer(Optimizer):
-    """An optimizer of a `Float16` network that adapts its scale: a step without a finite gradient is skipped.
+    """An optimizer of a `Float16` network that adapts its scale: a step whose gradients are not all finite is
+    skipped.
 
-    Its state is that of the optimizer, and the scale. On a GPU it waits for the gradients at every step.
+    Its state is that of the optimizer and the scale. On a GPU it waits for the gradients at every step.
     """
 
     def __init__(self, optimizer: Optimizer, model: Float16) -> None:
@@ -123,9 +122,9 @@ class ScaledOptimizer(Optimizer):
         self.state = optimizer.state | dict(zip(SCALE_STATE, scale_state, strict=True))
 
     def step(self) -> None:
-        """Move the parameters, or, if a gradient is not finite, halve the scale.
+        """Move the parameters or, if a gradient is not finite, halve the scale.
 
-        Raises NotFinite, naming the layer, if activations overflow, which no scale can mend.
+        Raises Diverged, naming the layer, if activations overflow, which no scale can prevent.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if bool(numpy.isfinite(float(sum(gradient.sum() for gradient in gradients)))):
@@ -135,15 +134,15 @@ class ScaledOptimizer(Optimizer):
             if float(self.good_steps) >= GROWTH_STEPS and float(self.model.loss_scale) < MAX_LOSS_SCALE:
                 self._set_scale(2.0)
         elif name := self.model.overflowing_layer():
-            raise NotFinite(f"the output of {name}, in float16,", "Start another run with a lower learning "
-                            "rate, or go on with --precision tf32, whose numbers may be larger")
+            raise Diverged(f"the output of {name}, in float16,", "Start another run with a lower learning "
+                           "rate, or go on with --precision tf32, whose numbers may be larger")
         elif float(self.model.loss_scale) <= 1:
-            raise NotFinite("a gradient, in float16 and unscaled,", "Go on with --precision tf32")
+            raise Diverged("a gradient, in float16 and unscaled,", "Go on with --precision tf32")
         else:
             self._set_scale(0.5)
 
     def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set the state, in place; the scale stays as it is if the state is that of another precision."""
+        """Set the state, in place; the scale stays as it is if the state comes from another precision."""
         super().load_state_dict({name: self.state[name] for name in SCALE_STATE} | dict(state))
 
     def _set_scale(self, factor: float) -> None:

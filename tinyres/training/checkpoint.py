@@ -1,0 +1,77 @@
+"""Checkpoints: weights, an optimizer's state, step and settings in one .npz file of plain arrays."""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+
+from ..nn import Module
+from ..optim import Optimizer
+from ..support.diverged import Diverged
+from ..support.files import read_npz, write_atomically
+
+
+class Checkpoint(NamedTuple):
+    """What `save_checkpoint` wrote: give model and optimizer to their `load_state_dict`."""
+    model: dict[str, numpy.ndarray]
+    optimizer: dict[str, numpy.ndarray]
+    step: int
+    config: dict[str, Any]
+
+
+def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step: int,
+                    config: Mapping[str, Any]) -> None:
+    """Write a checkpoint; it replaces an older one only once it is whole.
+
+    step: steps done. config: settings, for JSON.
+    Raises Diverged, and writes nothing, if a weight or an array of the optimizer's state is not finite.
+    """
+    write_checkpoint(Path(path), Checkpoint(model.state_dict(), optimizer.state_dict(), step, dict(config)))
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """`save_checkpoint` of arrays that are in memory already."""
+    step, config = checkpoint.step, checkpoint.config
+    arrays = {f"{part}/{name}": value for part in ("model", "optimizer")
+              for name, value in getattr(checkpoint, part).items()}
+    for name, value in arrays.items():
+        if not numpy.isfinite(value).all():
+            raise Diverged(name, step=step, last_good=f"nothing was saved; {last_good(path)}")
+    arrays |= {"step": numpy.int64(step), "config": numpy.array(json.dumps(config))}
+    write_atomically(path, lambda file: numpy.savez(file, **arrays))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint from a file of any origin: nothing in it is executed, and it takes no more memory
+    than the file is long.
+
+    Raises FileNotFoundError if there is no such file, ValueError if it is not a whole checkpoint.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: expected a file, such as the checkpoint.npz of a run")
+    parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
+    try:
+        arrays = read_npz(path)
+        step, config = arrays.pop("step"), arrays.pop("config")
+        for name, value in arrays.items():
+            part, _, key = name.partition("/")
+            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
+                raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
+            parts[part][key] = value
+        settings = json.loads(config.item())
+        if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
+            raise ValueError("its step is not an integer >= 0, or its config not an object")
+        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]})") from error
+
+
+def last_good(path: Path) -> str:
+    """Which checkpoint there is to go back to, in words."""
+    return f"the last good checkpoint is {path}" if path.exists() else "no checkpoint had been saved yet"
