@@ -33,7 +33,7 @@ def save(folder: Path, config: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_nothing_changes_settings(monkeypatch, script):
-    settings, launch, _ = read(monkeypatch, script)
+    settings, launch, _ = read(monkeypatch, script, "--widths", 4, 8, 8, 8)
     for made in settings, launch:
         for field in dataclasses.fields(made):
             value = getattr(made, field.name)

@@ -14,7 +14,7 @@ from ..training import Checkpoint, load_checkpoint
 from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int
 
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
-MAX_STAGES = 6  # all but the first halve the image: five times suit 32 x 32 pixels, and 112 x 112 as well
+MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
 CHANGEABLE = {"data", "steps", "epochs", "evaluate_every", "precision"}  # between the parts of one run
 # What the paper does not say, or what does not change a result
 NOT_COMPARED = {"data", "dataset", "precision", "epochs", "evaluate_every", "seed", "held_out", "min_area"}
