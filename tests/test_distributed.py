@@ -123,7 +123,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(pictures, tmp_pat
 @pytest.mark.parametrize("arguments, message", [
     (["--batch-size", "13"], "batch_size 13 must be a multiple of 2"),
     (["--momentum", "2"], "momentum"),
-    (["--demo"], "--demo goes without"),
+    (["--demo"], "--demo cannot be combined with"),
 ])
 def test_wrong_options_are_named_and_end_all_processes(tmp_path, arguments, message):
     done = mpirun(2, str(CIFAR), *SMALL, "--distributed", "--out", str(tmp_path), *arguments)

@@ -7,7 +7,7 @@ from support.checking import convolution_of
 
 import tinyres as tr
 from tinyres import nn
-from tinyres.cli import settings as cli
+from tinyres.cli.launch import in_precision
 from tinyres.fast.gpu import capture, cublas, precision
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.training import loss_and_error, training_step
@@ -27,7 +27,7 @@ def weights_after(backend: str, products: str = "float32", steps: int = 3, captu
     """Losses and flat weights of a small network after some steps on noise."""
     xp = tr.backend.use(backend)
     precision.use(products)
-    network = cli.in_precision(products, tr.models.cifar_net(blocks=2, widths=(16, 32, 64)))
+    network = in_precision(products, tr.models.cifar_net(blocks=2, widths=(16, 32, 64)))
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((32, 32, 32, 3), dtype="float32"))

@@ -218,7 +218,7 @@ def test_a_signal_to_the_first_process_stops_all_after_the_same_step(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["--batch-size", "13", "--processes", "2"], "batch_size 13 must be a multiple of 2"),
     (["--processes", "5000"], "must be a multiple of 5000"),  # said before there are so many
-    (["--processes", "2", "--distributed"], "--processes goes without --distributed"),
+    (["--processes", "2", "--distributed"], "--processes cannot be combined with --distributed"),
     (["--processes", "0"], "--processes"),
 ])
 def test_wrong_options_are_named(tmp_path, arguments, message):

@@ -14,7 +14,7 @@ import numpy
 import pytest
 from support.harness import run_script, weight_bytes
 
-from tinyres.cli import settings as cli
+from tinyres.cli.launch import data_folder
 
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
@@ -134,7 +134,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--evaluate", "."], ". is a folder"),
     (["--out", __file__], "is a file, expected a folder"),
     (["--step", "5"], "unrecognized arguments: --step"),
-    (["--demo", "--laptop"], "--demo goes without --laptop"),
+    (["--demo", "--laptop"], "--demo cannot be combined with --laptop"),
 ])
 def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]
@@ -199,14 +199,14 @@ def test_where_the_data_are(tmp_path, monkeypatch):
     folder, names = tmp_path / "sets", ("cifar-10-batches-py", "cifar-10-python.tar.gz")
     (folder / names[0]).mkdir(parents=True)
     for given in folder, folder / names[0], tmp_path:
-        assert cli.data_folder(given, names) == folder
+        assert data_folder(given, names) == folder
     (tmp_path / "file").touch()
     for wrong, message in ("file", "is a file: expected the folder"), ("absent", "no such folder"):
         with pytest.raises(ValueError, match=message):
-            cli.data_folder(tmp_path / wrong, names)
+            data_folder(tmp_path / wrong, names)
     assert "no such folder" in run("--data", str(tmp_path / "mistyped"), "--backend", "numpy", ok=False)
     assert not (tmp_path / "mistyped").exists()
-    assert cli.data_folder(Path("data"), names) == Path("data"), "the default one is made"
+    assert data_folder(Path("data"), names) == Path("data"), "the default one is made"
 
 
 def test_from_the_folder_above_a_clone_of_the_packages_name(tmp_path):
@@ -227,9 +227,9 @@ def test_evaluate_and_resume_remember_where_the_data_were(straight, monkeypatch)
     assert saved == str(Path("data").absolute())
     for arguments in ["--evaluate", str(out / "checkpoint.npz")], ["--resume", "--out", str(out)]:
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
-        assert run_cifar.parse_arguments()[0].data == Path(saved)
+        assert run_cifar.read_settings()[0].data == Path(saved)
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments, "--data", "elsewhere"])
-        assert run_cifar.parse_arguments()[0].data == Path("elsewhere")
+        assert run_cifar.read_settings()[0].data == Path("elsewhere")
 
 
 def test_runs_of_other_rates_and_lengths_have_folders_of_their_own(monkeypatch):
@@ -238,6 +238,6 @@ def test_runs_of_other_rates_and_lengths_have_folders_of_their_own(monkeypatch):
     names = set()
     for arguments in [], ["--lr", "0.01"], ["--steps", "9"], ["--epochs", "9"]:
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
-        names.add(run_cifar.parse_arguments()[0].out.name)
+        names.add(run_cifar.read_settings()[1].out.name)
     assert names == {f"cifar10-residual-9x64-128-256-{part}-seed0" for part in (
         "50000steps-lr0.05", "50000steps-lr0.01", "9steps-lr0.05", "9epochs-lr0.05")}

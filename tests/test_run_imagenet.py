@@ -83,7 +83,7 @@ def test_settings_of_version_0_1_0_are_understood(pictures, straight, tmp_path):
     (["--batch-size", "25"], "batch_size 25"),
     (["--workers", "0"], "argument --workers"),
     (["--resume"], "--resume needs --out"),
-    (["--demo", "--evaluate", "x.npz"], "--demo goes without"),
+    (["--demo", "--evaluate", "x.npz"], "--demo cannot be combined with"),
 ])
 def test_wrong_options_are_named(pictures, tmp_path, arguments, message):
     out = [] if "--resume" in arguments else ["--out", tmp_path / "out"]

@@ -21,7 +21,7 @@ from collections import Counter
 import numpy
 
 import tinyres as tr
-from tinyres.cli import settings as cli
+from tinyres.cli.launch import in_precision
 from tinyres.fast.gpu import cublas, precision
 from tinyres.fast.gpu import passes as gpu_passes
 from tinyres.fast.gpu import sgd as gpu_sgd
@@ -85,7 +85,7 @@ def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Co
     precision.use(products)
     library = CountingLibrary()
     cublas._cublas = lambda device: (library, ctypes.c_void_p(1))
-    model = cli.in_precision(products, tr.models.cifar_net())
+    model = in_precision(products, tr.models.cifar_net())
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
     images = cupy.zeros((batch_size, 32, 32, 3), "float32")
     labels = cupy.zeros(batch_size, numpy.int64)

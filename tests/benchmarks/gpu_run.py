@@ -39,7 +39,7 @@ import tinyres as tr
 if why := tr.backend.why_no_gpu():
     sys.exit(f"PREFLIGHT FAILED: {why}")
 import cupy
-from tinyres.cli import settings as cli
+from tinyres.cli.launch import in_precision
 from tinyres.fast.gpu import capture, precision
 from tinyres.training import loss_and_error, training_step
 runtime = cupy.cuda.runtime
@@ -55,7 +55,7 @@ def steps(backend, products="float32", captured=False):
     for block in network.blocks:  # larger than the paper's, so that what the blocks add is seen
         for layer in block.conv1, block.conv2:
             layer.weight.data *= 8
-    model = cli.in_precision(products, network)
+    model = in_precision(products, network)
     optimizer = tr.optim.SGD(model.parameters(), 0.02, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((16, 32, 32, 3), dtype="float32"))

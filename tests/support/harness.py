@@ -68,14 +68,14 @@ def start(out: Path, steps: int, die_at: int = 0, **environment: str) -> subproc
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """What a run printed until its end, which must be a good one."""
+    """What a run printed; checks that it ended well."""
     printed, errors = process.communicate(timeout=600)
     assert process.returncode == 0 and not errors, printed[-1000:] + errors
     return printed
 
 
 def outcome(out: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
-    """Every array of the checkpoint, and the metrics but for the speed."""
+    """Every array of the checkpoint, and the metrics except the speed."""
     with numpy.load(out / "checkpoint.npz") as file:
         arrays = {name: file[name].tobytes() for name in file.files if name != "config"}
     return arrays, [{key: value for key, value in line.items() if key != "images_per_second"}
@@ -83,7 +83,7 @@ def outcome(out: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
 
 
 def kill_at_random(out: Path, steps: int, kills: int, seed: int = 0, longest: float = 0.7) -> int:
-    """Kill a run of so many steps at random moments, resume it each time, let it end: how often it was.
+    """Kill a run at random moments, resume it each time, and let it end; returns how often it was killed.
 
     After each kill the checkpoint, if there is one, must be whole. A run that ends early starts over.
     longest: seconds from the first sign of life to the kill, at most.

@@ -1,4 +1,4 @@
-"""What a script does about errors, and about an output that nobody reads any more."""
+"""What a script does about errors, and about output that nobody reads any more."""
 from __future__ import annotations
 
 import os
@@ -20,7 +20,7 @@ def run_script(main: Callable[[], None]) -> None:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         _end(str(error))
     except KeyboardInterrupt:
-        _end("interrupted; what a run had saved before is still there", 130)
+        _end("interrupted; what the run had already saved is still there", 130)
     except MemoryError as error:
         _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
              "--batch-size")

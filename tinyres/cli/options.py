@@ -1,29 +1,67 @@
-"""How options are read and shown: numbers within bounds, a default with each, errors of two lines."""
+"""How options are declared, read and shown: as the fields of dataclasses, numbers within bounds.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        lr: float = option(0.05, "learning rate", positive_float)
+
+    options = Options(**Parser("What the script does.", Options).typed())
+"""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 
-class Parser(argparse.ArgumentParser):
-    """Its errors show one line of usage, not all of it, and options are not to be abbreviated."""
+def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: str | None = None,
+           **more: Any) -> Any:
+    """A dataclass field that is also an option of the command line; a subclass may restate its default alone.
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+    default: `dataclasses.MISSING` if only subclasses have one. exclusive: the name of a group of options of
+    which only one may be given. The others are as in argparse's `add_argument`.
+    """
+    metadata = {"help": help, "type": type, "metavar": metavar, **more}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag(help: str) -> Any:
+    """An `option` without a value, False unless it is given."""
+    return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads the options that the fields of dataclasses declare. Names cannot be abbreviated, and an error
+    shows one line of usage, not all of it."""
+
+    def __init__(self, description: str | None, *classes: type, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                         allow_abbrev=False, argument_default=argparse.SUPPRESS)
+        exclusive: defaultdict[str, Any] = defaultdict(self.add_mutually_exclusive_group)
+        for cls in classes:
+            for field in dataclasses.fields(cls):
+                # the class that declared the option has its text, the last one its default
+                how = dict(next(found.metadata for above in cls.__mro__
+                                if (found := above.__dataclass_fields__[field.name]).metadata))
+                how["help"] += _shown(field.default) * ("default:" not in how["help"])
+                group = exclusive[how.pop("exclusive")] if "exclusive" in how else self
+                group.add_argument("--" + field.name.replace("_", "-"), **how)
+
+    def typed(self, words: Sequence[str] | None = None) -> dict[str, Any]:
+        """The options among the words, by default those of the command line, and no others; lists as
+        tuples."""
+        return {name: tuple(value) if isinstance(value, list) else value
+                for name, value in vars(self.parse_args(words)).items()}
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"usage: {self.prog} [options], which --help lists\n{self.prog}: error: {message}\n")
 
 
-class Help(argparse.RawDescriptionHelpFormatter):
-    """Adds its default to the text of every option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        value, text = action.default, action.help or ""
-        if value is None or isinstance(value, bool) or value == argparse.SUPPRESS or "default:" in text:
-            return text
-        return f"{text}; default: {' '.join(map(str, value)) if isinstance(value, list) else value}"
+def _shown(default: Any) -> str:
+    if default is None or default is False or default is dataclasses.MISSING:
+        return ""
+    return f"; default: {' '.join(map(str, default)) if isinstance(default, tuple) else default}"
 
 
 def positive_int(text: str) -> int:

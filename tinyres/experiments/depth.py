@@ -1,24 +1,24 @@
 """Error against depth: residual networks and their plain twins, trained alike (the paper's title, measured).
 
     python -m tinyres.experiments.depth                           7, 13, 25 and 55 convolutions, 8 epochs each
-    python -m tinyres.experiments.depth --blocks 1 2 --epochs 2   the same in small
+    python -m tinyres.experiments.depth --blocks 1 2 --epochs 2   the same on a small scale
 
-For each depth and kind one run is made at every learning rate of --lrs, with the first of --seeds, and at the
-best of them one with each other seed. Best is the lowest error on the last 5,000 training images, on which no
-run is trained; the test images are looked at once, when a run has ended. Each finished run adds a line to
---results; a run that is interrupted goes on from its checkpoint below --out. After every run two pictures are
-drawn: depth.png, error against depth, and identity.png, ||h(x)|| / ||x|| of the trained residual blocks
-against their number, beside the 1/l of Theorem 2.1.
+For each depth and kind, one run is made at every learning rate of --lrs with the first of --seeds, and then,
+at the best rate, one with each of the other seeds. The best rate has the lowest error on the last 5,000
+training images, on which no run is trained; the test images are looked at once, when a run has ended. Each
+finished run adds a line to --results; an interrupted run continues from its checkpoint below --out. After
+every run two pictures are drawn: depth.png, error against depth, and identity.png, ||h(x)|| / ||x|| of the
+trained residual blocks against their number, beside the 1/l of Theorem 2.1.
 """
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import numpy
 
 from .. import backend, datasets, models, optim, plot
 from ..cli.errors import run_script
-from ..cli.options import Help, Parser, fraction, non_negative_int, positive_float, positive_int
+from ..cli.options import Parser, fraction, non_negative_int, option, positive_float, positive_int
 from ..datasets import Dataset, Split
 from ..distributed.forked import forked, process_count
 from ..support.diverged import Diverged
@@ -37,6 +37,27 @@ KINDS = "residual", "plain"
 DATASETS = {"cifar10": datasets.cifar10, "shapes": lambda root: datasets.shapes()}
 
 Results = list[dict[str, Any]]  # the lines of a results file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of the command line."""
+    blocks: tuple[int, ...] = option((1, 2, 4, 9), "residual blocks per stage", positive_int, "N", nargs="+")
+    widths: tuple[int, ...] = option((16, 32, 64), "channels of each stage", positive_int, "N", nargs="+")
+    epochs: int = option(8, "of each run", positive_int, "N")
+    batch_size: int = option(128, "images per step", positive_int, "N")
+    lrs: tuple[float, ...] = option((0.05, 0.02), "learning rates to choose from", positive_float, "LR",
+                                    nargs="+")
+    seeds: tuple[int, ...] = option((0, 1), "the seeds of the initial weights and the batches",
+                                    non_negative_int, "N", nargs="+")
+    weight_decay: float = option(1e-4, "this multiple of the weights is added to the gradient", fraction)
+    initial_scale: float = option(0.3, "of residual blocks, see nn.ResidualBlock", positive_float, "X")
+    dataset: str = option("cifar10", "what to learn", choices=DATASETS)
+    data: Path = option(Path("data"), "the folder of the data sets", Path, "DIR")
+    out: Path = option(Path("runs/depth"), "for checkpoints and pictures", Path, "DIR")
+    results: Path | None = option(None, "default: results.jsonl in --out", Path, "FILE")
+    backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
+                          choices=["auto", "numpy", "cupy"])
 
 
 class Setting(NamedTuple):
@@ -67,9 +88,9 @@ class Experiment(NamedTuple):
         return min(lines, key=lambda line: line["held_out_error"])["lr"]
 
     def runs_left(self, results: Results) -> list[Setting]:
-        """The runs that are still to be made, as far as they are known; the shallow ones come first.
+        """The runs still to be made, shallow networks first.
 
-        Where the best rate is not yet known, the first one stands for it.
+        Where the best rate is not yet known, the first one stands in for it.
         """
         left = []
         for blocks in self.blocks:
@@ -91,9 +112,10 @@ class Experiment(NamedTuple):
 
 
 def make_run(experiment: Experiment, setting: Setting, dataset: Dataset, out: Path) -> dict[str, Any] | None:
-    """Train one network, or go on with it, and return its line of results; None if a signal ended it early.
+    """Train one network, from its checkpoint if there is one, and return its line of results, or None if a
+    signal ended the run early.
 
-    A run that diverges has errors of 1: it is as wrong as can be, and not made again.
+    A run that diverges is a result too, with errors of 1, and is not repeated.
     """
     common, learned = experiment.common, dataset.held_out(min(HELD_OUT, len(dataset.train.labels) // 10))
     folder = out / f"{setting.kind}-{setting.blocks}-lr{setting.lr:g}-seed{setting.seed}"
@@ -173,42 +195,43 @@ def draw_identity(path: Path, experiment: Experiment, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """The lines of a results file, none if it is absent. Raises ValueError, naming the line, if damaged."""
+    """The lines of a results file, none if it is absent. Raises ValueError that names a damaged line."""
     results = []
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
         try:
             results.append(json.loads(text))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no result: delete it ({error})") from None
+            raise ValueError(f"{path}, line {number} is not a result: delete it ({error})") from None
     return results
 
 
 def main() -> None:
-    args = parse_arguments()
-    backend.use(args.backend)
-    common = {name: getattr(args, name) for name in
-              ("dataset", "widths", "epochs", "batch_size", "weight_decay", "initial_scale")}
-    experiment = Experiment(sorted(args.blocks), args.lrs, args.seeds, common)
-    dataset = DATASETS[args.dataset](args.data).moved_to(backend.current())
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.results or args.out / "results.jsonl"
+    options = Options(**Parser(__doc__, Options, prog="python -m tinyres.experiments.depth").typed())
+    backend.use(options.backend)
+    common = dict(dataset=options.dataset, widths=list(options.widths), epochs=options.epochs,
+                  batch_size=options.batch_size, weight_decay=options.weight_decay,
+                  initial_scale=options.initial_scale)
+    experiment = Experiment(sorted(options.blocks), options.lrs, options.seeds, common)
+    dataset = DATASETS[options.dataset](options.data).moved_to(backend.current())
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.results or options.out / "results.jsonl"
     results, start, done = read_results(path), time.perf_counter(), 0
     while True:
-        draw_depth(args.out / "depth.png", experiment, results)
-        draw_identity(args.out / "identity.png", experiment, results)
+        draw_depth(options.out / "depth.png", experiment, results)
+        draw_identity(options.out / "identity.png", experiment, results)
         if not (left := experiment.runs_left(results)):
             break
         work = sum(experiment.convolutions(setting.blocks) for setting in left)
         hours = (time.perf_counter() - start) / done * work / 3600 if done else math.nan
         print(f"\n{len(left)} runs left{f', about {hours:.1f} hours' if done else ''}. {left[0]}", flush=True)
-        if (line := make_run(experiment, left[0], dataset, args.out)) is None:
-            sys.exit("Stopped and saved. The same command goes on.")
+        if (line := make_run(experiment, left[0], dataset, options.out)) is None:
+            sys.exit("Stopped and saved. The same command continues.")
         done += line["convolutions"]
         results.append(line)
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
     print_table(experiment, results)
-    print(f"Pictures are in {args.out}, the results in {path}")
+    print(f"Pictures are in {options.out}, the results in {path}")
 
 
 def print_table(experiment: Experiment, results: Results) -> None:
@@ -221,33 +244,6 @@ def print_table(experiment: Experiment, results: Results) -> None:
                                for split in ("train", "test"))
                 print(f"{experiment.convolutions(blocks):12}  {kind:10}{found[0]['lr']:>7g}{len(found):>7}"
                       f"{train:>9.1%}{test:>9.1%}")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(prog="python -m tinyres.experiments.depth", description=__doc__, formatter_class=Help)
-    parser.add_argument("--blocks", type=positive_int, nargs="+", default=[1, 2, 4, 9], metavar="N",
-                        help="residual blocks per stage")
-    parser.add_argument("--widths", type=positive_int, nargs="+", default=[16, 32, 64], metavar="N",
-                        help="channels of each stage")
-    parser.add_argument("--epochs", type=positive_int, default=8, metavar="N", help="of each run")
-    parser.add_argument("--batch-size", type=positive_int, default=128, metavar="N", help="images per step")
-    parser.add_argument("--lrs", type=positive_float, nargs="+", default=[0.05, 0.02], metavar="LR",
-                        help="learning rates to choose from")
-    parser.add_argument("--seeds", type=non_negative_int, nargs="+", default=[0, 1], metavar="N",
-                        help="of weights and batches")
-    parser.add_argument("--weight-decay", type=fraction, default=1e-4, help="times the weights, added to the "
-                        "gradient")
-    parser.add_argument("--initial-scale", type=positive_float, default=0.3, metavar="X",
-                        help="of residual blocks, see nn.ResidualBlock")
-    parser.add_argument("--dataset", choices=DATASETS, default="cifar10", help="what to learn")
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR",
-                        help="the folder of the data sets")
-    parser.add_argument("--out", type=Path, default=Path("runs/depth"), metavar="DIR",
-                        help="for checkpoints and pictures")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="default: results.jsonl in --out")
-    parser.add_argument("--backend", choices=["auto", "numpy", "cupy"], default="auto",
-                        help="the array library; auto: CuPy if a GPU works")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

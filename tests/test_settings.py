@@ -1,0 +1,111 @@
+"""Settings: made once of four layers, frozen, declared together with their options, saved in checkpoints."""
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import tinyres as tr
+from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
+from tinyres.training import save_checkpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import run_cifar  # noqa: E402
+import run_imagenet  # noqa: E402
+
+SCRIPTS = [run_cifar, run_imagenet]
+
+
+def read(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *arguments: object) -> tuple:
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+    return script.read_settings()
+
+
+def save(folder: Path, config: dict[str, object]) -> None:
+    """A checkpoint of one residual block a stage."""
+    network = tr.models.cifar_net(10, 1, config["widths"])
+    save_checkpoint(folder / "checkpoint.npz", network, tr.optim.SGD(network.parameters(), 0.1), 3, config)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_changes_settings(monkeypatch, script):
+    settings, launch, _ = read(monkeypatch, script, "--widths", 4, 8, 8, 8)
+    for made in settings, launch:
+        for field in dataclasses.fields(made):
+            value = getattr(made, field.name)
+            assert not isinstance(value, list), f"{field.name} could be changed in place"
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(made, field.name, value)
+
+
+def test_paper_then_preset_then_checkpoint_then_command_line(monkeypatch, tmp_path):
+    save(tmp_path, {"blocks": 1, "widths": [4, 8], "lr": 0.03, "steps": 10, "initial_scale": None})
+    settings, launch, checkpoint = read(monkeypatch, run_cifar, "--laptop", "--resume", "--out", tmp_path,
+                                        "--steps", "20")
+    assert settings.momentum == 0.9, "the paper's"
+    assert settings.batch_size == 64 and settings.schedule == "one-cycle", "the preset's"
+    assert settings.lr == 0.03 and settings.initial_scale is None, "the checkpoint's, not the preset's"
+    assert settings.steps == 20, "the command line's, not the checkpoint's"
+    assert (launch.out, launch.resume, checkpoint.step) == (tmp_path, True, 3)
+    assert read(monkeypatch, run_cifar, "--laptop", "--lr", "0.5")[0].lr == 0.5
+    assert read(monkeypatch, run_cifar, "--demo")[1].out == Path("runs/demo")
+
+
+def test_without_arguments_a_run_is_the_papers(monkeypatch):
+    cifar, imagenet = run_cifar.CifarSettings(), run_imagenet.ImagenetSettings()
+    assert [read(monkeypatch, script)[0] for script in SCRIPTS] == [cifar, imagenet]
+    assert cifar.differences() == imagenet.differences() == "nothing"
+    assert (cifar.blocks, cifar.widths, cifar.steps, cifar.lr) == (9, (64, 128, 256), 50_000, 0.05)
+    assert (imagenet.blocks, imagenet.steps, imagenet.lr) == ((3, 4, 6, 3), 700_000, 0.1)
+
+
+COMMON = {"precision", "widths", "steps", "epochs", "batch_size", "lr", "momentum", "weight_decay",
+          "evaluate_every", "seed", "data", "blocks"}
+
+
+@pytest.mark.parametrize("script, names", [
+    (run_cifar, COMMON | {"dataset", "plain", "initial_scale", "held_out", "schedule", "lr_drops"}),
+    (run_imagenet, COMMON | {"lr_decay", "min_area"})])
+def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatch, tmp_path, script, names):
+    arguments = ["--widths", 4, 8, "--blocks", *([1] if script is run_cifar else [1, 1])]
+    settings, _, _ = read(monkeypatch, script, *arguments)
+    config = json.loads(json.dumps(settings.config()))
+    assert config == settings.config(), "JSON has no tuples"
+    assert config.keys() == names and config["widths"] == [4, 8] and config["epochs"] is None
+    assert config["data"] == str(settings.data.absolute())
+    save(tmp_path, config)
+    again, _, _ = read(monkeypatch, script, "--resume", "--out", tmp_path)
+    assert again == dataclasses.replace(settings, data=settings.data.absolute())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class General:
+    rate: float = option(dataclasses.MISSING, "how fast", positive_float)
+    steps: int | None = option(None, "how far", positive_int, "N", exclusive="length")
+    hours: int | None = option(None, "how long; default: for ever", positive_int, "N", exclusive="length")
+    dry: bool = flag("without water")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Special(General):
+    rate: float = 0.5
+    stages: tuple[int, ...] = option((1, 2), "where", positive_int, nargs="+")
+
+
+def test_options_are_what_the_fields_declare(capsys):
+    parser = Parser("What it does.", Special)
+    assert parser.typed([]) == {} and Special(**parser.typed([])) == Special(rate=0.5)
+    typed = parser.typed(["--stages", "3", "4", "--dry", "--rate=2"])
+    assert Special(**typed) == Special(rate=2.0, dry=True, stages=(3, 4))
+    words = " ".join(parser.format_help().split())
+    for text in ("how fast; default: 0.5", "where; default: 1 2", "--dry without water",
+                 "how far --hours N how long; default: for ever"):
+        assert text in words, words
+    assert "None" not in words and "False" not in words and "MISSING" not in words
+    with pytest.raises(SystemExit):
+        parser.typed(["--steps", "1", "--hours", "1"])
+    assert "--hours: not allowed with argument --steps" in capsys.readouterr().err

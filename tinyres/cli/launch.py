@@ -1,0 +1,150 @@
+"""What starts a run from its settings: backend and processes, precision, optimizer, training or a dry run."""
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy
+
+from .. import backend, distributed
+from ..datasets import Dataset, Split
+from ..distributed import SINGLE_PROCESS, Group, check_batch
+from ..distributed.forked import forked, process_count
+from ..fast.gpu import block, capture, precision
+from ..models import ResidualNetwork
+from ..nn import Module
+from ..optim import SGD, Optimizer
+from ..training import Checkpoint, Run, evaluate, loss_and_error, train, trial
+from ..training.curves import Metrics
+from ..training.dry_run import dry_run
+from .settings import Launch, Settings
+
+
+def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
+    """Choose the array library and the precision, say so where the choice was left to us, and join the other
+    processes: their group, and the precision.
+
+    Raises ValueError if the precision needs a GPU and NumPy computes, RuntimeError if a GPU is asked for and
+    none works.
+    """
+    group = distributed.start(launch.backend) if launch.distributed else SINGLE_PROCESS
+    name = backend.use(launch.backend).__name__
+    products = settings.precision or ("float32" if name == "numpy" else "tf32")
+    if name == "numpy" and products != "float32" and (launch.resume or launch.evaluate):
+        print(f"The run was started with precision {products}, which needs a GPU: float32 here.")
+        products = "float32"
+    precision.use(products)
+    if launch.backend == "auto" and name == "numpy":
+        print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
+    return group, products
+
+
+def data_folder(path: Path, names: Iterable[str]) -> Path:
+    """The folder that holds one of the names: the one given or, if it does not, one above or below it.
+
+    Raises ValueError for a file, and for a folder that is absent and not the default one.
+    """
+    if path.is_file():
+        raise ValueError(f"--data {path} is a file: expected the folder that holds {' or '.join(names)}")
+    if not path.exists() and path.parts[:1] != ("data",):
+        raise ValueError(f"--data {path}: there is no such folder; make it first if the data should go there")
+    below = sorted(path.glob("*/")) if path.is_dir() else []
+    for folder in (path, *([path.parent] if path.name in names else []), *below):
+        if any((folder / name).exists() for name in names):
+            return folder
+    return path
+
+
+def in_precision(products: str, network: ResidualNetwork) -> Module:
+    """The network as it computes in a precision; on a GPU, arranged for it."""
+    if backend.current() is not numpy:
+        block.arrange(network)
+    return precision.Float16(network) if products == "float16" else network
+
+
+def build_optimizer(settings: Settings, model: Module, checkpoint: Checkpoint | None) -> Optimizer:
+    """The optimizer that the settings describe for a model from `in_precision`, with a checkpoint's state."""
+    optimizer: Optimizer = SGD(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
+    if isinstance(model, precision.Float16):
+        optimizer = precision.ScaledOptimizer(optimizer, model)
+    if checkpoint:  # which may come from another precision
+        optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
+                                   if name in optimizer.state or name not in precision.SCALE_STATE})
+    return optimizer
+
+
+@contextmanager
+def shared(launch: Launch, batch_size: int, model: Module, group: Group) -> Iterator[Group]:
+    """The processes that share the work within this context: those of the group or, on a CPU, forked ones.
+
+    Raises ValueError if --processes asks to share a GPU, which takes --distributed.
+    """
+    if launch.distributed or backend.current() is not numpy:
+        if launch.processes:
+            raise ValueError(f"--processes {launch.processes} shares a CPU, and a GPU computes here: give "
+                             "--backend numpy, or mpirun and --distributed")
+        yield group
+        return
+    count = launch.processes or process_count(batch_size, model.num_parameters())
+    if count > 1:
+        print(f"{count} processes share the work (--processes).")
+    with forked(count) as group:
+        yield group
+
+
+def run(settings: Settings, launch: Launch, network: ResidualNetwork, schedule: Callable[[int], float],
+        dataset: Dataset, headline: str, checkpoint: Checkpoint | None = None,
+        group: Group = SINGLE_PROCESS) -> Metrics:
+    """Print the headline and train the network, from the checkpoint on if there is one; or make a dry run.
+
+    schedule: step -> learning rate. group: the processes that mpirun started.
+    Raises ValueError if the folder already holds another run, or this one with all its steps; RuntimeError if
+    a step needs more memory than the GPU has.
+    """
+    if checkpoint and checkpoint.step >= settings.steps:
+        raise ValueError(f"{launch.out} is at step {checkpoint.step} already: to continue, give --steps "
+                         "more than that")
+    model = in_precision(settings.precision, network)
+    optimizer = build_optimizer(settings, model, checkpoint)
+    if not launch.dry_run:
+        print(headline)
+    check_batch(settings.batch_size, launch.processes or group.size)  # before that many are started
+    with shared(launch, settings.batch_size, model, group) as group:
+        if launch.dry_run:
+            return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group)
+        if not (launch.resume or launch.demo) and (launch.out / "checkpoint.npz").exists():
+            raise ValueError(f"{launch.out} already holds a run: give --resume to continue it, or another "
+                             "--out")
+        record = Run(launch.out, settings.config(), seed=settings.seed, group=group,
+                     step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
+        compute = capture.captured(loss_and_error) if launch.capture else loss_and_error
+        if backend.current() is not numpy:
+            images, _ = dataset.test.evaluation_batch(numpy.arange(1))
+            text = trial.describe(model, compute, images.shape[1:], settings.batch_size // group.size,
+                                  settings.steps - record.step,
+                                  f"{settings.precision}{', captured' * launch.capture}")
+            if group.rank == 0:
+                print(text)
+        return train(model, optimizer, schedule, dataset, record, steps=settings.steps,
+                     batch_size=settings.batch_size, compute=compute)
+
+
+def test(settings: Settings, launch: Launch, network: ResidualNetwork, split: Split,
+         group: Group) -> dict[str, float]:
+    """The figures of a saved network, as `training.evaluate` has them."""
+    model = in_precision(settings.precision, network)
+    with shared(launch, settings.batch_size, model, group) as group:
+        return evaluate(model, split, group)
+
+
+def stopped_early(settings: Settings, launch: Launch, metrics: Metrics) -> bool:
+    """Whether a signal ended a run before its last step; says how to continue."""
+    if metrics[-1]["step"] == settings.steps:
+        return False
+    print(f"Stopped and saved after step {metrics[-1]['step']}. To continue:  python "
+          f"{Path(sys.argv[0]).name} --resume --data {shlex.quote(str(settings.data))} "
+          f"--out {shlex.quote(str(launch.out))}{' --distributed' if launch.distributed else ''}")
+    return True
