@@ -132,7 +132,7 @@ def forked(count: int) -> Iterator[Group]:
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.parted(count), _file_in_memory() as file:
+    with threads.shared_among(count), _file_in_memory() as file:
         connections, children = [], []
         sys.stdout.flush(), sys.stderr.flush()  # or the copies would print it again
         try:
