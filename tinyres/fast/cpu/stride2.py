@@ -36,7 +36,7 @@ TAPS = {(0, 0): 1, (1, 0): 2, (1, 1): 0}
 
 
 def numpy_3x3_halving(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 2, padding 1, even sides, up to 64 channels out"""
+    """NumPy arrays: 3 x 3 kernel, stride 2, padding 1, even sides, up to 64 channels out"""
     return (isinstance(x, numpy.ndarray) and w.shape[:2] == (3, 3) and stride == (2, 2) and padding == (1, 1)
             and x.shape[1] % 2 == x.shape[2] % 2 == 0 and w.shape[3] <= MAX_CHANNELS)
 

@@ -84,8 +84,7 @@ def single_threaded_blas() -> Iterator[None]:
 
 @functools.cache
 def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """What gets and sets the number of threads of BLAS; None if it is not the OpenBLAS that ships with
-    NumPy."""
+    """What gets and sets BLAS's number of threads; None unless it is the OpenBLAS that ships with NumPy."""
     package = Path(numpy.__file__).parent
     for library in (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
         loaded = ctypes.CDLL(str(library))

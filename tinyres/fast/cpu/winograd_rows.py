@@ -37,7 +37,7 @@ MIN_SLICES = 4  # where MAX_BYTES makes fewer
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, float32 or float64"""
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64"""
     # float16 has too few bits for the matrices' entries, and integers have no fractions
     return (isinstance(x, numpy.ndarray) and x.dtype in ("float32", "float64")
             and is_3x3_same(w, stride, padding))

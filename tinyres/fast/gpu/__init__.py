@@ -13,7 +13,5 @@ from . import (
     uncopied_gradients,
 )
 
-__all__ = [
-    "block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
-    "sgd", "uncopied_gradients",
-]
+__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
+           "sgd", "uncopied_gradients"]

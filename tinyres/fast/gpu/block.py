@@ -29,7 +29,7 @@ from .uncopied_gradients import unshared
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
-    """tensors on CuPy, fewer than 2**30 numbers in an image of the batch"""
+    """tensors on CuPy of fewer than 2**30 numbers"""
     return cuda.cupy_arrays(x.data) and 0 < max(x.data.size, shortcut.data.size) < 2**30
 
 

@@ -42,7 +42,7 @@ def cupy_arrays(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 
 @convolve.variant(cupy_arrays)
 def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
-    """for 3 x 3 kernels, three copies of the image instead of nine; a few products, whatever the size"""
+    """three copies of the image instead of nine for 3 x 3 kernels; others in a few large products"""
     if is_3x3_same(w, stride, padding):
         return _convolve(_stack(cuda.cupy.ascontiguousarray(x)), w, x.shape)
     x = cuda.readable(x)
@@ -58,7 +58,7 @@ def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
 @convolution_gradients.variant(of_gradients(cupy_arrays))
 def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
                      needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
-    """for 3 x 3 kernels, three copies instead of nine; kernel gradients in enough sums for a busy GPU"""
+    """three copies instead of nine for 3 x 3 kernels; enough partial sums to keep a GPU busy"""
     xp = cuda.cupy
     g = xp.ascontiguousarray(g)
     if is_3x3_same(w, stride, padding):

@@ -81,7 +81,7 @@ def for_tensor_cores(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 
 
 def block_for_tensor_cores(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
-    """tensors on CuPy if switched on, where the same holds for both convolutions"""
+    """tensors on CuPy if switched on, where implicit GEMM can compute both convolutions"""
     return all(for_tensor_cores(x.data, layer.weight.data, (stride, stride), (1, 1))
                for layer, stride in ((conv1, conv1.stride), (conv2, 1)))
 
@@ -114,7 +114,7 @@ def gradients_implicit(g: Array, x: Array, w: Array, stride: Pair, padding: Pair
 
 @residual_sum.variant(block_for_tensor_cores)
 def residual_sum_of_convolutions(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """the definition, so that implicit GEMM computes both convolutions; not measured yet"""
+    """the definition, which leaves both convolutions to implicit GEMM; not measured yet"""
     return residual_sum.definition(shortcut, x, conv1, conv2)
 
 
