@@ -10,7 +10,7 @@ Store every output's gradient with the one below it: 2O numbers. Two such pairs 
 outputs, which then are contiguous in memory for any (i, j): a matrix whose rows overlap, as in
 winograd_rows.py.
 
-Why it is faster: im2col's gradient makes nine numbers of each one, and adds up nine overlapping images; this
+Why it is faster: im2col's gradient makes nine numbers out of each, and adds up nine overlapping images; this
 copies the gradient twice and the image once. One class takes three outputs instead of two, one of them times
 zero, because the three are contiguous. The kernel's gradient needs the columns of im2col, and im2col.py
 computes it.

@@ -50,8 +50,8 @@ MIN_SLICES = 8  # enough for a few cores; slices of one image would suit more co
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, at least 16 channels in and out and 1024 pairs of them,
-    sides that are multiples of 4, float32 or float64"""
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, at least 16 channels in and out and 1024 pairs of
+    them, sides that are multiples of 4, float32 or float64"""
     return (numpy_3x3_same(x, w, stride, padding) and x.shape[1] % 4 == x.shape[2] % 4 == 0
             and min(w.shape[2:]) >= MIN_CHANNELS and w.shape[2] * w.shape[3] >= MIN_PAIRS)
 
