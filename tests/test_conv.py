@@ -1,3 +1,4 @@
+"""Convolution and its gradients against seven loops; what shapes, strides and dtypes it refuses."""
 import contextlib
 import itertools
 
@@ -29,7 +30,7 @@ def naive(x, w, stride, padding):
 
 @pytest.fixture(params=["chosen", "plain"])
 def variants(request):
-    """The convolution by the variant that is chosen, and by its definition."""
+    """Convolution by the variant that is chosen, and by the definition."""
     with tr.kernel.plain() if request.param == "plain" else contextlib.nullcontext():
         yield
 

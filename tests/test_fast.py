@@ -14,11 +14,9 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast.cpu import elementwise, winograd, winograd_rows
-from tinyres.fast.cpu import im2col as sliced
-from tinyres.fast.cpu import stride2 as strided
+from tinyres.fast.cpu import elementwise, im2col, stride2, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
-from tinyres.fast.gpu import uncopied_gradients as handover
+from tinyres.fast.gpu.uncopied_gradients import unshared
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
@@ -43,7 +41,7 @@ class Draw:
         return self.xp.asarray(self.rng.standard_normal(shape))
 
     def image(self):
-        """(N, H, W, C), often of the sizes that tiles of 4 x 4 pixels want."""
+        """(N, H, W, C), often with sides that tiles of 4 x 4 pixels need."""
         H, W = (self.choice(4, 8, 12) if self.size(0, 1) else self.size(1, 9) for _ in "HW")
         return self.size(0, 7), H, W, self.size(1, 6)
 
@@ -75,7 +73,7 @@ class Draw:
         return (a if self.size(0, 1) else self.array(m, n).T), (b if self.size(0, 1) else self.array(p, m).T)
 
     def block(self):
-        """shortcut, x and both convolutions of a residual block; half of them keep the shape."""
+        """The shortcut, x and both convolutions of a residual block; half of the blocks keep the shape."""
         N, H, W, C = self.size(1, 3), self.size(1, 6), self.size(1, 6), self.size(1, 6)
         O, stride = (C, 1) if self.size(0, 1) else (self.size(1, 6), self.size(1, 2))  # noqa: E741
         x, w1, w2 = map(self.tensor, ((N, H, W, C), (3, 3, C, O), (3, 3, O, O)))
@@ -88,7 +86,7 @@ class Draw:
 
     def gradient(self):
         gradient, = self.alike(1)
-        return gradient if self.xp is numpy else handover.new(gradient),
+        return gradient if self.xp is numpy else unshared(gradient),
 
     def update(self):
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
@@ -109,7 +107,7 @@ ARGUMENTS = {
 
 
 def copied(value):
-    """A copy of arguments, so that what one function writes into them is not seen by the next."""
+    """A copy of arguments, so that the next function does not see what this one writes into them."""
     if isinstance(value, (list, tuple)):
         return type(value)(copied(item) for item in value)
     if isinstance(value, tr.Tensor):
@@ -118,8 +116,8 @@ def copied(value):
 
 
 def flat(value):
-    """Every array in nested tuples and lists, None for one that is not there; of a computed tensor also the
-    gradients, of the tensors that it was computed from."""
+    """Every array in nested tuples and lists, and None for all else; of a computed tensor its data, after
+    computing the gradients of the tensors from which it was computed."""
     if isinstance(value, tr.nn.Module):
         return flat(value.parameters())
     if isinstance(value, tr.Tensor):
@@ -138,7 +136,7 @@ def test_every_kernel_is_tested_here():
 
 @pytest.fixture
 def small_limits(monkeypatch):
-    """Limits so low that small arrays are cut into many slices, and few channels are many."""
+    """Limits so low that small arrays are cut into many slices, and few channels count as many."""
     monkeypatch.setattr(elementwise, "MIN_BYTES", 64)
     monkeypatch.setattr(elementwise, "SLICE_BYTES", 64)
     monkeypatch.setattr(elementwise, "CHUNK_SIZE", 50)
@@ -146,10 +144,10 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
     monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
-    monkeypatch.setattr(sliced, "MAX_BYTES", 2000)
-    monkeypatch.setattr(sliced, "MIN_BLOCK", 2)
-    monkeypatch.setattr(sliced, "MAX_BLOCK", 4)
-    monkeypatch.setattr(strided, "MAX_BYTES", 2000)
+    monkeypatch.setattr(im2col, "MAX_BYTES", 2000)
+    monkeypatch.setattr(im2col, "MIN_BLOCK", 2)
+    monkeypatch.setattr(im2col, "MAX_BLOCK", 4)
+    monkeypatch.setattr(stride2, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -174,13 +172,13 @@ def test_variants_against_the_definition(xp, kernel):
                                                   err_msg=f"{variant.__name__}, seed {seed}")
     library = "numpy" if xp is numpy else "cupy"
     here = [variant for applies, variant in kernel.variants if library in applies.__doc__.lower()
-            and "if switched on" not in applies.__doc__]  # those have tests of their own
+            and "if switched on" not in applies.__doc__]  # which has tests of its own
     assert all(taken[variant] >= 5 for variant in here), taken
 
 
 @pytest.mark.parametrize(("channels", "methods", "limits"), [
     (128, (winograd.convolve_winograd, winograd.gradients_winograd), (11, 15, 11)),
-    (16, (winograd_rows.convolve_rows, winograd_rows.gradients_of_rows), (4, 8, 2))])
+    (16, (winograd_rows.convolve_winograd_rows, winograd_rows.gradients_winograd_rows), (4, 8, 2))])
 def test_winograd_is_as_precise_as_it_says(channels, methods, limits):
     rng = numpy.random.default_rng(0)
     x, g, w = (rng.standard_normal(shape)
@@ -201,7 +199,7 @@ def test_winograd_is_as_precise_as_it_says(channels, methods, limits):
 @pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("limits", [(0, 0), (0, 2**30)])
 def test_winograd_point_by_point(monkeypatch, size, needs_grad, limits):
-    """What is done only for kernels that are too large for a cache, on small ones."""
+    """The path for kernels too large for a cache, on small kernels."""
     monkeypatch.setattr(winograd, "MAX_SUMMED_KERNEL", limits[0])
     monkeypatch.setattr(winograd, "MAX_SLICED_KERNEL", limits[1])
     rng = numpy.random.default_rng(0)
@@ -232,11 +230,11 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     assert variant(8, 32, 32) is variant(8, 16, 64) is winograd
     assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 32) is winograd_rows
     assert variant(7, 256, 256) is winograd_rows
-    assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is sliced
-    assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is sliced
-    assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is sliced
-    assert variants(8, 32, 64, stride=2) == (sliced, strided)
-    assert variant(8, 128, 256, dtype="float16") is sliced
+    assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is im2col
+    assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is im2col
+    assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is im2col
+    assert variants(8, 32, 64, stride=2) == (im2col, stride2)
+    assert variant(8, 128, 256, dtype="float16") is im2col
     with tr.kernel.plain():
         assert variant(8, 128, 256) is tr.conv
 
@@ -248,7 +246,7 @@ def test_small_arrays_are_left_to_numpy():
 
 
 def test_a_whole_training_step_is_the_textbooks():
-    """With the variants and without, from the same weights: one step of a network that takes nearly all."""
+    """With and without variants, from the same weights: a step of a network that takes nearly all of them."""
     weights = []
     for context in (tr.kernel.plain(), contextlib.nullcontext()):
         network = tr.models.cifar_net(blocks=1, widths=(16, 48, 64))
@@ -271,4 +269,4 @@ def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    blocks.")}
     rows = {name: line for name, line in rows.items() if ".conv" in name}
     assert len(rows) == 54 and rows["blocks.20.conv2"].endswith("convolve_winograd")
-    assert rows["blocks.9.conv1"].endswith("convolve_slices")
+    assert rows["blocks.9.conv1"].endswith("convolve_im2col")

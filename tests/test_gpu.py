@@ -1,4 +1,4 @@
-"""What only a GPU can show: that a step there is the step here, that it repeats, and what precision costs."""
+"""What only a GPU can show: that a step agrees with NumPy's, that it is repeatable, what precision costs."""
 from __future__ import annotations
 
 import numpy
@@ -74,12 +74,12 @@ def test_what_less_precision_costs(products, tolerance):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float16", 2e-3), ("float32", 1e-5), ("float64", 1e-12)])
-@pytest.mark.parametrize("turned", [False, True])
-def test_matmul(dtype, tolerance, turned):
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matmul(dtype, tolerance, transposed):
     cupy, rng = tr.backend.use("cupy"), numpy.random.default_rng(0)
     a, b = rng.standard_normal((3, 70, 40)).astype(dtype), rng.standard_normal((40, 50)).astype(dtype)
-    b_there = cupy.asarray(b.T.copy()).T if turned else cupy.asarray(b)
-    out = cublas.matmul(cupy.asarray(a), b_there[None], cupy.empty((3, 70, 50), dtype))
+    b_on_gpu = cupy.asarray(b.T.copy()).T if transposed else cupy.asarray(b)
+    out = cublas.matmul(cupy.asarray(a), b_on_gpu[None], cupy.empty((3, 70, 50), dtype))
     expected = a.astype("float64") @ b.astype("float64")
     assert abs(out.get() - expected).max() < tolerance * abs(expected).max()
     with pytest.raises(ValueError, match="do not fit"):
@@ -90,7 +90,7 @@ def test_matmul(dtype, tolerance, turned):
 @pytest.mark.parametrize("C", [2, 4, 8])
 @pytest.mark.parametrize("offset", [1, 2, 3, 4, 6])
 def test_views_that_start_anywhere(dtype, C, offset):
-    """A word of the kernels that copy pixels is 2 to 16 bytes, and must lie at a multiple of that."""
+    """The CUDA kernels copy pixels in words of 2 to 16 bytes, whose addresses must be multiples of that."""
     import cupy
     rng = numpy.random.default_rng(0)
     x, w = rng.standard_normal((2, 6, 5, C)).astype(dtype), rng.standard_normal((3, 3, C, 4)).astype(dtype)
@@ -104,9 +104,9 @@ def test_views_that_start_anywhere(dtype, C, offset):
         out = tr.conv2d(*operands, padding=1)
         tr.sum(out * out).backward()
     w2 = rng.standard_normal((3, 3, 4, 4)).astype(dtype)
-    there, here = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
-    for operands, x, w in there, here:
-        if C == 4:  # a block whose image, and whose gradient, start there too
+    on_gpu, on_cpu = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
+    for operands, x, w in on_gpu, on_cpu:
+        if C == 4:  # a block whose image and gradient start there too
             operands += [tr.Tensor(array, requires_grad=True) for array in (x, x, w, w)]
             out = nn.residual_sum(*operands[2:4], *map(convolution_of, operands[4:]))
             memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)

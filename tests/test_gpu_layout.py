@@ -1,8 +1,8 @@
-"""What can be known of the GPU's convolution without a GPU: that its kernels compile, what they copy, and
-that its products on strided windows are the convolution and its gradients.
+"""What can be known of the GPU's convolution without a GPU: that its CUDA kernels compile, what they copy,
+and that its products on strided windows are the convolution and its gradients.
 
-The kernels are compiled for the CPU through a header that gives them their indices (cuda_on_cpu.h), and
-cuBLAS is stood in for by its definition, applied to memory: column by column, with leading dimensions.
+The CUDA kernels are compiled for the CPU with a header that gives them their indices (cuda_on_cpu.h), and the
+definition of cuBLAS takes its place, applied to memory: column by column, with leading dimensions.
 """
 from __future__ import annotations
 
@@ -20,28 +20,8 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.gpu import (
-    block as gpu_block,
-)
-from tinyres.fast.gpu import (
-    conv as gpu_conv,
-)
-from tinyres.fast.gpu import (
-    cublas,
-    cuda,
-)
-from tinyres.fast.gpu import (
-    implicit as gpu_implicit,
-)
-from tinyres.fast.gpu import (
-    passes as gpu_passes,
-)
-from tinyres.fast.gpu import (
-    sgd as gpu_sgd,
-)
-from tinyres.fast.gpu import (
-    uncopied_gradients as handover,
-)
+from tinyres.fast.gpu import block, cublas, cuda, implicit, passes, sgd, uncopied_gradients
+from tinyres.fast.gpu import conv as gpu_conv
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
 
@@ -99,7 +79,7 @@ def test_gemm_arguments_that_do_not_fit():
         cublas.gemm_arguments(a, numpy.zeros((6, 2)), numpy.zeros((2, 4)).T)
 
 
-# The kernels on a CPU
+# The CUDA kernels on a CPU
 
 
 def compiled(folder, kernels, calls):
@@ -114,7 +94,7 @@ def compiled(folder, kernels, calls):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """A function (name, total, arguments...) that runs a kernel of gpu_conv.cu on NumPy arrays."""
+    """A function (name, total, arguments...) that runs a kernel of conv.cu on NumPy arrays."""
     names = [name for name in gpu_conv.NAMES if "half" not in name]
     parameters = {match[1]: len(match[2].split(",")) for match in re.finditer(
         r"__global__ void (\w+)\((.*?)\)", gpu_conv.SOURCE.read_text(), re.DOTALL)}
@@ -140,7 +120,7 @@ def kernels(tmp_path_factory):
 
 @pytest.fixture
 def on_numpy(kernels, monkeypatch):
-    """gpu_conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
+    """gpu/conv.py with NumPy for its memory, kernels compiled for the CPU, and `product` for cuBLAS."""
     monkeypatch.setattr(cuda, "cupy", numpy)
     monkeypatch.setattr(gpu_conv, "_launch", kernels)
     monkeypatch.setattr(cuda, "address", lambda array: array.ctypes.data)
@@ -152,7 +132,7 @@ def on_numpy(kernels, monkeypatch):
 @pytest.mark.parametrize("C, dtype", [(1, "float32"), (2, "float32"), (4, "float32"), (3, "float64")])
 @pytest.mark.parametrize("size", [(3, 5), (1, 1), (4, 2)])
 @pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
-def test_neighbours_on_the_gpu_against_im2col(C, dtype, size, needs_grad):
+def test_neighbors_on_the_gpu_against_im2col(C, dtype, size, needs_grad):
     check((2, *size, C), (3, 3, C, 2), (1, 1), (1, 1), dtype, needs_grad)
 
 
@@ -185,8 +165,8 @@ def check(x_shape, w_shape, stride, padding, dtype, needs_grad):
 
 @pytest.fixture(scope="module")
 def block_kernels(tmp_path_factory):
-    """A function (name, shape, arrays, units, settings...) that runs a kernel of gpu_passes.cu on NumPy."""
-    names = [name for name in gpu_passes.NAMES if "half" not in name]
+    """A function (name, shape, arrays, units, settings...) that runs a kernel of passes.cu on NumPy."""
+    names = [name for name in passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
         pointers, count = (5, 11) if name.startswith("combine") else (2, 9)
@@ -196,26 +176,26 @@ def block_kernels(tmp_path_factory):
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
                      f'{{ RUN_2D({name}({arguments})); }}')
-    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), gpu_passes.SOURCE, calls)
+    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), passes.SOURCE, calls)
 
     def run(name, shape, arrays, units, *settings):
         assert all(array.flags.c_contiguous for array in arrays) or name.startswith("lay_out")
         N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
-            *map(ctypes.c_uint, (N * H, H, W, gpu_passes._pitch(W), units, *settings)))
+            *map(ctypes.c_uint, (N * H, H, W, passes._pitch(W), units, *settings)))
 
     return run
 
 
 @pytest.fixture
 def launched(monkeypatch, block_kernels):
-    """gpu_block.py with NumPy for its memory; the names of the passes that run."""
+    """gpu/block.py with NumPy for its memory; the names of the passes that run."""
     names = []
     monkeypatch.setattr(cuda, "cupy", numpy)
     monkeypatch.setattr(cuda, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(cublas, "matmul", product)
-    monkeypatch.setattr(gpu_passes, "_launch", lambda name, *arguments: (
+    monkeypatch.setattr(passes, "_launch", lambda name, *arguments: (
         names.append(name.split("<")[0]), block_kernels(name, *arguments)))
     return names
 
@@ -232,35 +212,35 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, 
     x = leaf(3, *size, C)
     shortcut = x if C == O and stride == 1 else leaf(3, *(-(-side // stride) for side in size), O)
     weights = leaf(3, 3, C, O), leaf(3, 3, O, O), leaf(3, 3, O, O), leaf(3, 3, O, O)
-    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+    for residual_sum in nn.residual_sum.definition, block.residual_sum_fused:
         layers = [convolution_of(w, s) for w, s in zip(weights, (stride, 1, 1, 1), strict=True)]
-        y = block(shortcut, x, *layers[:2])
-        out = block(y, y, *layers[2:])  # a second block, which finds the pixels that the first has laid out
+        y = residual_sum(shortcut, x, *layers[:2])
+        out = residual_sum(y, y, *layers[2:])  # finds the pixels that the first block has laid out
         tr.sum(out * out).backward()
         results.append([out.data, *(tensor.grad for tensor in (shortcut, x, *weights))])
-    # one of what comes in and one of what comes back, none between the blocks; a strided block has its own
+    # one of the image and one of its gradient, none between the blocks; a block with stride 2 has its own
     assert launched.count("lay_out") == 2 and launched.count("combine") == 8 - (stride > 1) * 2
     for expected, got in zip(*results, strict=True):
         numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
                                       * abs(expected).max())
     del y, out, got, expected, results
     gc.collect()
-    kept = *gpu_passes._memory.values(), handover._new
+    kept = *passes._memory.values(), uncopied_gradients._unshared
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
 
 
 def test_a_view_of_an_image_is_another_image(launched):
-    """It may start where the image starts, but its pixels have other neighbours."""
+    """It may start where the image starts, but its pixels have other neighbors."""
     rng, results = numpy.random.default_rng(0), []
     x, *weights = (tr.Tensor(rng.standard_normal(shape), requires_grad=True)
                    for shape in ((2, 4, 4, 4), *[(3, 3, 4, 4)] * 4))
-    for block in nn.residual_sum.definition, gpu_block.residual_sum_fused:
+    for residual_sum in nn.residual_sum.definition, block.residual_sum_fused:
         first, second = ([convolution_of(w) for w in pair] for pair in (weights[:2], weights[2:]))
         for view in (lambda y: tr.transpose(y, (0, 2, 1, 3)), lambda y: y[:, :2], lambda y: y[:, :, ::-1],
                      lambda y: tr.transpose(y, (0, 3, 2, 1)), lambda y: y[::2],
                      lambda y: tr.concatenate([y, x])):  # y gets the first half of its gradient
-            y = view(block(x, x, *first))
-            out = view(block(y, y, *second))
+            y = view(residual_sum(x, x, *first))
+            out = view(residual_sum(y, y, *second))
             tr.sum(out * out).backward()
             results += [out.data, x.grad, *(w.grad for w in weights)]
     for expected, got in zip(results[:len(results) // 2], results[len(results) // 2:], strict=True):
@@ -270,33 +250,33 @@ def test_a_view_of_an_image_is_another_image(launched):
 
 @pytest.mark.usefixtures("on_numpy")
 def test_pixels_that_lie_apart(launched):
-    """Four channels of six: a pixel is one word of 16 bytes, but the next is not the next such word; and four
-    rows of five."""
+    """Four channels of six: a pixel is one word of 16 bytes, but the next pixel is not the next word. And
+    four rows of five."""
     rng = numpy.random.default_rng(0)
     x, w = (rng.standard_normal(shape, "float32") for shape in ((2, 5, 4, 6), (3, 3, 4, 4)))
     x = x[:, :4, :, :4]
     numpy.testing.assert_allclose(gpu_conv.convolve_on_gpu(x, w, (2, 2), (1, 1)),
                                   convolve.definition(x, w, (2, 2), (1, 1)), rtol=1e-5, atol=1e-5)
     image, layer = tr.Tensor(x), convolution_of(tr.Tensor(w))
-    expected, got = (block(image, image, layer, layer).data
-                     for block in (nn.residual_sum.definition, gpu_block.residual_sum_fused))
+    expected, got = (residual_sum(image, image, layer, layer).data
+                     for residual_sum in (nn.residual_sum.definition, block.residual_sum_fused))
     numpy.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
     assert launched[0] == "lay_out"
 
 
-def test_a_gradient_is_handed_over_once():
-    ones = handover.new(numpy.ones(2))
+def test_an_unshared_gradient_is_kept_once():
+    ones = uncopied_gradients.unshared(numpy.ones(2))
     a, b = (tr.Tensor(numpy.zeros(2), requires_grad=True) for _ in "ab")
     tr.sum(tr.Tensor(numpy.zeros(2), parents=(a, b), vjp=lambda g: (ones, ones))).backward()
     assert (a.grad is ones) != (b.grad is ones) and (a.grad == 1).all() and (b.grad == 1).all()
 
 
-# The kernels for a GPU that is not here
+# The CUDA kernels compiled for GPUs that need not be there
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, gpu_implicit, gpu_passes, gpu_sgd],
-                         ids=["gpu_conv", "gpu_implicit", "gpu_passes", "gpu_sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, implicit, passes, sgd],
+                         ids=["conv", "implicit", "passes", "sgd"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

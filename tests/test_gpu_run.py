@@ -1,4 +1,4 @@
-"""The stages of everything that wants a GPU: marked done only if they ran, stopped in time, copied out."""
+"""The stages of all that needs a GPU: marked done only if they ran, stopped in time, copied out."""
 from __future__ import annotations
 
 import argparse
@@ -59,7 +59,7 @@ def test_training_scales_the_schedule_and_goes_on_where_it_stopped(gpu_run, args
     assert "--resume" in command and "--steps" not in command
 
 
-@pytest.mark.skipif(tr.backend.gpu_available(), reason="a GPU is here, and the preflight would pass")
+@pytest.mark.skipif(tr.backend.gpu_available(), reason="there is a GPU, so the preflight would pass")
 def test_without_a_gpu_the_preflight_says_why_and_nothing_else_begins(gpu_run, args, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu_run.py", "--out", str(args.out), "--copy-to", str(args.copy_to)])
     with pytest.raises(SystemExit, match="the preflight failed"):

@@ -66,7 +66,7 @@ def test_one_process_is_no_other():
         assert group is SINGLE_PROCESS
 
 
-def test_cores_are_parted_among_processes_and_given_back():
+def test_cores_are_shared_among_processes_and_given_back():
     before = threads.thread_count()
     assert threads.parallel_map(lambda i: i, range(100)) == list(range(100))  # the pool has its threads
     with forked(2) as group:

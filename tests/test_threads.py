@@ -13,12 +13,10 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.cpu import im2col as sliced
-from tinyres.fast.cpu import stride2 as strided
-from tinyres.fast.cpu import threads, winograd, winograd_rows
+from tinyres.fast.cpu import im2col, stride2, threads, winograd, winograd_rows
 
 
-def test_results_come_in_order_whoever_computes_them():
+def test_results_come_in_order_whichever_thread_computes_them():
     assert threads.parallel_map(lambda i: i * i, range(1000)) == [i * i for i in range(1000)]
     assert threads.parallel_map(lambda i: i, []) == []
 
@@ -86,7 +84,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
 @pytest.mark.parametrize("options, many, few", [(dict(blocks=2), 16, 4),
                                                 (dict(blocks=1, widths=(16, 32, 64)), 8, 3)])
 def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypatch, options, many, few):
-    """Pieces of work in the largest part of each convolution at batch 32, forward and backward."""
+    """Counts the pieces of work in the largest step of each convolution at batch 32, forward and backward."""
     pieces: list[int] = []
     parallel_map = threads.parallel_map
 
@@ -95,7 +93,7 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
         pieces.append(len(items))
         return parallel_map(function, items)
 
-    for module in winograd, winograd_rows, sliced, strided:
+    for module in winograd, winograd_rows, im2col, stride2:
         monkeypatch.setattr(module, "parallel_map", counted)
     network, x = tr.models.cifar_net(**options), numpy.ones((32, 32, 32, 3), "float32")
     layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]
@@ -112,11 +110,11 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
         x = out
 
 
-# BLAS as its user set it
+# BLAS stays as its user set it
 
 
 has_blas = pytest.mark.skipif(threads._blas_functions() is None,
-                              reason="NumPy's BLAS is not the OpenBLAS that comes with it")
+                              reason="NumPy's BLAS is not the OpenBLAS that ships with it")
 
 
 @has_blas
@@ -155,12 +153,12 @@ assert seen[0] == 1 and get() == 3, (seen, get())
 
 
 @has_blas
-def test_blas_is_held_until_the_last_of_several_threads_is_done():
+def test_blas_has_one_thread_until_the_last_of_several_threads_is_done():
     get_threads, set_threads = threads._blas_functions()
     before = get_threads()
     set_threads(2)
     try:
-        with threads.blas_held():
+        with threads.single_threaded_blas():
             other = threading.Thread(target=lambda: threads.parallel_map(lambda i: i, range(3)))
             other.start()
             other.join()

@@ -1,14 +1,15 @@
 """What each further core gives: training steps at 1, 2, ... threads beside PyTorch, and each layer beside its
 floor.
 
-    python tests/benchmarks/cores.py                  needs PyTorch: pip install torch; minutes a thread count
+    python tests/benchmarks/cores.py                needs PyTorch: pip install torch; minutes per thread count
     python tests/benchmarks/cores.py --threads 1 2 4
 
-Each contender at each number of threads is a process of its own; tinyres and PyTorch take turns, and figures
+Each contender is a process of its own for each number of threads; tinyres and PyTorch take turns, and figures
 are medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is
-the time that its products, Winograd's transforms among them, take at the rate of a large product of as many
-threads, or, where there are no products, its bytes at the rate of a large copy. Layers furthest from their
-floor come first, by the time that the step would gain. runs/cores.png shows seconds per step against threads.
+the time that its products, including Winograd's transforms, would take at the rate of a large product on the
+same number of threads; without products, it is the time that its bytes take at the rate of a large copy. The
+layers are sorted by the time that a step would gain if they ran at their floors. runs/cores.png shows seconds
+per step against threads.
 """
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ STEPS = {"paper's network, batch 32": (cpu.PAPER, 32, True),
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """The median time of a call, after a quarter of a second of calls that do not count."""
+    """The median time of a call, after calls that do not count for a quarter of a second."""
     start = time.perf_counter()
     while time.perf_counter() < start + 0.25:
         work()
@@ -51,7 +52,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def rates() -> tuple[float, float]:
-    """(floating-point operations, bytes copied) per millisecond, all threads."""
+    """(floating-point operations, bytes copied) per millisecond, with all threads."""
     a = numpy.ones((2048, 2048), "float32")
     source = numpy.ones((16, 2**21), "float32")
     target = numpy.empty_like(source)
@@ -62,7 +63,7 @@ def rates() -> tuple[float, float]:
 
 
 def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float, float]]:
-    """(name, how often in the paper's network, measured, floor) of every kind of layer, milliseconds."""
+    """(name, occurrences in the paper's network, measured, floor) of each kind of layer, in milliseconds."""
     rng, rows = numpy.random.default_rng(0), []
 
     def array(*shape: int) -> numpy.ndarray:
@@ -107,7 +108,7 @@ def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float
 
 
 def floor_table() -> None:
-    """The table of layers at this process's number of threads."""
+    """Print the table of layers for this process's number of threads."""
     with memory_kept():
         operations, bytes_copied = rates()
         rows = layers(operations, bytes_copied)
@@ -123,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=list(range(1, core_count() + 1)))
-    parser.add_argument("--floors", action="store_true", help="only the table of layers")
+    parser.add_argument("--floors", action="store_true", help="print only the table of layers")
     args = parser.parse_args()
     if args.floors:
         floor_table()

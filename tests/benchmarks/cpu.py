@@ -1,13 +1,13 @@
 """tinyres against PyTorch on this CPU: whole training steps, inference, single convolutions, memory.
 
-    python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; some ten minutes on 2 cores
+    python tests/benchmarks/cpu.py              needs PyTorch: pip install torch; about ten minutes on 2 cores
 
-Each contender is a process of its own, uses all cores, tinyres in as many processes or threads as
-run_cifar.py would, and takes its turn in every round; figures are medians over the rounds after a warm-up.
-PyTorch runs in its contiguous and in its channels_last layout, and the better of the two counts. The last
-columns are tinyres by its definitions alone, im2col for every convolution, which shows what the variants buy,
-and, where its memory suffices and it is installed (pip install dezero matplotlib), DeZero, whose convolution
-is im2col on NumPy too. Memory is the peak of three steps, of all processes together.
+Each contender is a process of its own, uses all cores, and takes its turn in every round; figures are medians
+over the rounds after a warm-up. tinyres uses as many processes or threads as run_cifar.py would. PyTorch runs
+in its contiguous and in its channels_last layout, and the better of the two counts. The last two columns are
+tinyres with its definitions only, im2col for every convolution, which shows what the variants gain; and, if
+it is installed (pip install dezero matplotlib) and memory suffices, DeZero, whose convolution is im2col on
+NumPy too. Memory is the peak over three steps, of all processes together.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Work = Callable[[], object]
 
 
 def network(options: dict, batch_size: int, train: bool, contender: str, group: Group) -> Work:
-    """A training step, or a forward pass, of `tr.models.cifar_net(**options)`, in a group's processes."""
+    """A training step or a forward pass of `tr.models.cifar_net(**options)` in the processes of a group."""
     rng = numpy.random.default_rng(0)
     images, labels = rng.standard_normal((batch_size, 32, 32, 3), "float32"), rng.integers(0, 10, batch_size)
     net = tr.models.cifar_net(**options)
@@ -148,7 +148,7 @@ def layer(shape: tuple[int, int, int, int], train: bool, contender: str, group: 
 
 
 def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, contender: str) -> None:
-    """In a process of its own: do the work as often as asked, and answer with seconds a time, peak memory."""
+    """In a process of its own: do the work as often as asked; answer with the seconds of each, peak MiB."""
     import resource
     if contender not in ("tinyres", "im2col", "dezero"):
         import torch
@@ -175,9 +175,9 @@ def serve(connection: Connection, make: Callable[..., Work], arguments: tuple, c
 def measure(make: Callable[..., Work], arguments: tuple, rounds: int,
             contenders: tuple[str, ...] = CONTENDERS[:-1],
             times: int = 1) -> dict[str, tuple[float, float]]:
-    """(median seconds, peak MiB) of each contender; the first two rounds warm up.
+    """(median seconds, peak MiB) of each contender; the first two rounds are a warm-up.
 
-    times: how often short work is done in one turn, so that waking up for it does not count.
+    times: how often short work is repeated in one turn, so that waking up for it does not count.
     """
     context = multiprocessing.get_context("spawn")
     processes = {}
@@ -185,7 +185,7 @@ def measure(make: Callable[..., Work], arguments: tuple, rounds: int,
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, make, arguments, contender), daemon=True)
         process.start()
-        theirs.close()  # so that a process that fails is an EOFError here
+        theirs.close()  # so that a process that fails causes an EOFError here
         processes[contender] = process, ours, []
     for _ in range(rounds + 2):
         for _, connection, answers in processes.values():
@@ -209,8 +209,8 @@ def report(name: str, figures: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of whole steps; default: 5")
-    parser.add_argument("--only", default="", help="only the lines with this in their name")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count; default: 5")
+    parser.add_argument("--only", default="", help="only the lines whose name contains this")
     args = parser.parse_args()
     measuring.begin()
     if importlib.util.find_spec("torch") is None:

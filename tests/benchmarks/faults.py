@@ -1,4 +1,4 @@
-"""The long versions of the tests of test_robustness.py and test_hostile_files.py; prints tries and survivors.
+"""The long versions of test_robustness.py and test_hostile_files.py; prints how many tries were survived.
 
     python tests/benchmarks/faults.py
 """

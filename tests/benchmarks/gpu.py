@@ -1,13 +1,13 @@
 """tinyres against PyTorch on this GPU: whole training steps of the paper's CIFAR network.
 
-    python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; some five minutes
+    python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; about five minutes
 
 All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel and
-launching the captured step whole, PyTorch (channels_last, fused SGD) as it is and compiled. Figures are
-medians over the rounds after a warm-up, of several steps each, with the GPU waited for at the end; ratios are
-tinyres / PyTorch. Before them, what this GPU reaches: a large copy, a large matrix product at each precision.
-"products" and "memory" are the milliseconds that a step's products and tinyres's memory traffic would take at
-those rates.
+launching the captured step whole; PyTorch (channels_last, fused SGD) as it is and compiled. Figures are
+medians over the rounds after a warm-up; each round launches several steps and then waits for the GPU. Ratios
+are tinyres / PyTorch. The first line is what this GPU reaches: in a large copy, and in a large matrix product
+at each precision. "products" and "memory" are the milliseconds that a step's products and tinyres's memory
+traffic would take at those rates.
 """
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from collections.abc import Callable
 import numpy
 
 import tinyres as tr
-from tinyres.fast.gpu import block as gpu_block
-from tinyres.fast.gpu import capture, cublas, precision
+from tinyres.fast.gpu import block, capture, cublas, precision
 from tinyres.training import loss_and_error, training_step
 
 if not tr.backend.gpu_available():
@@ -34,10 +33,9 @@ except ImportError:
     torch = None
 
 STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
-# Bytes that a residual block moves, counted in images of its output (fast/gpu_block.py): forward, each
-# of its two convolutions multiplies 1 into 3 and adds 3 up into 1; back, it multiplies 3 into 3, adds 3 up
-# into 3, and multiplies 1 by 3 for the kernel's gradient; shortcut, relu's gradient and the shortcut's are
-# one more each.
+# Bytes that a residual block moves, counted in images of its output (fast/gpu/block.py): forward, each of its
+# two convolutions multiplies 1 into 3 and adds 3 up into 1; backward, it multiplies 3 into 3, adds 3 up into
+# 3, and multiplies 1 by 3 for the kernel's gradient; the shortcut, its gradient and relu's are one more each.
 IMAGES_PER_BLOCK = 2 * (8 + 12 + 4) + 3
 STEPS = 10  # in one measurement
 Work = Callable[[], object]
@@ -54,7 +52,7 @@ def tinyres_step(batch_size: int, products: str, captured: bool, arranged: bool 
     precision.use(products)
     network = tr.models.cifar_net()
     if arranged:
-        gpu_block.arrange(network)
+        block.arrange(network)
     network = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
     rng = numpy.random.default_rng(0)
@@ -88,7 +86,7 @@ def torch_step(batch_size: int, products: str, compiled: bool) -> Work:
 
 
 def milliseconds(work: Work, steps: int = STEPS) -> float:
-    """Of one call, when several are launched and then waited for."""
+    """The time of one call, where several are launched before the GPU is waited for."""
     start = time.perf_counter()
     for _ in range(steps):
         work()
@@ -102,7 +100,7 @@ def median(work: Work, rounds: int) -> float:
 
 
 def limits() -> tuple[float, dict[str, float]]:
-    """Prints and returns the rates of this GPU: copies in TB/s, matrix products in TFLOP/s by precision."""
+    """Print and return the rates of this GPU: copies in TB/s, matrix products in TFLOP/s by precision."""
     source = cupy.ones(2**28, cupy.float32)
     target = cupy.empty_like(source)
     copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
@@ -115,7 +113,7 @@ def limits() -> tuple[float, dict[str, float]]:
         rates[products] = 2 * 8192**3 / median(lambda: cublas.matmul(a, a, out), 5) / 1e9  # noqa: B023
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
-    cupy.get_default_memory_pool().free_all_blocks()  # or what comes next would be served from it, unseen
+    cupy.get_default_memory_pool().free_all_blocks()  # or it would serve what comes next, uncounted
     return copy, rates
 
 

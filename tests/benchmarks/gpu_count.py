@@ -2,14 +2,14 @@
 
     python tests/benchmarks/gpu_count.py [--precision float16] [--plain]
 
-It needs, in the place of CuPy, a module of that name that computes on the CPU and counts: LOG (launches)
-and BYTES (read and written), by name. Products are counted, not computed: each matrix once for each
-product that reads or writes it. Where the matrices of a batch overlap, as the windows around two columns of
-pixels do, memory is counted once if a matrix is smaller than an eighth of the H100's cache of 50 MB, for then
-the next one finds it there; "read again" is how much more it would be otherwise. Beside the bytes, the
+In place of CuPy, it needs a module of that name that computes on the CPU and counts by name: LOG (launches)
+and BYTES (read and written). Products are counted, not computed: each matrix once for each product that reads
+or writes it. Where the matrices of a batch overlap, as the windows around two columns of pixels do, their
+memory is counted once if a matrix is smaller than an eighth of the H100's cache of 50 MB, for then the next
+one finds it there; "read again" is how much more it would be otherwise. Beside the bytes stand the
 milliseconds that they take at 3.35 TB/s, the rate of an H100's memory.
---plain: with the definitions only. Captured, forward and backward pass are one launch by Python; what is
-counted here is what the GPU then runs.
+--plain: with the definitions only. If captured, forward and backward pass are one launch by Python; this
+counts what the GPU then runs.
 """
 from __future__ import annotations
 
@@ -22,18 +22,16 @@ import numpy
 
 import tinyres as tr
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import cublas, precision
-from tinyres.fast.gpu import passes as gpu_passes
-from tinyres.fast.gpu import sgd as gpu_sgd
+from tinyres.fast.gpu import cublas, passes, precision, sgd
 from tinyres.training import training_step
 
 BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
 ITEMSIZE = {2: 2, 0: 4, 1: 8}  # of cuBLAS's data types
-NO_KERNEL = "SYNC", "H2D", "event", "np function", "GFLOP"  # names in LOG of what is no kernel
+NO_KERNEL = "SYNC", "H2D", "event", "np function", "GFLOP"  # beginnings of names in LOG that are no kernels'
 
 
 class CountingLibrary:
-    """cuBLAS that counts the traffic of products, and their work, but does none of it."""
+    """A cuBLAS that counts the work and the memory traffic of products without computing them."""
 
     def __init__(self) -> None:
         self.launches, self.bytes, self.again, self.flop = 0, 0, 0, 0
@@ -46,7 +44,7 @@ class CountingLibrary:
         batch, beta = arguments[20], arguments[15]._obj.value
         self.launches += 1
         self.flop += 2 * batch * n * m * k
-        # both factors and the result as cuBLAS sees them: transposed or not, rows, columns, first argument
+        # both factors and the result as cuBLAS sees them: transposed, rows, columns, place of arguments
         for transposed, rows, columns, i in (arguments[1], n, k, 7), (arguments[2], k, m, 11), (0, n, m, 16):
             row, lines = (columns, rows) if transposed else (rows, columns)
             leading, step, size = arguments[i + 2], arguments[i + 3].value, ITEMSIZE[arguments[i + 1]]
@@ -59,14 +57,14 @@ class CountingLibrary:
 
 
 def correct_counts(cupy: object) -> None:
-    """Where a kernel reads less or more than the arrays that it is given, count what it reads and writes."""
-    launch, at_once = gpu_passes._launch, gpu_sgd._at_once
+    """Where a kernel reads or writes less or more than the arrays given to it, count what it does."""
+    launch, at_once = passes._launch, sgd._at_once
 
     def launch_pass(name: str, shape: tuple, arrays: tuple, units: int, *settings: int) -> None:
         launch(name, shape, arrays, units, *settings)
         if name.startswith("combine"):
             partial, _, out, *parts = arrays
-            reads_other, adds_parts = settings[3] in (gpu_passes.ADD, gpu_passes.WHERE_POSITIVE), settings[5]
+            reads_other, adds_parts = settings[3] in (passes.ADD, passes.WHERE_POSITIVE), settings[5]
             moved = partial.nbytes + out.nbytes + reads_other * partial.nbytes // 3
             moved += bool(adds_parts) * sum(array.nbytes for array in parts)
             cupy.BYTES["K combine"] += moved - sum(array.nbytes for array in arrays)
@@ -75,12 +73,12 @@ def correct_counts(cupy: object) -> None:
         at_once(parameters, *settings)
         cupy.BYTES["K sgd"] += 5 * sum(weight.nbytes for weight, *_ in parameters)  # reads 3, writes 2
 
-    gpu_passes._launch = launch_pass
-    gpu_sgd._at_once = update
+    passes._launch = launch_pass
+    sgd._at_once = update
 
 
 def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Counter[str], CountingLibrary]:
-    """(launches, bytes) by kernel, and products, of the second step: the first has things made once."""
+    """Launches and bytes by kernel, and the products, of the second step; the first one does more."""
     cupy = tr.backend.use("cupy")
     precision.use(products)
     library = CountingLibrary()
@@ -113,7 +111,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true")
     args = parser.parse_args()
     if not tr.backend.gpu_available() or not hasattr(tr.backend.cupy, "BYTES"):
-        sys.exit("gpu_count.py needs, in the place of CuPy, a module that counts launches and bytes")
+        sys.exit("gpu_count.py needs, in place of CuPy, a module that counts launches and bytes")
     launches, sizes, library = count(args.precision, args.batch_size, args.plain)
     print(f"batch {args.batch_size}, {args.precision}{', definitions only' * args.plain}, "
           f"{library.flop / 1e12:.3f} TFLOP in products\n{'kernel':<32}{'launches':>9}{'GB':>9}{'ms':>8}")

@@ -1,12 +1,13 @@
-"""Whether implicit GEMM pays on this GPU: its times beside those of what is taken without it.
+"""Whether implicit GEMM pays on this GPU: its times beside those of the variants that are taken without it.
 
     python tests/benchmarks/gpu_implicit.py             needs a GPU and CuPy; a minute or two
 
-Each 3 x 3 convolution of the paper's CIFAR network (but the stem, of 3 channels), forward and both gradients;
-then residual blocks, and whole training steps. In these, relu and the sum are passes of their own with
-implicit GEMM, and fused without it. Milliseconds, medians over rounds in which both take turns, captured, so
-that the time of launching does not count. Below a ratio of 1 it pays; what decides are the steps. "off": the
-norm of the difference of the results over theirs; the sums are in another order.
+Each 3 x 3 convolution of the paper's CIFAR network (except the stem, with its 3 channels), forward and both
+gradients; then residual blocks and whole training steps. In these, relu and the sum are passes of their own
+with implicit GEMM, and fused without it. Milliseconds, medians over rounds in which both take turns;
+captured, so that the time of launching does not count. It pays where the ratio is below 1; the steps decide.
+"off" is the norm of the difference of the results over the norm of the results: the order of the sums
+differs.
 """
 from __future__ import annotations
 
@@ -20,8 +21,7 @@ from gpu import cupy, milliseconds, tinyres_step
 import tinyres as tr
 from tinyres.backend import Array
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.gpu import capture, precision
-from tinyres.fast.gpu import implicit as gpu_implicit
+from tinyres.fast.gpu import capture, implicit, precision
 from tinyres.nn import Conv2d, residual_sum
 
 LAYERS = ((32, 16, 64, 1), (32, 64, 64, 1), (32, 64, 128, 2), (16, 128, 128, 1), (16, 128, 256, 2),
@@ -35,7 +35,7 @@ def random(dtype: str, *shape: int) -> Array:
 
 
 def layers(batch_size: int, dtype: str) -> Iterator[tuple[str, float, Work]]:
-    """(what, multiply-adds, a function that computes it) for convolutions and blocks."""
+    """(name, multiply-adds, a function that computes it) for convolutions and blocks."""
     for side, C, O, stride in LAYERS:  # noqa: E741
         x, w = random(dtype, batch_size, side, side, C), random(dtype, 3, 3, C, O) / C**0.5
         g, settings = random(dtype, batch_size, side // stride, side // stride, O), ((stride,) * 2, (1, 1))
@@ -48,7 +48,7 @@ def layers(batch_size: int, dtype: str) -> Iterator[tuple[str, float, Work]]:
 
 
 def block(g: Array, x: Array, w: Array) -> Work:
-    """What computes the result and the gradients of a residual block with the same weights twice."""
+    """A function that computes the result and gradients of a residual block with the same weights twice."""
     image = tr.Tensor(x, requires_grad=True)
     convolutions = [Conv2d(*w.shape[2:], 3, padding=1) for _ in range(2)]
     for convolution in convolutions:
@@ -65,11 +65,11 @@ def block(g: Array, x: Array, w: Array) -> Work:
 def switched(on: bool, work: Callable[[], object]) -> Callable[[], object]:
     """The same work with implicit GEMM on or off."""
     def run() -> object:
-        gpu_implicit.use(on)
+        implicit.use(on)
         try:
             return work()
         finally:
-            gpu_implicit.use(False)
+            implicit.use(False)
     return run
 
 
@@ -87,9 +87,9 @@ def off(got: list[Array], expected: list[Array]) -> float:
     return float(cupy.linalg.norm(got - expected) / cupy.linalg.norm(expected))
 
 
-def report(name: str, without: float, implicit: float, work: float, difference: str = "") -> None:
-    print(f"{name:<38}{without:>10.3f}{implicit:>10.3f}{implicit / without:>8.2f}"
-          f"{2 * work / implicit / 1e9:>9.0f}{difference:>10}", flush=True)
+def report(name: str, without: float, with_it: float, work: float, difference: str = "") -> None:
+    print(f"{name:<38}{without:>10.3f}{with_it:>10.3f}{with_it / without:>8.2f}"
+          f"{2 * work / with_it / 1e9:>9.0f}{difference:>10}", flush=True)
 
 
 def main() -> None:

@@ -1,19 +1,19 @@
-"""Everything that wants a GPU, in stages that may be cut off: run it again and it goes on where it stopped.
+"""Everything that needs a GPU, in stages that may be cut off: run it again and it goes on where it stopped.
 
     python tests/benchmarks/gpu_run.py                                  all stages, 9 minutes at most
     python tests/benchmarks/gpu_run.py --stages preflight train --steps 10000 --copy-to results
 
 preflight   a minute: library, driver, memory; one small step, eager and captured, at each precision, against
             NumPy. The other stages wait until it has passed.
-train       run_cifar.py on CIFAR-10, from data/ or from what --prepare writes there. With --steps N the
-            paper's schedule is scaled to N.
+train       run_cifar.py on CIFAR-10, from data/, where --prepare may write it. With --steps N the paper's
+            schedule is scaled to N.
 benchmark   gpu.py: steps at each precision beside PyTorch's
 implicit    gpu_implicit.py: layer by layer, whether implicit GEMM, which is off, should be on
-tests       all tests that want a GPU
+tests       all tests that need a GPU
 twin        gpu_twin.py: the same run in PyTorch
 
-A stage is marked done, by a file in --out, only if it ran to its end without an error. After every stage all
-results but checkpoints are copied to --copy-to.
+A stage is marked as done, by a file in --out, only if it ran to its end without an error. After every stage,
+all results except checkpoints are copied to --copy-to.
 """
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-RESULTS = "*.txt", "*.json", "*.jsonl", "*.png", "*.done"  # small, and worth copying; checkpoints are neither
+RESULTS = "*.txt", "*.json", "*.jsonl", "*.png", "*.done"  # small files; checkpoints are not copied
 PAPER_STEPS, PAPER_DROP = 50_000, 30_000
-RESERVE = 20  # seconds kept back for a run to save and for the copies
+RESERVE = 20  # seconds reserved for a run to save, and for the copies
 
-# Prints what there is, then one line for each check, and ends with status 1 at the first that fails.
+# Prints what it finds, then one line for each check; ends with status 1 at the first check that fails.
 PREFLIGHT = """
 import sys, numpy
 import tinyres as tr
@@ -52,7 +52,7 @@ def steps(backend, products="float32", captured=False):
     xp = tr.backend.use(backend)
     precision.use(products)
     network = tr.models.cifar_net(blocks=1, widths=(16, 32, 64))
-    for block in network.blocks:  # larger than the paper's, so that what the blocks add is seen
+    for block in network.blocks:  # larger than the paper's, so that what the blocks add shows
         for layer in block.conv1, block.conv2:
             layer.weight.data *= 8
     model = in_precision(products, network)
@@ -96,7 +96,7 @@ def main() -> None:
         if args.copy_to:
             copy_results(args.out, args.copy_to)
         if stage == "preflight" and status != 0:
-            sys.exit(f"the preflight failed: see {args.out / 'preflight.txt'}; no other stage was begun")
+            sys.exit(f"the preflight failed: see {args.out / 'preflight.txt'}; no other stage was started")
     missing = [stage for stage in args.stages if not done_file(stage, args).exists()]
     print(f"not finished: {', '.join(missing)}; run this again" if missing else "all stages are done")
     sys.exit(bool(missing))
@@ -107,23 +107,23 @@ def parse_arguments() -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
-    parser.add_argument("--copy-to", type=Path, metavar="DIR", help="where small results are copied")
-    parser.add_argument("--minutes", type=float, default=9, help="that this call may take")
+    parser.add_argument("--copy-to", type=Path, metavar="DIR", help="where small results are copied to")
+    parser.add_argument("--minutes", type=float, default=9, help="how long this call may take; default: 9")
     parser.add_argument("--precision", choices=["float32", "tf32", "float16"], default="tf32")
     parser.add_argument("--no-capture", dest="capture", action="store_false")
     parser.add_argument("--steps", type=int, default=PAPER_STEPS)
     parser.add_argument("--prepare", metavar="COMMAND",
-                        help="writes CIFAR-10 into data/; run where it is absent")
+                        help="writes CIFAR-10 into data/; is run if it is not there")
     return parser.parse_args()
 
 
 def done_file(stage: str, args: argparse.Namespace) -> Path:
-    """What says that a stage is done; training is one stage for each precision."""
+    """The file that marks a stage as done; training is one stage for each precision."""
     return args.out / (f"train-{args.precision}.done" if stage == "train" else f"{stage}.done")
 
 
 def run_stage(stage: str, args: argparse.Namespace, end: float) -> int | None:
-    """Run a stage unless it is done: its status, or None if there was no time left for it to end."""
+    """Run a stage unless it is done; its status, or None if there was not enough time left."""
     done = done_file(stage, args)
     log = done.with_suffix(".txt")
     if done.exists():
@@ -147,7 +147,7 @@ def run_stage(stage: str, args: argparse.Namespace, end: float) -> int | None:
 
 
 def run(command: list[str], file: object, end: float) -> int | None:
-    """The status of a command; None if its time was over and it was stopped, by TERM so that a run saves."""
+    """Run a command; its status, or None if its time was up and SIGTERM, on which a run saves, ended it."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
                                env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"})
@@ -182,7 +182,7 @@ def train(args: argparse.Namespace) -> list[list[str]]:
     return [*commands, command + ["--capture"] * args.capture]
 
 
-STAGES = {  # in the order of running: what is worth most first
+STAGES = {  # in the order of running: the most valuable first
     "preflight": lambda args: [python("-c", PREFLIGHT)],
     "train": train,
     "benchmark": lambda args: [python("tests/benchmarks/gpu.py")],
@@ -195,7 +195,7 @@ STAGES = {  # in the order of running: what is worth most first
 
 
 def copy_results(out: Path, target: Path) -> None:
-    """Copy all small results, with their folders."""
+    """Copy all small results, in their folders."""
     for pattern in RESULTS:
         for path in out.rglob(pattern):
             place = target / path.relative_to(out)

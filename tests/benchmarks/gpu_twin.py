@@ -1,10 +1,10 @@
-"""The paper's CIFAR-10 run in PyTorch: same weights to start from, batches and recipe. Is the error the same?
+"""The paper's CIFAR-10 run in PyTorch: with equal initial weights, batches and recipe, is the error the same?
 
     python tests/benchmarks/gpu_twin.py --out runs/gpu/twin          needs a GPU, CuPy and PyTorch with CUDA
     python tests/benchmarks/gpu_twin.py --backend numpy --dataset shapes --blocks 1 --widths 8 16 --steps 50
 
-It saves every 1,000 steps, on SIGTERM too, and goes on where it stopped. Convolutions are computed in TF32,
-as with `run_cifar.py --precision tf32`.
+It saves every 1,000 steps and on SIGTERM, and goes on where it stopped. Convolutions are computed in TF32, as
+with `run_cifar.py --precision tf32`.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DATASETS = {"cifar10": tr.datasets.cifar10, "shapes": lambda root: tr.datasets.s
 
 
 def to_torch(array: tr.backend.Array) -> torch.Tensor:
-    """The same memory as a tensor; images (N, H, W, C) as (N, C, H, W), channels_last."""
+    """A tensor of the same memory; images (N, H, W, C) become (N, C, H, W) in channels_last."""
     tensor = torch.from_numpy(array) if isinstance(array, numpy.ndarray) else torch.from_dlpack(array)
     return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 

@@ -1,13 +1,13 @@
-"""The reader of picture folders against PyTorch's DataLoader: images per second and core, and memory.
+"""The reader of picture folders against PyTorch's DataLoader: images per second on each core, and memory.
 
     python tests/benchmarks/input.py FOLDER         needs PyTorch: pip install torch
 
-FOLDER holds photographs as FOLDER/CLASS/NAME.JPEG, two classes or more; the more of them are like ImageNet's,
+FOLDER holds photographs as FOLDER/CLASS/NAME.JPEG, of two classes or more; the more they resemble ImageNet's,
 the more the figures say. All contenders make the same training batches: a random window scaled to 224 x 224,
-mirrored half of the time, standardized, as float32. Each is a process of its own with as many threads or
+mirrored half of the time, standardized, as float32. Each is a process of its own, with as many threads or
 worker processes as there are cores, and takes its turn in every round; figures are medians over the rounds
-after a warm-up. "Plain" decodes as torchvision does, without Pillow's scaled decoding; the other DataLoader
-calls tinyres' own `decode`.
+after a warm-up. "DataLoader, plain" decodes as torchvision does, without Pillow's scaled decoding;
+"DataLoader, decode" calls `decode` of tinyres.
 """
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def rounds_of(contender: str, root: Path) -> Callable[[], int]:
 
 
 def serve(connection: Connection, contender: str, root: Path) -> None:
-    """(images, seconds, MiB in use) of one round whenever asked."""
+    """Answer each message with (images, seconds, MiB in use) of one round."""
     read = rounds_of(contender, root)
     while True:
         try:
@@ -108,7 +108,7 @@ def main() -> None:
             ours, theirs = context.Pipe()
             context.Process(target=serve, args=(theirs, contender, Path(root))).start()
             processes[contender] = ours, []
-            theirs.close()  # so that this end notices when the process has died
+            theirs.close()  # so that a process that fails causes an EOFError here
         try:
             for _ in range(args.rounds + 1):
                 for connection, answers in processes.values():

@@ -1,7 +1,7 @@
-"""What all benchmarks begin with: an environment as users have it, and a line that says what is measured.
+"""What all benchmarks begin with: an environment like that of users, and a line that says what is measured.
 
-Variables such as OPENBLAS_CORETYPE hold NumPy's BLAS to the kernels of another processor, at half the speed,
-and PyTorch not. A benchmark that finds one starts itself again without it.
+Variables such as OPENBLAS_CORETYPE restrict NumPy's BLAS to the kernels of another processor, at half the
+speed, but leave PyTorch alone. A benchmark that finds one starts itself again without it.
 """
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FOREIGN = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE"
 
 
 def begin() -> None:
-    """Start again without FOREIGN variables if there are any, else print the machine and the libraries."""
+    """Start again without FOREIGN variables if any are set; otherwise print the machine and the libraries."""
     if found := [name for name in FOREIGN if name in os.environ]:
         settings = ", ".join(f"{name}={os.environ[name]}" for name in found)
-        print(f"Measured without {settings}, which the environment holds here.", flush=True)
+        print(f"Measured without {settings}, which is set in this environment.", flush=True)
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         sys.exit(subprocess.call([sys.executable, *sys.argv], env=environment))
     print(f"{_processor()}, {core_count()} cores; {_blas()}; NumPy {numpy.__version__}; "
@@ -32,7 +32,7 @@ def begin() -> None:
 
 
 def again(*arguments: str, **variables: str) -> None:
-    """Run this benchmark with other arguments in a process of its own, with these variables set."""
+    """Run this benchmark with these arguments in a process of its own, with these variables set."""
     subprocess.run([sys.executable, sys.argv[0], *arguments], env={**os.environ, **variables}, check=True)
 
 
@@ -58,7 +58,7 @@ def _blas() -> str:
                     function.restype = ctypes.c_char_p
                     texts.append(function().decode())
                 return f"{' '.join(texts[0].split()[:2])} with kernels for {texts[1]}"
-    return "a BLAS that is not NumPy's own"
+    return "a BLAS other than NumPy's own"
 
 
 def _version(package: str) -> str:

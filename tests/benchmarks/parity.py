@@ -3,8 +3,8 @@
     python tests/benchmarks/parity.py             needs PyTorch: pip install torch
 
 20 steps of a network of 2 blocks per stage and 5 steps of the paper's, in float32 and float64, on noise
-tinted by class, so that the loss has something to fall for.
-Prints the largest relative difference of a loss beside the bound, and exits with status 1 if one is over it.
+tinted by class, so that there is something to learn. Prints the largest relative difference of a loss beside
+its bound, and exits with status 1 if one exceeds it.
 """
 from __future__ import annotations
 

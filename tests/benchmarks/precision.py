@@ -1,12 +1,12 @@
 """How far the float32 gradient of the paper's whole network is from float64's, with each way to convolve.
 
-    python tests/benchmarks/precision.py                       some 40 seconds and 5 GB
+    python tests/benchmarks/precision.py                       about 40 seconds and 5 GB
 
-One batch of 32 noise images. Prints |g - g64| / |g64|, with |.| the Euclidean norm and g the gradient of all
-weights, or of one kernel, of which the median over the kernels is shown; and how many of the network's ReLUs
-were open in one run and closed in the other. Such a flip, where the input of a ReLU lies within rounding
-error of 0, changes the gradient by far more than rounding does: the median shows rounding alone.
-Exits with status 1 if the fast convolutions are off by more than 5 times im2col's error and more than 1e-4.
+One batch of 32 noise images. Prints |g - g64| / |g64|, where |.| is the Euclidean norm and g the gradient of
+all weights, or that of one kernel: of these, the median over the kernels. Also prints how many ReLUs of the
+network are open in one run and closed in the other. Such a flip, where the input of a ReLU lies within
+rounding error of 0, changes the gradient far more than rounding does: the median shows rounding alone.
+Exits with status 1 if the error of the fast convolutions exceeds both 5 times that of im2col and 1e-4.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinyres import nn
 
 
 def gradients(dtype: str) -> tuple[list[numpy.ndarray], list[numpy.ndarray]]:
-    """For one batch, the gradients of all kernels in float64, and where each ReLU is open."""
+    """The gradients of all kernels for one batch, cast to float64, and where each ReLU is open."""
     network, masks, relu = tr.models.cifar_net(), [], nn.relu
 
     def watched(x: tr.Tensor) -> tr.Tensor:

@@ -3,11 +3,11 @@
     python tests/benchmarks/roofline.py                  1 block per stage, widths 16-32-64, batch 128
     python tests/benchmarks/roofline.py --blocks 9 --widths 64 128 256 --batch-size 32
 
-For each layer, forward and both gradients together: the floating point operations of the method that computes
-it (Winograd's are fewer than the definition's), divided by the rate at which BLAS multiplies matrices of just
-that shape out of the cache, on all cores; and the bytes that its copies read and write, divided by the
-rate at which large arrays are copied on all cores. "bound" is the sum of both, since a matrix product cannot
-begin before its operand is copied; "measured" is the median of 9 runs.
+For each layer, forward pass and both gradients together: the floating-point operations of the method that
+computes it (Winograd's are fewer than the definition's), divided by the rate at which all cores multiply
+matrices of that very shape from their caches; and the bytes that its copies read and write, divided by the
+rate at which all cores copy large arrays. "bound" is the sum of both, since a matrix product cannot begin
+before its operand is copied; "measured" is the median of 9 runs.
 """
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def copy_rate() -> float:
 
 
 def product_rate(rows: int, inner: int, columns: int) -> float:
-    """Operations per second of many (rows, inner) @ (inner, columns), all cores, from and to their caches."""
-    stack = max(1, 2**18 // (rows * inner))  # a mebibyte: out of the cache of a core
+    """Operations per second of many (rows, inner) @ (inner, columns) on all cores, within their caches."""
+    stack = max(1, 2**18 // (rows * inner))  # a mebibyte: within the cache of a core
     left = numpy.ones((thread_count(), stack, rows, inner), "float32")
     right = numpy.ones((inner, columns), "float32")
     out = numpy.empty((thread_count(), stack, rows, columns), "float32")
@@ -64,9 +64,10 @@ def product_rate(rows: int, inner: int, columns: int) -> float:
 
 def costs(method: str, pixels: int, C: int, O: int, inputs: int,  # noqa: E741
           first: bool) -> tuple[list[tuple[float, tuple[int, int, int]]], float]:
-    """Products as (operations, their shape) and bytes copied of one layer, forward and its gradients.
+    """[(operations, shape) of each product] and bytes copied, of one layer, forward and its gradients.
 
-    pixels: of the output, all images together; inputs: of the input. first: the input needs no gradient.
+    pixels: of the output, all images together; inputs: the same of the input. first: the input needs no
+    gradient.
     """
     passes = 2 if first else 3
     if method == "winograd":

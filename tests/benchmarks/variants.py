@@ -1,11 +1,11 @@
-"""What each variant for NumPy buys: its time beside the definition's, on the shapes of the paper's network.
+"""What each variant for NumPy gains: its time beside the definition's, on the shapes of the paper's network.
 
-    python tests/benchmarks/variants.py                          some two minutes
+    python tests/benchmarks/variants.py                          about two minutes
 
-Batch 32, float32, milliseconds, medians of 9 calls in a row, after a quarter of a second of calls that do not
-count: the threads of BLAS, which the definitions use, keep a core busy for a while after their last product,
-and the system takes some time to give two threads that wake a core each. A variant whose ratio is not below 1
-on the shapes that it takes has no business here.
+Batch 32, float32, milliseconds: medians of 9 calls in a row, after calls that do not count for a quarter of a
+second. For the threads of BLAS, which the definitions use, keep a core busy for a while after their last
+product, and the system takes some time to give each of two waking threads a core. A variant whose ratio is
+not below 1 on the shapes that it takes has no reason to exist.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROUNDS, BATCH_SIZE, WARM_UP_SECONDS = 9, 32, 0.25
 
 
 def work() -> Iterator[tuple[str, Kernel, tuple[object, ...]]]:
-    """(what, kernel, arguments) for every kernel that has variants for NumPy."""
+    """(name, kernel, arguments) for every kernel that has variants for NumPy."""
     rng = numpy.random.default_rng(0)
 
     def array(*shape: int) -> numpy.ndarray:

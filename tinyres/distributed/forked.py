@@ -136,7 +136,7 @@ def forked(count: int) -> Iterator[Group]:
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.parted(count), _file_in_memory() as file, _in_parent() as children:
+    with threads.shared_among(count), _file_in_memory() as file, _in_parent() as children:
         rank, connections = _fork(count, children)
         with _in_child(connections[0]) if rank > 0 else nullcontext():
             yield ForkedGroup(rank, count, connections, file.fileno())

@@ -1,4 +1,4 @@
-"""Print every kernel with its variants, and what each layer of the paper's network takes.
+"""Print every kernel with its variants, and the variant that each layer of the paper's network takes.
 
     python -m tinyres.fast
 """
@@ -34,13 +34,13 @@ def _first_line(function: object) -> str:
 
 
 def _zeros(*shape: int) -> backend.Array:
-    """Zeros that take no memory, since only shape, dtype and library count here."""
+    """Zeros that take no memory: only shape, dtype and library count here."""
     xp = backend.current()
     return xp.broadcast_to(xp.zeros((), "float32"), shape)
 
 
 def _layers() -> list[tuple[str, Kernel, tuple[object, ...]]]:
-    """(name, kernel, arguments) of each call in a forward pass, then of ReLU's gradient and SGD's step."""
+    """(name, kernel, arguments) of each call in a forward pass, and of ReLU's gradient and SGD's step."""
     network, x, layers = models.cifar_net(), _zeros(BATCH_SIZE, 32, 32, 3), []
 
     def add(name: str, convolution: Conv2d, x: backend.Array) -> backend.Array:

@@ -1,9 +1,9 @@
-"""What the variants of convolution share, on a CPU and on a GPU: which kernels they ask for, how a kernel is
-turned round, how many images are worked on at a time."""
+"""What the variants share, on a CPU and on a GPU: which convolutions they apply to, how a kernel is rotated,
+and how a batch is cut into slices."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..backend import Array, xp_of
 from ..conv import Pair
@@ -21,7 +21,7 @@ def rotate_180(w: Array) -> Array:
 
 
 def of_gradients(applies: Callable[..., bool]) -> Callable[..., bool]:
-    """The condition of a convolution as one of its gradients."""
+    """The condition for a convolution, turned into the condition for its gradients."""
     @functools.wraps(applies)
     def gradients_apply(g: object, x: object, w: object, stride: Pair, padding: Pair,
                         needs_grad: tuple[bool, bool]) -> bool:
@@ -29,9 +29,18 @@ def of_gradients(applies: Callable[..., bool]) -> Callable[..., bool]:
     return gradients_apply
 
 
-def image_slices(out: Array, w: Array, max_bytes: int) -> Iterator[slice]:
-    """As many images of out (N, OH, OW, O) at a time as have at most so many bytes of columns, but at least
-    one."""
+def slices(count: int, size: int) -> list[slice]:
+    """The places 0 to count - 1 in slices of `size`, of which the last may be shorter."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def image_slices(N: int, image_bytes: int, max_bytes: int, min_slices: int = 1) -> list[slice]:
+    """N images in slices of at most `max_bytes`, unless one image has more; about `min_slices` or more where
+    N allows it."""
+    return slices(N, max(1, min(max_bytes // max(1, image_bytes), -(-N // min_slices))))
+
+
+def column_slices(out: Array, w: Array, max_bytes: int) -> list[slice]:
+    """The images of out (N, OH, OW, O) in slices that have at most `max_bytes` of columns, as above."""
     N, OH, OW, _ = out.shape
-    images = max(1, max_bytes // max(1, OH * OW * w[..., 0].size * out.itemsize))
-    return (slice(n, n + images) for n in range(0, N, images))
+    return image_slices(N, OH * OW * w[..., 0].size * out.itemsize, max_bytes)

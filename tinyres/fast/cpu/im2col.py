@@ -1,21 +1,23 @@
-"""im2col on NumPy with slices of the batch in several threads, for kernels and strides with no other variant.
+"""im2col on NumPy with slices of the batch in several threads, for all kernels and strides that no other
+variant takes.
 
-Why it is faster: all cores build columns and add them up, each for its own images and in its own cache, where
-im2col alone leaves everything but the matrix product to one core. And the matrix of columns, KH KW times as
-large as the image, is never there as a whole. A row of a window, KW C numbers that lie in a row, is copied as
-one thing, in half the time, and small products are cut into blocks that OpenBLAS takes without a copy.
+Why it is faster: all cores build columns, and add them up for the gradient, each for its own images and in
+its own cache, where the definition leaves everything but the matrix product to one core. And the matrix of
+columns, KH KW times as large as the image, never exists as a whole. A row of a window, KW C numbers that are
+contiguous in memory, is copied as one item, which halves the time, and small products are cut into blocks
+that OpenBLAS takes without a copy.
 """
 from __future__ import annotations
 
 import numpy
 
 from ...conv import Pair, convolution_gradients, convolve, output_size
-from ..geometry import image_slices, of_gradients
+from ..geometry import column_slices, of_gradients
 from .threads import parallel_map
 
 MAX_BYTES = 2**20  # of a slice's columns, unless one image has more
 MAX_PRODUCT = 2**20  # multiplications that OpenBLAS does without copying its operands
-MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; if fewer fit, all are multiplied at once
+MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; where fewer fit, it takes all at once
 
 
 def numpy_arrays(x: object, w: object, stride: Pair, padding: Pair) -> bool:
@@ -24,25 +26,24 @@ def numpy_arrays(x: object, w: object, stride: Pair, padding: Pair) -> bool:
 
 
 @convolve.variant(numpy_arrays)
-def convolve_slices(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
-    """slices of the batch in all cores"""
+def convolve_im2col(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
+    """slices of the batch, on all cores"""
     OH, OW = output_size(x.shape, w.shape, stride, padding)
     out = numpy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
-
     kernel = w.reshape(-1, w.shape[3])
 
     def work(images: slice) -> None:
         columns = _columns(x[images], w.shape, stride, padding)
         numpy.matmul(columns, kernel, out=out[images].reshape(*columns.shape[:2], -1))
 
-    parallel_map(work, image_slices(out, w, MAX_BYTES))
+    parallel_map(work, column_slices(out, w, MAX_BYTES))
     return out
 
 
 @convolution_gradients.variant(of_gradients(numpy_arrays))
-def gradients_of_slices(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
-                        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
-    """slices of the batch in all cores"""
+def gradients_im2col(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
+                     needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+    """slices of the batch, on all cores"""
     grad_x = numpy.empty_like(x) if needs_grad[0] else None
     grad_w = numpy.zeros_like(w) if needs_grad[1] else None
 
@@ -57,14 +58,14 @@ def gradients_of_slices(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, st
         return (columns.swapaxes(1, 2) @ rows).sum(axis=0).reshape(w.shape)
 
     # in order, so that the sum is always the same
-    for part in parallel_map(work, image_slices(g, w, MAX_BYTES)):
+    for part in parallel_map(work, column_slices(g, w, MAX_BYTES)):
         if needs_grad[1]:
             grad_w += part
     return grad_x, grad_w
 
 
 def _columns(x: numpy.ndarray, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> numpy.ndarray:
-    """The matrix of columns of conv.py in blocks of rows: (blocks, rows, KH KW C)."""
+    """The matrix of columns of tinyres/conv.py in blocks of rows: (blocks, rows, KH KW C)."""
     N, H, W, C = x.shape
     KH, KW, _, O = w_shape  # noqa: E741
     (OH, OW), (top, left) = output_size(x.shape, w_shape, stride, padding), padding

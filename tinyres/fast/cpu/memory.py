@@ -1,8 +1,8 @@
-"""Memory that is kept from step to step.
+"""Memory that is kept from one training step to the next.
 
 A training step frees its arrays and asks for the same ones again. The C library hands large ones back to the
-system each time and gets new pages, which the system fills with zeros before use: a third of the time of a
-step. Within `memory_kept`, as in `tinyres.training.train`, it keeps them.
+system each time and gets new pages, which the system fills with zeros before use: this takes a third of the
+time of a step. Within `memory_kept`, as in `tinyres.training.train`, the C library keeps them.
 """
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1  # options of mallopt, fro
 def memory_kept() -> Iterator[None]:
     """Within this context, on Linux, memory that was freed is kept for the next array.
 
-    Afterwards the limits are those at which glibc's own, rising ones end in a program with large arrays: it
-    cannot be told to let them rise again.
+    glibc's limits rise by themselves, but not again once they have been set: so this context ends by setting
+    the values that they reach in a program with large arrays.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):
         yield
         return
-    libc.mallopt(MMAP_MAX, 0)  # no memory of its own for a large array
-    libc.mallopt(TRIM_THRESHOLD, -1)  # give nothing back
+    libc.mallopt(MMAP_MAX, 0)  # no separate mapping for a large array
+    libc.mallopt(TRIM_THRESHOLD, -1)  # return nothing to the system
     try:
         yield
     finally:

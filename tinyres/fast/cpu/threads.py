@@ -1,11 +1,11 @@
 """Several cores for NumPy.
 
-NumPy runs its loops and copies on one core, and only BLAS, underneath `matmul`, uses all. For the many small
-products of a network that is the wrong way round: BLAS waits for its slowest thread at the end of each
-product, and the loops between them keep one core busy. `parallel_map` gives BLAS one thread for its own
-duration, and works on independent slices of a batch side by side, one thread each: NumPy releases Python's
+NumPy runs its loops and copies on one core; only BLAS, underneath `matmul`, uses all of them. For the many
+small products of a network that is the wrong way round: BLAS waits for its slowest thread at the end of each
+product, and the loops in between keep a single core busy. So `parallel_map` limits BLAS to one thread while
+it runs, and works on independent slices of a batch side by side, one thread each: NumPy releases Python's
 lock meanwhile. Results are the same, bit for bit, with any number of threads. OPENBLAS_NUM_THREADS or
-OMP_NUM_THREADS, if set, say how many, up to the number of cores.
+OMP_NUM_THREADS, if set, gives the number of threads, up to the number of cores.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import numpy
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-CHUNK_SIZE = 2**16  # numbers that fit in a core's cache, with others of as many arrays
+CHUNK_SIZE = 2**16  # numbers of one array that fit in a core's cache beside as many of a few other arrays
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -34,56 +34,57 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     """
     items = list(items)
     results: list[Any] = [None] * len(items)
-    remaining = iter(range(len(items)))  # shared: whoever is free takes the next one
+    remaining = iter(range(len(items)))  # shared: whichever thread is free takes the next one
 
     def work() -> None:
         for i in remaining:
             results[i] = function(items[i])
 
-    with blas_held():
-        # NumPy's errstate goes with the context
+    with single_threaded_blas():
+        # a copied context carries NumPy's errstate
         others = [_pool().submit(contextvars.copy_context().run, work)
                   for _ in range(min(thread_count(), len(items)) - 1)]
         try:
             work()
-        finally:  # also after an error no other thread goes on writing
-            begun = [other for other in others if not other.cancel()]  # the others find nothing left to do
+        finally:  # even after an error, no other thread goes on writing
+            # a thread that has not begun has nothing left to do
+            begun = [other for other in others if not other.cancel()]
             wait(begun)
     for other in begun:
         other.result()
     return results
 
 
-_holders, _threads_before, _lock = 0, 1, threading.Lock()
-_processes = 1  # that share the machine with this one, itself counted
+_contexts, _threads_before, _lock = 0, 1, threading.Lock()  # of single_threaded_blas
+_processes = 1  # how many share the machine, this one included
 
 
 @contextmanager
-def blas_held() -> Iterator[None]:
+def single_threaded_blas() -> Iterator[None]:
     """Within this context BLAS uses one thread; after the last of several such contexts as many as before."""
-    global _holders, _threads_before
+    global _contexts, _threads_before
     functions = _blas_functions()
     if functions is None:
         yield
         return
     get_threads, set_threads = functions
     with _lock:
-        if _holders == 0:
+        if _contexts == 0:
             _threads_before = get_threads()
             set_threads(1)
-        _holders += 1
+        _contexts += 1
     try:
         yield
     finally:
         with _lock:
-            _holders -= 1
-            if _holders == 0:
+            _contexts -= 1
+            if _contexts == 0:
                 set_threads(_threads_before)
 
 
 @functools.cache
 def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """How to ask and tell NumPy's BLAS its number of threads, if it is the OpenBLAS that comes with NumPy."""
+    """What gets and sets BLAS's number of threads; None unless it is the OpenBLAS that ships with NumPy."""
     package = Path(numpy.__file__).parent
     for library in (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
         loaded = ctypes.CDLL(str(library))
@@ -95,43 +96,45 @@ def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
 
 @functools.cache
 def thread_count() -> int:
-    """How many threads `parallel_map` uses: 1 where BLAS cannot be held, and would use all cores in each."""
+    """How many threads `parallel_map` uses: 1 where BLAS cannot be kept from using all cores in each."""
     return max(1, _threads_of_all_processes() // _processes)
 
 
 @contextmanager
-def parted(processes: int) -> Iterator[None]:
-    """Within this context each process uses as many threads as are its own when so many share the machine.
+def shared_among(processes: int) -> Iterator[None]:
+    """Within this context this process uses only its share of the threads, as one of `processes`.
 
-    To be entered before the process is copied, and by one thread alone.
+    Enter it before the process forks, and from one thread only.
     """
     global _processes
     before, functions = _processes, _blas_functions()
     blas_threads = functions[0]() if functions else 1
-    _use_processes(processes * before)
+    _set_processes(processes * before)
     if functions:
         functions[1](thread_count())
     try:
         yield
     finally:
-        _use_processes(before)
+        _set_processes(before)
         if functions:
             functions[1](blas_threads)
 
 
-def _use_processes(count: int) -> None:
+def _set_processes(count: int) -> None:
     global _processes
     if _pool.cache_info().currsize:
-        _pool().shutdown()  # a copy of the process would have the pool, but none of its threads
+        _pool().shutdown()  # a fork of this process would have the pool, but none of its threads
     _pool.cache_clear(), thread_count.cache_clear()
     _processes = count
 
 
 def _threads_of_all_processes() -> int:
+    if not _blas_functions():
+        return 1
     for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
         if os.environ.get(name, "").isdigit():
-            return max(1, min(int(os.environ[name]), core_count())) if _blas_functions() else 1
-    return core_count() if _blas_functions() else 1
+            return max(1, min(int(os.environ[name]), core_count()))
+    return core_count()
 
 
 def core_count() -> int:

@@ -5,19 +5,19 @@ matrices of winograd_transforms.py
 
     y = A^T [ (G w) * (B^T d) ]        "*" entry by entry
 
-multiplies 6 times where the definition does 12. Here w is three rows of the kernel, d six rows of the image
-and y four of the result; "*" then is a convolution along a row, with three taps and the sum over C. It needs
-no columns of im2col: three pixels side by side are 3C numbers that lie in a row in memory. The windows that
-start at pixels 0, 3, 6, ... are the rows of one matrix; those at 1, 4, 7, ... and at 2, 5, 8, ... are two
-more; all three are views of the same memory that BLAS takes as they are.
+takes 6 multiplications where the definition takes 12. Here w is three rows of the kernel, d six rows of the
+image and y four rows of the result; "*" then is a convolution along a row, with a kernel of three pixels and
+the sum over C. It needs no columns of im2col: three pixels side by side are 3C contiguous numbers in memory.
+The windows that start at pixels 0, 3, 6, ... are the rows of one matrix; those at 1, 4, 7, ... and at 2, 5,
+8, ... are two more. All three are views of the same memory, which BLAS takes as they are.
 
-Why it is faster: half the multiplications, and the image is copied one and a half times instead of nine. Its
+Why it is faster: half the multiplications, and the image is copied one and a half times instead of nine. The
 maps multiply whole rows, so few channels suffice; winograd.py saves as much again where there are more. The
-gradient of the input is a convolution again, with the kernel turned round, and the windows made for it serve
-the kernel's gradient too.
+gradient of the input is a convolution again, with the kernel rotated, and the windows made for it serve the
+kernel's gradient too.
 
-Precision: in float32 its rounding errors are 2 to 6 times those of the definition (root mean square), in a
-kernel's gradient no larger.
+Precision: in float32 the rounding errors are 2 to 6 times those of the definition (root mean square), and in
+a kernel's gradient no larger than those.
 """
 from __future__ import annotations
 
@@ -25,35 +25,37 @@ import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ..geometry import is_3x3_same, of_gradients, rotate_180
+from ..geometry import image_slices, is_3x3_same, of_gradients, rotate_180
+from . import im2col  # noqa: F401, so that what follows is tried first
 from .threads import parallel_map
 from .winograd_transforms import A, G, patches_to_points
 
-# of the points of a slice of images and of its results; less would suit a cache, but not threads, which wait
-# for Python's lock at each call
+# of the points of a slice of images and of its results; less would suit a cache, but not the threads, which
+# wait for Python's lock at each call
 MAX_BYTES = 2**21
 MIN_SLICES = 4  # where MAX_BYTES makes fewer
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays, 3 x 3 kernel, stride 1, padding 1, float32 or float64"""
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64"""
     # float16 has too few bits for the matrices' entries, and integers have no fractions
     return (isinstance(x, numpy.ndarray) and x.dtype in ("float32", "float64")
             and is_3x3_same(w, stride, padding))
 
 
 @convolve.variant(numpy_3x3_same)
-def convolve_rows(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
+def convolve_winograd_rows(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
     """half the multiplications, and no columns"""
     return _convolve_and_correlate(x, w, None)[0]
 
 
 @convolution_gradients.variant(of_gradients(numpy_3x3_same))
-def gradients_of_rows(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
-                      needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
+def gradients_winograd_rows(
+        g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
+        needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """half the multiplications, and no columns, for both gradients"""
-    # The gradient of x is the convolution of g with w rotated. That of w pairs each pixel of g with the
-    # window of x around it, or, which is the same sum, each pixel of x with the window of g around it.
+    # The gradient of x is the convolution of g with w rotated. The gradient of w pairs each pixel of g with
+    # the window of x around it or, which gives the same sum, each pixel of x with the window of g around it.
     if not needs_grad[0]:
         return None, _convolve_and_correlate(x, None, g)[1]
     grad_x, grad_w = _convolve_and_correlate(g, rotate_180(w), x if needs_grad[1] else None)
@@ -63,9 +65,9 @@ def gradients_of_rows(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stri
 def _convolve_and_correlate(
         x: numpy.ndarray, w: numpy.ndarray | None,
         g: numpy.ndarray | None) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
-    """In one pass over the windows of x (N, H, W, C): the convolution with w (3, 3, C, O), which is
-    (N, H, W, O), and the sum over all windows of each one's products with its pixel in g (N, H, W, O), which
-    is (3, 3, C, O); None for the one whose operand is None.
+    """In one pass over the windows of x (N, H, W, C): its convolution with w (3, 3, C, O), which is
+    (N, H, W, O), and the sum over all windows of each window times its pixel in g (N, H, W, O), which is
+    (3, 3, C, O). Where w or g is None, so is its result.
     """
     C, O = x.shape[3], (g if w is None else w).shape[3]  # noqa: E741
     kernel = out = total = None
@@ -88,7 +90,7 @@ def _convolve_and_correlate(
 
 
 def _convolve(windows: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray) -> None:
-    """Multiply windows (3, 6, windows, 3C) with the kernel's points (6, 3C, O), into out (N, H, W, O)."""
+    """Multiply windows (3, 6, windows, 3C) by the kernel's points (6, 3C, O), into out (N, H, W, O)."""
     N, H, W, O = out.shape  # noqa: E741
     rows = out if H % 4 == 0 else numpy.empty((N, H + -H % 4, W, O), out.dtype)
     points = numpy.empty((6, windows.shape[2], 3, O), out.dtype)
@@ -99,12 +101,12 @@ def _convolve(windows: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray)
 
 
 def _correlate(windows: numpy.ndarray, g: numpy.ndarray) -> numpy.ndarray:
-    """The sum over all windows (3, 6, windows, 3C) of products with g (N, 4K, W, O): (3, 3, C, O)."""
+    """The sum over windows (3, 6, windows, 3C) of each times its pixel in g (N, 4K, W, O): (3, 3, C, O)."""
     _, _, W, O = g.shape  # noqa: E741
     points = numpy.empty((6, windows.shape[2], 3, O), g.dtype)
     tiles = _as_tiles(points, g.shape)
     tiles[..., W * O:] = 0
-    points.reshape(6, -1)[:, tiles[:, :, 0].size:] = 0  # windows are zero there, but memory may hold NaN
+    points.reshape(6, -1)[:, tiles[:, :, 0].size:] = 0  # windows are zero there, but new memory may hold NaN
     numpy.matmul(A.astype(g.dtype), _tiles(g), out=tiles[..., :W * O])
     sums = (windows.swapaxes(2, 3) @ points.transpose(2, 0, 1, 3)).sum(axis=0)
     return (G.T.astype(g.dtype) @ sums.reshape(6, -1)).reshape(3, 3, -1, O)
@@ -114,8 +116,8 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
     """B^T d for all patches d of six rows of x (N, 4K, W, C), as windows of three pixels: a view
     (3, 6, windows, 3C), where window p of a point is [p % 3, point, p // 3].
 
-    Pixels are counted with one of zeros before each row, which serves as the left edge of that row and the
-    right edge of the one before; the window that starts at a row's last pixel is computed for nothing.
+    A pixel of zeros is counted before each row, as the left edge of that row and the right edge of the row
+    before; the window that starts at a row's last pixel is computed for nothing.
     """
     N, H, W, C = x.shape
     pixels = N * (H // 4) * (W + 1)
@@ -130,7 +132,7 @@ def _windows(x: numpy.ndarray) -> numpy.ndarray:
 
 
 def _as_tiles(points: numpy.ndarray, shape: tuple[int, ...]) -> numpy.ndarray:
-    """A view (N, K, 6, (W + 1) C) of points (6, ..., C) of an image of that `shape` (N, 4K, W, C)."""
+    """A view (N, K, 6, (W + 1) C) of the points (6, ..., C) of an image of `shape` (N, 4K, W, C)."""
     N, H, W, C = shape
     pixels = points.reshape(6, -1, C)[:, :N * (H // 4) * (W + 1)]
     return pixels.reshape(6, N, H // 4, (W + 1) * C).transpose(1, 2, 0, 3)
@@ -143,16 +145,13 @@ def _tiles(x: numpy.ndarray) -> numpy.ndarray:
 
 
 def _whole_tiles(x: numpy.ndarray) -> numpy.ndarray:
-    """x (N, H, W, C) with as many rows of zeros after its last as make them a multiple of four."""
+    """x (N, H, W, C) with rows of zeros after its last, up to a multiple of four."""
     missing = -x.shape[1] % 4
     return numpy.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else x
 
 
 def _slices(x: numpy.ndarray, O: int) -> list[slice]:  # noqa: E741
-    """Images in slices with points of at most MAX_BYTES or the bytes of a kernel's points, whichever is more,
-    unless one image has more; MIN_SLICES or more where N allows it."""
+    """Slices of images with points of at most MAX_BYTES, or the bytes of a kernel's if those are more."""
     N, H, W, C = x.shape
     image_bytes = 6 * -(-H // 4) * (W + 1) * (C + O) * x.itemsize
-    max_bytes = max(MAX_BYTES, 18 * C * O * x.itemsize)
-    images = max(1, min(max_bytes // max(1, image_bytes), -(-N // MIN_SLICES)))
-    return [slice(n, min(n + images, N)) for n in range(0, N, images)]
+    return image_slices(N, image_bytes, max(MAX_BYTES, 18 * C * O * x.itemsize), MIN_SLICES)

@@ -1,23 +1,25 @@
 """The three maps of Winograd's F(4 x 4, 3 x 3): image to points, kernel to points, points to image.
 
-Cut the image into tiles of 4 x 4 output pixels. Each needs a patch d of 6 x 6 input pixels, and with three
-small fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016,
-section 4.3) B^T d B and G w G^T are patch and kernel at 36 points, and A^T p A turns their products p at the
-points into the tile. Other than there, B's first column is divided by 4 and G's first row multiplied by 4.
+Cut the image into tiles of 4 x 4 output pixels. Each needs a patch d of 6 x 6 input pixels. With three small
+fixed matrices B, G and A (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section
+4.3), B^T d B and G w G^T are the patch and the kernel at 36 points, and A^T p A turns their products p at the
+points into the tile. The matrices are those of the article, but for B's first column, divided by 4, and G's
+first row, multiplied by 4.
 
-Each map is done in two stages, along the columns of an image and along its rows. The 36 points of a patch
-take 240 multiplications that way, where the 36 x 36 matrix of both stages in one has 1296. A stage is a
-product of a small matrix with 3 to 6 rows of channels where they lie in the image, which BLAS takes without a
-copy, and its result is written where the next stage or the image has it: nothing is cut out or padded. The
-transposes of the maps, for the gradients, are the transposed stages in the opposite order.
+Each map has two stages, one along the columns of an image and one along its rows. The 36 points of a patch
+take 240 multiplications that way; the 36 x 36 matrix of both stages in one would take 1296. A stage
+multiplies a small matrix by 3 to 6 rows of channels where they lie in the image, which BLAS takes without a
+copy, and writes its result to the place where the next stage or the image needs it: nothing is cut out or
+padded. The transposes of the maps, for the gradients, are the transposed stages in the opposite order.
 """
 from __future__ import annotations
 
 import numpy
 
+from ..geometry import slices
 from .threads import parallel_map
 
-BLOCK = 4096  # pairs of channels whose kernels are worked on while they are in the cache
+BLOCK = 4096  # pairs of channels whose kernels are transformed while they are in the cache
 
 B = numpy.array([[1, 0, 0, 0, 0, 0],
                  [0, -4, 4, -2, 2, 4],
@@ -30,7 +32,7 @@ A = numpy.array([[1, 0, 0, 0], [1, 1, 1, 1], [1, -1, 1, -1], [1, 2, 4, 8], [1, -
 
 
 def empty_points(x: numpy.ndarray) -> numpy.ndarray:
-    """Room for the points of (N, H, W, C): (tiles, 36, C)."""
+    """Room for the points of an image (N, H, W, C): (tiles, 36, C)."""
     N, H, W, C = x.shape
     return numpy.empty((N * (H // 4) * (W // 4), 36, C), x.dtype)
 
@@ -45,8 +47,8 @@ def image_to_points(x: numpy.ndarray, points: numpy.ndarray) -> None:
 
 
 def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> None:
-    """The transpose of image_to_points, B p B^T added up where the patch was: (tiles, 36, C), written to
-    (N, H, W, C)."""
+    """The transpose of image_to_points, B p B^T for every patch, added up where patches overlap: (tiles, 36,
+    C), written to (N, H, W, C)."""
     N, H, W, C = image.shape
     rows = numpy.empty((N, H // 4, 4, W // 4, 6 * C), image.dtype)
     _points_to_patches(points.reshape(N, H // 4, W // 4, 6, 6 * C).swapaxes(1, 2),
@@ -55,18 +57,18 @@ def points_to_image_gradient(points: numpy.ndarray, image: numpy.ndarray) -> Non
 
 
 def patches_to_points(x: numpy.ndarray, out: numpy.ndarray) -> None:
-    """B^T times places 4k - 1 to 4k + 4 of x's last axis but one, zero outside: (..., 4K, M), written to
-    (..., K, 6, M)."""
+    """B^T times places 4k - 1 to 4k + 4 of the next-to-last axis of x, zero beyond its ends: (..., 4K, M),
+    written to (..., K, 6, M)."""
     K = out.shape[-3]
     tiles = x.reshape(*x.shape[:-2], K, 4, x.shape[-1])
     numpy.matmul(B[1:5].T.astype(x.dtype), tiles, out=out)
-    # the outer two of six places are other tiles'; the first and the last row of B have a single entry, 1
+    # the outer two of six places belong to other tiles; the first and last row of B have a single entry, 1
     out[..., 1:, 0, :] += tiles[..., :-1, 3, :]
     out[..., :-1, 5, :] += tiles[..., 1:, 0, :]
 
 
 def _points_to_patches(points: numpy.ndarray, out: numpy.ndarray) -> None:
-    """The transpose: (..., K, 6, M), added up where neighbours overlap, written to (..., K, 4, M)."""
+    """The transpose: (..., K, 6, M), added up where neighbors overlap, written to (..., K, 4, M)."""
     numpy.matmul(B[1:5].astype(points.dtype), points, out=out)
     # the first and the last row of B have a single entry, 1
     out[..., 1:, 0, :] += points[..., :-1, 5, :]
@@ -106,9 +108,8 @@ def points_to_kernel_gradient(points: numpy.ndarray) -> numpy.ndarray:
 
 def _in_blocks(matrix: numpy.ndarray, a: numpy.ndarray, out: numpy.ndarray) -> None:
     """matrix a matrix^T for every pair of channels: (n, n, pairs), written to (m, m, pairs)."""
-    def work(start: int) -> None:
-        block = slice(start, start + BLOCK)
+    def work(block: slice) -> None:
         columns = matrix @ a[:, :, block]
         numpy.matmul(matrix, columns.swapaxes(0, 1), out=out[:, :, block].swapaxes(0, 1))
 
-    parallel_map(work, range(0, a.shape[2], BLOCK))
+    parallel_map(work, slices(a.shape[2], BLOCK))

@@ -1,4 +1,4 @@
-"""Variants for CuPy: products by cuBLAS, kernels of our own between them, whole steps as one launch."""
+"""Variants for CuPy: products by cuBLAS, CUDA kernels of our own between them, whole steps in one launch."""
 from . import (
     block,
     capture,
@@ -13,7 +13,5 @@ from . import (
     uncopied_gradients,
 )
 
-__all__ = [
-    "block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
-    "sgd", "uncopied_gradients",
-]
+__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
+           "sgd", "uncopied_gradients"]

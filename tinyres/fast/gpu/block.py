@@ -1,20 +1,20 @@
-"""A residual block on a GPU as six matrix products with one pass over memory after each.
+"""A residual block on a GPU as six matrix products, with one pass over memory after each.
 
-Write the 3 x 3 kernel as a matrix M (3C, 3O): rows (kw, c), columns (kh, o). Take from x, for every pixel,
-the three that lie side by side around it, X (pixels, 3C), and from a gradient g the three that lie one below
-the other, G (pixels, 3O). Then a convolution and both of its gradients are products of whole matrices:
+Write the 3 x 3 kernel as a matrix M (3C, 3O): rows (kw, c), columns (kh, o). For every pixel, take from x the
+three pixels side by side around it, X (pixels, 3C), and from a gradient g the three pixels one below the
+other, G (pixels, 3O). Then a convolution and both of its gradients are products of whole matrices:
 
-    X @ M     (pixels, 3O)   for each pixel and kh what its row adds to a pixel above, here or below
-    G @ M^T   (pixels, 3C)   for each pixel and kw what its column adds to a pixel right, here or left
+    X @ M     (pixels, 3O)   for each pixel and kh, what its row adds to the pixel above, here or below
+    G @ M^T   (pixels, 3C)   for each pixel and kw, what its column adds to the pixel right, here or left
     X^T @ G   (3C, 3O)       the gradient of M
 
-What is left is to add three partial sums for each pixel. The same pass adds the shortcut, applies relu or its
-gradient, and stores the result where the next product finds its X or G (gpu_passes.py). Backward it also adds
-up the parts of a kernel's gradient.
+What remains is to add three partial sums for each pixel. The same pass adds the shortcut, applies relu or its
+gradient, and stores the result where the next product finds its X or G (passes.py). In the backward pass it
+also adds up the parts of a kernel's gradient.
 
 Why it is faster: what counts on a GPU is bytes moved. Forward, a convolution moves 8 images where the three
-products of overlapping windows in gpu_conv.py move 14, backward 16 where they move 26, in 5 launches where
-they take 13, and relu, the sum and their gradients cost no pass of their own.
+products of overlapping windows in conv.py move 14; backward, it moves 16 where they move 26. It takes 5
+launches where they take 13, and relu, the sum and their gradients need no pass of their own.
 """
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ...nn import Conv2d, residual_sum
 from ...tensor import Tensor
 from . import cublas, cuda, passes
 from .passes import Parts, Pixels, columns
-from .uncopied_gradients import new
+from .uncopied_gradients import unshared
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
-    """tensors on CuPy, fewer than 2**30 numbers in an image of the batch"""
+    """tensors on CuPy of fewer than 2**30 numbers"""
     return cuda.cupy_arrays(x.data) and 0 < max(x.data.size, shortcut.data.size) < 2**30
 
 
 @residual_sum.variant(cupy_block)
 def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """relu and the sum are in the passes between the products; less than half the launches"""
+    """relu and the sum within the passes between the products; less than half the launches"""
     w1, w2, stride = conv1.weight, conv2.weight, conv1.stride
     m2, strides, padding = _as_matrix(w2.data), (stride, stride), (1, 1)
     if stride == 1:
@@ -43,8 +43,8 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
         y = passes.combine(_product(pixels, m1), passes.RELU, stacked=False)
     else:
         y = passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True)
-    beside = pixels if shortcut is x else shortcut.data
-    out = passes.combine(_product(y, m2), passes.ADD, beside, stacked=False)
+    added = pixels if shortcut is x else shortcut.data
+    out = passes.combine(_product(y, m2), passes.ADD, added, stacked=False)
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
         outer, grad_x, grad_w1 = passes.pixels_of(g, stacked=True), None, None
@@ -64,7 +64,7 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
 
 
 def arrange(network: ResidualNetwork) -> None:
-    """Keep the kernels that become matrices in memory as such, so that no step has to copy them."""
+    """Store the kernels that are used as matrices in the order of those, so that no step has to copy them."""
     for block in network.blocks:
         for weight in [block.conv1.weight] * (block.stride == 1) + [block.conv2.weight]:
             matrix = _as_matrix(weight.data)
@@ -72,7 +72,7 @@ def arrange(network: ResidualNetwork) -> None:
 
 
 def _as_matrix(w: Array) -> Array:
-    """M (3C, 3O), from w (3, 3, C, O): a view if w is one of a matrix."""
+    """M (3C, 3O) from w (3, 3, C, O): a view if w itself is a view of such a matrix."""
     return cuda.cupy.ascontiguousarray(w.transpose(1, 2, 0, 3)).reshape(3 * w.shape[2], 3 * w.shape[3])
 
 
@@ -90,11 +90,11 @@ def _product(pixels: Pixels, matrix: Array) -> Array:
 
 
 def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Array | None]:
-    """X^T @ G, and a view of it as (3, 3, C, O); None if w needs no gradient."""
+    """X^T @ G in parts, and a view of their sum as (3, 3, C, O); None for both if w needs no gradient."""
     if not w.requires_grad:
         return None, None
     left, right = columns(x), columns(g)
     shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype == "float16" else w.dtype
     parts = Parts(cuda.cupy.empty((len(left), *shape), sums), cuda.cupy.empty(shape, w.dtype))
     cublas.matmul(left.swapaxes(1, 2), right, parts.parts)
-    return parts, new(_from_matrix(parts.total, w.shape))
+    return parts, unshared(_from_matrix(parts.total, w.shape))

@@ -1,7 +1,7 @@
-"""A training step on a GPU, launched whole.
+"""A training step on a GPU, launched as a whole.
 
-Why it is faster: a step is some hundreds of kernels, each of which Python takes longer to launch than the GPU
-to run. A graph records them once and launches all with one call.
+Why it is faster: a step is some hundreds of CUDA kernels, each of which takes Python longer to launch than
+the GPU to run. A graph records them once and launches all of them with one call.
 """
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ...nn import Module
 
 cupy = backend.cupy
 
-WARM_UP_CALLS = 3  # before recording, so that kernels are compiled and memory is there
+WARM_UP_CALLS = 3  # before recording, so that kernels are compiled and memory is allocated
 
 Compute = Callable[[Module, Array, Array], tuple[Array, Array]]
 
 
 def captured(compute: Compute) -> Compute:
-    """compute(model, images, labels) for one model, recorded and launched whole; batches of one shape.
+    """compute(model, images, labels) for one model and batches of one shape, recorded and launched whole.
 
     Images and labels are copied to where the first ones were; the gradients that it leaves are the same
-    arrays each time. Raises ValueError if arrays are NumPy's.
+    arrays each time. Raises ValueError if the backend in use is NumPy.
     """
     if backend.current() is numpy:
         raise ValueError("capture is for a GPU: leave it out")
@@ -37,19 +37,19 @@ def captured(compute: Compute) -> Compute:
         if not graphs:
             inputs.extend((images.copy(), labels.copy()))
             graphs.append(CUDAGraph(lambda: compute(model, *inputs)))
-        for there, new in zip(inputs, (images, labels), strict=True):
-            there[...] = new
-        # the next call writes its own to the same place
+        for recorded, new in zip(inputs, (images, labels), strict=True):
+            recorded[...] = new
+        # copied, since the next call writes its results to the same place
         return tuple(result.copy() for result in graphs[0]())
 
     return step
 
 
 class CUDAGraph:
-    """A function without arguments whose GPU work is launched whole from its fourth call on.
+    """A function without arguments whose work on the GPU is launched as a whole from its fourth call on.
 
-    The first calls run as they are, on a stream with memory of its own; then one is recorded. The function
-    must do the same work each time, on the same arrays, and fetch nothing; what it returns is the same arrays
+    The first calls run as usual, on a stream with memory of its own; then one is recorded. The function must
+    do the same work on the same arrays each time, and copy nothing off the GPU; it returns the same arrays
     each time.
     """
 
@@ -80,7 +80,7 @@ class CUDAGraph:
 
     @contextmanager
     def _after(self, outside: Any) -> Iterator[None]:
-        """Within this context work goes to the own stream, after what `outside` has, before what it gets."""
+        """Within this context work goes to our stream: after the work that `outside` has, before its next."""
         self.stream.wait_event(outside.record())
         with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
             yield

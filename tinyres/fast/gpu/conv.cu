@@ -1,20 +1,20 @@
 // The copies between images and matrices of windows, one thread for each unit of the result. A unit is the
-// longest word of 16, 8, 4 or 2 bytes that a pixel's channels are a multiple of, so that memory is read
-// and written in long words whatever the type of the numbers. No thread writes where another one does: same
-// input, same bytes.
+// longest word, of 16, 8, 4 or 2 bytes, of which a pixel's channels are a multiple, so that memory is read and
+// written in long words whatever the type of the numbers. No two threads write to the same place: same input,
+// same bytes.
 //
-// Shapes as in conv.py and gpu_conv.py, with `units` in place of the channels.
+// Shapes are those of tinyres/conv.py and of conv.py beside this file, with `units` in place of the channels.
 
 #ifdef __CUDACC_RTC__
 #include <cuda_fp16.h>
 #endif
 
 // Every pixel with the one above it and the one below it, and one pixel of zeros at the start of each row:
-// x (N, H, W, units) -> out (pixels, 3, units), where N H (W + 1) pixels are the image's and the rest is
-// zeros.
+// x (N, H, W, units) -> out (pixels, 3, units), of which N H (W + 1) pixels are those of the image and the
+// rest are zeros.
 template <typename Unit>
-__global__ void stack_neighbours(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned H, unsigned W,
-                                 unsigned units, unsigned image_pixels, unsigned total) {
+__global__ void stack_neighbors(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned H, unsigned W,
+                                unsigned units, unsigned image_pixels, unsigned total) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
         unsigned unit = i % units, which = i / units % 3, pixel = i / units / 3;
         unsigned column = pixel % (W + 1), row = pixel / (W + 1);
@@ -25,7 +25,7 @@ __global__ void stack_neighbours(const Unit* __restrict__ x, Unit* __restrict__ 
     }
 }
 
-// One pixel of zeros at the end of each row: x (N H, W, units) -> out (pixels, units), zeros beyond the
+// One pixel of zeros at the end of each row: x (N H, W, units) -> out (pixels, units), with zeros beyond the
 // image.
 template <typename Unit>
 __global__ void add_edge(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned W, unsigned units,
@@ -37,8 +37,8 @@ __global__ void add_edge(const Unit* __restrict__ x, Unit* __restrict__ out, uns
     }
 }
 
-// The windows of any kernel: x (N, H, W, units) -> out (N, OH, OW, KH, KW, units). x_n, x_h, x_w: from image to
-// image, row to row, pixel to pixel of x, in units.
+// The windows of any kernel: x (N, H, W, units) -> out (N, OH, OW, KH, KW, units). x_n, x_h, x_w: the strides
+// from image to image, row to row and pixel to pixel of x, in units.
 template <typename Unit>
 __global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, unsigned x_n, unsigned x_h,
                             unsigned x_w, unsigned H, unsigned W, unsigned units, unsigned KH, unsigned KW,
@@ -56,8 +56,8 @@ __global__ void cut_columns(const Unit* __restrict__ x, Unit* __restrict__ out, 
     }
 }
 
-// The transpose of cut_columns: columns (N, OH, OW, KH, KW, C) -> x (N, H, W, C), each pixel the sum of all
-// the windows' copies of it, fetched by its own thread in a fixed order.
+// The transpose of cut_columns: columns (N, OH, OW, KH, KW, C) -> x (N, H, W, C). Each pixel is the sum of its
+// copies in all windows, which one thread reads in a fixed order.
 template <typename Number, typename Sum>
 __global__ void gather_columns(const Number* __restrict__ columns, Number* __restrict__ x, unsigned H,
                                unsigned W, unsigned C, unsigned KH, unsigned KW, unsigned OH, unsigned OW,

@@ -1,40 +1,37 @@
-"""Convolution on a GPU: copies by kernels of our own (gpu_conv.cu), products by cuBLAS.
+"""Convolution on a GPU: copies by CUDA kernels of our own (conv.cu), products by cuBLAS.
 
-3 x 3, stride 1, padding 1: every pixel is stored with the one above and the one below it, 3C numbers. Three
-such pixels side by side are a window, 9C numbers that already lie in a row in memory. So the windows are
-three matrices that overlap, from pixel 0, 3, 6, ..., from 1, 4, 7, ... and from 2, 5, 8, ... on, and
-one batch of three products takes them as they lie: no window is ever written to memory. Everything else: the
-matrix of columns, for as many images at a time as MAX_BYTES hold.
+3 x 3, stride 1, padding 1: every pixel is stored with the pixels above and below it, 3C numbers. Three such
+pixels side by side are a window, 9C numbers that are already contiguous in memory. So the windows are three
+overlapping matrices, with windows that start at pixels 0, 3, 6, ..., at 1, 4, 7, ... and at 2, 5, 8, ..., and
+one batch of three products takes them where they are: no window is ever written to memory. All other
+convolutions: the matrix of columns, for as many images at a time as MAX_BYTES hold.
 
 Why it is faster: what counts on a GPU is bytes moved. A convolution moves three copies of its image where the
-matrix of columns has nine. The gradient of the kernel is a product of two long and narrow matrices, too few
-results to keep a GPU busy, so it is cut into CHUNKS partial sums, added up in a fixed order. The results are
-views of memory whose rows are one pixel longer.
+matrix of columns has nine. The gradient of the kernel is a product of two long and narrow matrices, with too
+few results to keep a GPU busy, so it is cut into up to CHUNKS partial sums, which are added up in a fixed
+order. The results are views of memory whose rows are one pixel longer.
 """
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any
 
 import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve, output_size
-from ..geometry import image_slices, is_3x3_same, of_gradients, rotate_180
+from ..geometry import column_slices, is_3x3_same, of_gradients, rotate_180
 from . import cublas, cuda
-from .uncopied_gradients import new
+from .uncopied_gradients import unshared
 
-MAX_BYTES = 2**29  # at most, of the matrix of columns, unless one image takes more
+MAX_BYTES = 2**29  # of the matrix of columns, unless one image has more
 THREADS = 256  # of a block
 MIN_ROWS = 512  # windows in one partial sum of the kernel's gradient
 CHUNKS = 32  # partial sums, at most
 
 UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
-SUMS = {"float16": "half, float", "float32": "float, float", "float64": "double, double"}
-COPIES = "stack_neighbours", "add_edge", "cut_columns"
+COPIES = "stack_neighbors", "add_edge", "cut_columns"
 NAMES = (*(f"{copy}<{unit}>" for copy in COPIES for unit in UNITS.values()),
-         *(f"gather_columns<{numbers}>" for numbers in SUMS.values()))
+         *(f"gather_columns<{cuda.NUMBERS[dtype]}, {cuda.SUMS[dtype]}>" for dtype in cuda.NUMBERS))
 SOURCE = Path(__file__).with_suffix(".cu")
 
 
@@ -45,14 +42,14 @@ def cupy_arrays(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
 
 @convolve.variant(cupy_arrays)
 def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
-    """three copies of the image for 3 x 3 kernels, whatever its size in one or few products"""
+    """three copies of the image instead of nine for 3 x 3 kernels; others in a few large products"""
     if is_3x3_same(w, stride, padding):
         return _convolve(_stack(cuda.cupy.ascontiguousarray(x)), w, x.shape)
     x = cuda.readable(x)
     OH, OW = output_size(x.shape, w.shape, stride, padding)
     out = cuda.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
     kernel = cuda.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
-    for part in image_slices(out, w, MAX_BYTES):
+    for part in column_slices(out, w, MAX_BYTES):
         columns = _cut(x[part], w.shape, stride, padding)
         cublas.matmul(columns, kernel, out[part].reshape(-1, w.shape[3]))
     return out
@@ -61,21 +58,21 @@ def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
 @convolution_gradients.variant(of_gradients(cupy_arrays))
 def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
                      needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
-    """three copies of the image for 3 x 3 kernels, kernel gradients in enough sums to keep the GPU busy"""
+    """three copies instead of nine for 3 x 3 kernels; enough partial sums to keep a GPU busy"""
     xp = cuda.cupy
     g = xp.ascontiguousarray(g)
     if is_3x3_same(w, stride, padding):
         x = xp.ascontiguousarray(x)
         if not needs_grad[0]:
-            return None, new(_correlate(_stack(x), g))
+            return None, unshared(_correlate(_stack(x), g))
         # each pixel of x with the window of g around it: the windows of g are needed for both gradients
         stacked = _stack(g)
-        grad_w = new(rotate_180(_correlate(stacked, x))) if needs_grad[1] else None
+        grad_w = unshared(rotate_180(_correlate(stacked, x))) if needs_grad[1] else None
         return _convolve(stacked, rotate_180(w), g.shape), grad_w
     grad_x = xp.empty(x.shape, x.dtype) if needs_grad[0] else None
     grad_w, x, parts = None, cuda.readable(x), []
     kernel = xp.ascontiguousarray(w).reshape(-1, w.shape[3])
-    for part in image_slices(g, w, MAX_BYTES):
+    for part in column_slices(g, w, MAX_BYTES):
         rows = g[part].reshape(-1, w.shape[3])
         if needs_grad[1]:
             columns = _cut(x[part], w.shape, stride, padding)
@@ -85,28 +82,28 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
             _gather(columns, grad_x[part], w.shape, g.shape, stride, padding)
     if needs_grad[1]:
         total = sum(parts[1:], parts[0]) if parts else xp.zeros(w.shape, w.dtype)
-        grad_w = new(total.astype(w.dtype, copy=False).reshape(w.shape))
+        grad_w = unshared(total.astype(w.dtype, copy=False).reshape(w.shape))
     return grad_x, grad_w
 
 
 def _chunks(windows: int) -> int:
-    """Into how many partial sums the kernel's gradient over so many windows is cut."""
+    """How many partial sums the kernel's gradient over that many windows is cut into."""
     return max(1, min(CHUNKS, windows // MIN_ROWS))
 
 
 def _thirds(image_pixels: int) -> int:
-    """How many windows start at pixels 0, 3, 6, ...: enough for all, and a multiple of chunks."""
+    """How many windows start at pixels 0, 3, 6, ...: enough for all, and a multiple of the partial sums."""
     third = -(-image_pixels // 3)
     return -(-third // _chunks(third)) * _chunks(third)
 
 
 def _stack(x: Array) -> Array:
-    """Pixels with their neighbours: (N, H, W, C) -> (pixels, 3, C), two more pixels than windows start."""
+    """Pixels with their neighbors: (N, H, W, C) -> (pixels, 3, C), two pixels more than there are windows."""
     N, H, W, C = x.shape
     image_pixels = N * H * (W + 1)
     out = cuda.cupy.empty((3 * _thirds(image_pixels) + 2, 3, C), x.dtype)
     units = _units(x)
-    _launch(f"stack_neighbours<{units[1]}>", out.nbytes // units[0], x, out, H, W,
+    _launch(f"stack_neighbors<{units[1]}>", out.nbytes // units[0], x, out, H, W,
             C * x.itemsize // units[0], image_pixels)
     return out
 
@@ -122,7 +119,7 @@ def _windows(stacked: Array) -> Array:
 
 
 def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
-    """The convolution of the image of `shape` (N, H, W, C), stacked, with w (3, 3, C, O): (N, H, W, O)."""
+    """The convolution of a stacked image of `shape` (N, H, W, C) with w (3, 3, C, O): (N, H, W, O)."""
     C, O = w.shape[2:]  # noqa: E741
     views = _windows(stacked)
     rows = cuda.cupy.empty((views.shape[1], 3, O), stacked.dtype)
@@ -132,7 +129,7 @@ def _convolve(stacked: Array, w: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _correlate(stacked: Array, g: Array) -> Array:
-    """The sum over all windows of each one's products with its pixel in g (N, H, W, O): (3, 3, C, O)."""
+    """The sum over all windows of each window times its pixel in g (N, H, W, O): (3, 3, C, O)."""
     N, H, W, O = g.shape  # noqa: E741
     views = _windows(stacked)
     rows = cuda.cupy.empty((views.shape[1], 3, O), g.dtype)
@@ -144,21 +141,21 @@ def _correlate(stacked: Array, g: Array) -> Array:
 
 
 def _swap_kernel_axes(w: Array) -> Array:
-    """(3, 3, C, O) with the kernel axes exchanged, since a window here lists its pixels column by column."""
+    """w (3, 3, C, O) with KH and KW exchanged, since a window here lists its pixels column by column."""
     return w.swapaxes(0, 1)
 
 
 def _drop_padding_column(rows: Array, shape: tuple[int, ...]) -> Array:
-    """A view (N, H, W, O) of rows (..., O), one for each window of an image of that `shape` (N, H, W, C)."""
+    """A view (N, H, W, O) of rows (..., O), one for each window of an image of `shape` (N, H, W, C)."""
     N, H, W, O = *shape[:3], rows.shape[-1]  # noqa: E741
     return rows.reshape(-1, O)[:N * H * (W + 1)].reshape(N, H, W + 1, O)[:, :, :W]
 
 
 def _in_chunks(left: Array, right: Array) -> Array:
-    """The sum of left[i]^T @ right[i] over i: (m, rows, k), (m, rows, n) -> (k, n), in float32 at least."""
+    """The sum over i of left[i]^T @ right[i]: (m, rows, k), (m, rows, n) -> (k, n), in float32 at least."""
     rows = left.shape[1]
     pieces = _chunks(rows)
-    while rows % pieces:  # _thirds makes it a multiple; columns may have any number
+    while rows % pieces:  # _thirds makes a multiple; columns may have any number of rows
         pieces -= 1
     sums = cuda.cupy.empty((pieces, left.shape[2], right.shape[2]),
                           numpy.promote_types(left.dtype, "float32"))
@@ -176,7 +173,7 @@ def _split(rows: Array, pieces: int) -> Array:
 
 
 def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
-    """The matrix of columns of conv.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
+    """The matrix of columns of tinyres/conv.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
     KH, KW, C, _ = w_shape
     OH, OW = output_size(x.shape, w_shape, stride, padding)
     out = cuda.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
@@ -189,23 +186,18 @@ def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Arr
 def _gather(columns: Array, x: Array, w_shape: tuple[int, ...], g_shape: tuple[int, ...], stride: Pair,
             padding: Pair) -> None:
     """The transpose of `_cut`, written into x (N, H, W, C)."""
-    _launch(f"gather_columns<{SUMS[x.dtype.name]}>", x.size, columns, x, *x.shape[1:], *w_shape[:2],
-            *g_shape[1:3], *stride, *padding)
+    name = f"gather_columns<{cuda.NUMBERS[x.dtype.name]}, {cuda.SUMS[x.dtype.name]}>"
+    _launch(name, x.size, columns, x, *x.shape[1:], *w_shape[:2], *g_shape[1:3], *stride, *padding)
 
 
 def _units(x: Array) -> tuple[int, str]:
-    """(bytes, type) of the longest word that a pixel of x is a multiple of, and its strides and address."""
+    """(bytes, type) of the longest word of which x's pixels, strides and address are multiples."""
     # a view may start anywhere, and a word read across its alignment ends the process
     return next((size, unit) for size, unit in UNITS.items() if cuda.strides_of(x, size))
 
 
 def _launch(name: str, total: int, *arguments: Array | int) -> None:
-    """Run a kernel with one thread for each of `total` results, the last argument of all kernels."""
+    """Run a CUDA kernel, whose last argument is `total`, with one thread for each of that many results."""
     if total:
         values = tuple(numpy.uint32(a) if isinstance(a, int) else a for a in (*arguments, total))
-        _function(name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    return cuda.compiled(SOURCE, NAMES).get_function(name)
+        cuda.function(SOURCE, NAMES, name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)

@@ -1,8 +1,8 @@
-"""Matrix products on a GPU.
+"""Matrix products on a GPU, by cuBLAS.
 
-CuPy's `matmul` of batches widens float16 and ignores TF32, and its calls of cuBLAS refuse to be
-captured in a graph. So `matmul` here calls cuBLAS itself, on a handle of its own, with any strides between
-rows and between matrices: the windows of a convolution are such a batch without being copied (conv.py).
+For batches, CuPy's `matmul` widens float16 and ignores TF32, and its calls of cuBLAS cannot be captured in a
+graph. So `matmul` here calls cuBLAS itself, on a handle of its own, and takes any strides between rows and
+between matrices: the windows of a convolution are such a batch without being copied (conv.py).
 """
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import functools
 import sys
 from typing import Any
 
-from ... import backend
 from ...arithmetic import matrix_product
 from ...backend import Array
 from . import precision
-from .cuda import cupy_arrays
+from .cuda import cupy, cupy_arrays
 
-cupy = backend.cupy
-
-WORKSPACE_BYTES = 2**25  # for cuBLAS; given once, since a captured graph must not ask for memory
+WORKSPACE_BYTES = 2**25  # for cuBLAS; reserved once, since a captured graph must not allocate memory
 
 # cudaDataType_t and cublasComputeType_t of the cuBLAS documentation
 DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
@@ -33,7 +30,7 @@ def cupy_matrices(a: Array, b: Array) -> bool:
 
 @matrix_product.variant(cupy_matrices)
 def product_by_cublas(a: Array, b: Array) -> Array:
-    """in the precision asked for, and fit for capture"""
+    """in the chosen precision, and with nothing that a graph cannot capture"""
     out = cupy.empty((len(a), b.shape[1]), a.dtype)
     return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
 
@@ -41,9 +38,9 @@ def product_by_cublas(a: Array, b: Array) -> Array:
 def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
     """out = a @ b, or out += a @ b, for (m, k), (k, n), (m, n), or batches of them with one axis in front.
 
-    Of the last two axes of each array one must be contiguous; all other strides are free: rows may overlap.
-    a and b have one dtype; out has it too, or is float32 where they are float16. float16 is added up in
-    float32; float32 is multiplied as `precision.tf32()` says.
+    One of the last two axes of each array must be contiguous; all other strides are free, so rows may
+    overlap. a and b have one dtype; out has the same, or float32 where theirs is float16. float16 is added up
+    in float32; `precision.tf32()` decides how float32 is multiplied.
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
     if 0 in (*a.shape, *b.shape, *out.shape):
@@ -74,10 +71,11 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
 
 def gemm_arguments(a: Array, b: Array, out: Array) -> tuple[
         tuple[int, int], tuple[int, int, int], tuple[int, int, int], tuple[int, int, int], int]:
-    """(a and b transposed or not, (n, m, k), leading dimensions, strides between matrices, how many).
+    """(whether a and b are transposed, (n, m, k), leading dimensions, strides between matrices, how many
+    matrices), for the call of cuBLAS in `matmul`.
 
-    All of a, b, out in this order, counted in numbers, for the call of cuBLAS in `matmul`. It looks at shapes
-    and strides only, so arrays of either library will do.
+    Dimensions and strides are those of a, b, out, in this order, counted in numbers. Only shapes and strides
+    of the arrays are looked at, so arrays of either library will do.
     """
     batch = out.shape[0] if out.ndim == 3 else 1
     m, k = a.shape[-2:]
@@ -107,7 +105,7 @@ def gemm_arguments(a: Array, b: Array, out: Array) -> tuple[
 @functools.cache
 def _cublas(device: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
     """The cuBLAS that CuPy has loaded, and a handle for a device."""
-    from cupy_backends.cuda.libs import cublas  # loads the library, so that its name below finds it
+    from cupy_backends.cuda.libs import cublas  # loads the library that is found by its name below
     major = cublas.getVersion(cupy.cuda.Device(device).cublas_handle) // 10_000
     names = [f"cublas64_{major}.dll"] if sys.platform == "win32" else [f"libcublas.so.{major}"]
     library, handle = ctypes.CDLL(names[0]), ctypes.c_void_p()
@@ -116,12 +114,12 @@ def _cublas(device: int) -> tuple[ctypes.CDLL, ctypes.c_void_p]:
     return library, handle
 
 
-_streams: dict[int, int] = {}  # by handle: the stream it works on
-_workspaces: dict[tuple[int, int], Any] = {}  # by handle and stream; a captured graph refers to its own
+_streams: dict[int, int] = {}  # by handle: the stream that it works on
+_workspaces: dict[tuple[int, int], Any] = {}  # by handle and stream; a captured graph needs its own
 
 
 def _set_stream(library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
-    """Let a handle work on CuPy's current stream, with a workspace that stays."""
+    """Make a handle work on CuPy's current stream, with a workspace that is kept."""
     stream = cupy.cuda.get_current_stream().ptr
     if _streams.get(handle.value) == stream:
         return

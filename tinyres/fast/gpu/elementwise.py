@@ -1,7 +1,7 @@
 """ReLU's gradient on a GPU.
 
-Why it is faster: elementwise work on a GPU costs what its memory traffic costs, so steps that follow one
-another are one kernel.
+Why it is faster: elementwise work on a GPU costs what its memory traffic costs, so the comparison and the
+choice, two steps of the definition, are one CUDA kernel.
 """
 from __future__ import annotations
 

@@ -1,35 +1,35 @@
 // Implicit GEMM: a 3 x 3 convolution, or one of its gradients, as one matrix product on tensor cores. Its
-// left factor is the matrix of columns of conv.py, of which only tiles ever exist, in shared memory:
+// left factor is the matrix of columns of tinyres/conv.py, of which only tiles ever exist, in shared memory:
 //
 //     FORWARD            out (pixels, O)    = columns of x (pixels, 9C) @ w (9C, O)
 //     INPUT_GRADIENT     grad_x (pixels, C) = columns of g (pixels, 9O) @ w, rotated and transposed, (9O, C)
 //     KERNEL_GRADIENT    grad_w (9C, O)     = columns of x, transposed, (9C, pixels) @ g (pixels, O)
 //
-// A block of four warps computes a tile of BM x BN results. It walks along the inner dimension, BK numbers a
-// step: to the right in the matrix of columns, or, for the kernel's gradient, down. At each step it
-// multiplies two tiles that are in shared memory, while those of the next two steps are on their way there.
+// A block of four warps computes a tile of BM x BN results. It walks along the inner dimension in steps of BK
+// numbers: to the right in the matrix of columns or, for the kernel's gradient, down. At each step it multiplies
+// two tiles that are in shared memory, while the tiles of the next two steps are on their way there.
 
-// What a GPU has and C++ has not. On a CPU, functions of the same names must stand before this file.
+// What a GPU has and C++ lacks. On a CPU, functions of the same names must be defined before this file.
 #ifdef __CUDACC_RTC__
 #include <cuda_fp16.h>
 
-// Copy 16 bytes to shared memory while the thread goes on; zeros unless `inside`.
+// Copy 16 bytes, or zeros unless `inside`, to shared memory while the thread goes on.
 __device__ void copy_16_bytes(void* to, const void* from, bool inside) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::
                  "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
 
-// The copies since the last call are a group.
+// The copies since the last call form a group.
 __device__ void end_group_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Wait for this thread's copies, but for those of the last few groups.
+// Wait for this thread's copies, except for those of the last GROUPS groups.
 template <int GROUPS> __device__ void wait_for_copies_but() {
     asm volatile("cp.async.wait_group %0;" :: "n"(GROUPS) : "memory");
 }
 
 // A warp reads four matrices of 8 rows of 16 bytes; `row` is the address of row lane % 8 of matrix lane / 8.
-// Of each, lane i gets 4 bytes of row i / 4, from byte i % 4 * 4; transposed, which is for float16, it gets
-// numbers i % 4 * 2 and the next one of column i / 4.
+// Of each matrix, lane i gets 4 bytes of row i / 4, from byte i % 4 * 4 on; transposed, which works for float16,
+// it gets number i % 4 * 2 of column i / 4 and the next one.
 #define LOAD(HOW) asm volatile("ldmatrix.sync.aligned.m8n8.x4" HOW ".shared.b16 {%0, %1, %2, %3}, [%4];" \
     : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(address) : "memory")
 template <bool TRANSPOSED> __device__ void load_four(unsigned (&out)[4], const void* row) {
@@ -37,8 +37,8 @@ template <bool TRANSPOSED> __device__ void load_four(unsigned (&out)[4], const v
     if (TRANSPOSED) LOAD(".trans"); else LOAD("");
 }
 
-// A warp on its tensor core: c (16, 8) += a (16, 32 bytes) @ b (32 bytes, 8), 16 numbers of float16 or 8 of
-// TF32. Lane i has rows i / 4 and i / 4 + 8 of c, in columns i % 4 * 2 and the next one.
+// A warp on its tensor core: c (16, 8) += a (16, 32 bytes) @ b (32 bytes, 8), where 32 bytes are 16 numbers of
+// float16 or 8 of TF32. Lane i has rows i / 4 and i / 4 + 8 of c, in column i % 4 * 2 and the next one.
 #define MULTIPLY(TYPES) asm("mma.sync.aligned." TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
     "{%0, %1, %2, %3};" : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) \
     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
@@ -48,7 +48,7 @@ __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, uns
     else MULTIPLY("m16n8k8.row.col.f32.tf32.tf32.f32");
 }
 
-// The nearest number with 10 bits after the point; tensor cores would cut off the rest.
+// The nearest number with 10 bits after the point; tensor cores would cut the others off.
 __device__ unsigned round_to_tf32(unsigned number) {
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(number) : "f"(__uint_as_float(number)));
     return number;
@@ -58,7 +58,7 @@ __device__ unsigned round_to_tf32(unsigned number) {
 enum { FORWARD, INPUT_GRADIENT, KERNEL_GRADIENT };
 constexpr int THREADS = 128, BM = 128, STAGES = 3;
 
-// The number of a pixel as (image, h, w), that of a column as (kh, kw, c). To add is cheaper than to divide.
+// The number of a pixel as (image, h, w), or of a column as (kh, kw, c). Adding is cheaper than dividing.
 struct Digits {
     int high, middle, low;
     __device__ Digits(int number = 0, int middles = 1, int lows = 1)
@@ -74,22 +74,23 @@ struct Digits {
     }
 };
 
-// A tile of a factor in shared memory: OUTER rows of the left factor, or columns of the right one, by BK of
-// the inner dimension. INNER_CONTIGUOUS: numbers that are neighbours in memory differ in the inner one.
+// A tile of a factor in shared memory: OUTER rows of the left factor, or columns of the right one, by BK places
+// of the inner dimension. INNER_CONTIGUOUS: the inner dimension is the one that is contiguous in memory.
 template <typename Number, bool LEFT, int OUTER, bool INNER_CONTIGUOUS>
 struct Tile {
     static constexpr int VECTOR = 16 / sizeof(Number), BK = 4 * VECTOR, DEPTH = 2 * VECTOR;
     static constexpr int ROWS = INNER_CONTIGUOUS ? OUTER : BK, COLUMNS = INNER_CONTIGUOUS ? BK : OUTER;
-    // a row is longer than its numbers, so that what a warp reads at once lies in different memory banks
+    // a row is longer than its numbers need, so that what a warp reads at once lies in different memory banks
     static constexpr int PITCH = COLUMNS + (INNER_CONTIGUOUS ? VECTOR : 8), SIZE = ROWS * PITCH;
-    // a thread copies 16 bytes in one of APART rows, COPIES times
+    // a thread copies 16 bytes COPIES times, each time APART rows further down
     static constexpr int VECTORS = COLUMNS / VECTOR, APART = THREADS / VECTORS, COPIES = ROWS / APART;
 
     static __device__ int row(int copy) { return threadIdx.x / VECTORS + copy * APART; }
     static __device__ int column() { return threadIdx.x % VECTORS * VECTOR; }
 
-    // A tensor core takes 8 of the outer by VECTOR of the inner dimension in a register, 4 bytes a lane. Four
-    // such pieces are 16 by DEPTH: of the left factor one operand, of the right one two, which are pairs.
+    // A register, 4 bytes in each lane, holds 8 places of the outer by VECTOR places of the inner dimension for
+    // the tensor core. Four such pieces are 16 by DEPTH: one operand of the left factor, or two operands of the
+    // right one, of two pieces each.
     static __device__ int outer_of(int piece) { return (LEFT ? piece % 2 : piece / 2) * 8; }
     static __device__ int inner_of(int piece) { return (LEFT ? piece / 2 : piece % 2) * VECTOR; }
     static __device__ void load(unsigned (&out)[4], const Number* tile, int outer, int inner) {
@@ -108,11 +109,11 @@ struct Tile {
     }
 };
 
-// image (N, H, W, C): the one whose columns are cut, x or g. matrix: the right factor as it lies in memory.
-// out: the result, (pixels, columns), or, of a kernel's gradient, (9C, columns) for each of gridDim.y parts
-// of the pixels, of `steps` steps each. The pixels are those of N images (OH, OW). Pixel (h, w) and (kh, kw)
-// of the kernel meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image. If that image is the
-// gradient of a convolution with stride 2 (skip = 1), they meet at half of that, if it is even.
+// image (N, H, W, C): the one whose columns are cut, x or g. matrix: the right factor as it is in memory.
+// out: the result, (pixels, columns) or, for a kernel's gradient, (9C, columns) for each of gridDim.y parts of
+// the pixels, which take `steps` steps each. The pixels are those of N images (OH, OW). Pixel (h, w) and place
+// (kh, kw) of the kernel meet at pixel (h stride + kh - 1, w stride + kw - 1) of the image. If that image is
+// the gradient of a convolution with stride 2 (skip = 1), they meet at half of both numbers, if both are even.
 template <typename Number, typename Result, int BN, int PRODUCT>
 __global__ void __launch_bounds__(THREADS) implicit_gemm(
         const Number* __restrict__ image, const Number* __restrict__ matrix, Result* __restrict__ out,
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
         for (int i = 0; i < Right::COPIES; i++) {
             int row = Right::row(i), from;
             bool inside;
-            if (ROTATED) {  // a row of this tile is a channel of the result, along it runs `column`
+            if (ROTATED) {  // a row of this tile is a channel of the result; `column` runs along it
                 int rotated = 8 - 3 * column.high - column.middle;
                 inside = first_column + row < columns && column.high < 3;
                 from = (rotated * columns + first_column + row) * C + column.low;
@@ -174,7 +175,7 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
     }
     for (int step = 0; step < steps; step++) {
         wait_for_copies_but<STAGES - 2>();
-        __syncthreads();  // the tiles of this step are there, and nobody reads those of the step before
+        __syncthreads();  // the tiles of this step have arrived, and no thread reads those of the step before
         if (step + STAGES - 1 < steps) copy_tiles(step + STAGES - 1);
         end_group_of_copies();
         const Number* left = tiles + step % STAGES * (Left::SIZE + Right::SIZE), *right = left + Left::SIZE;
@@ -191,12 +192,12 @@ __global__ void __launch_bounds__(THREADS) implicit_gemm(
         }
     }
 
-    // each warp lays out 16 rows of its results at a time and stores them 16 bytes a lane
+    // each warp lays out its results 16 rows at a time and stores 16 bytes in each lane
     constexpr int VECTOR = 16 / sizeof(Result), PITCH = WN + 8;
     struct alignas(16) Vector { Result number[VECTOR]; };
     float* strip = (float*)shared_memory + warp * 16 * PITCH;
     out += size_t(blockIdx.y) * rows * columns;
-    __syncthreads();  // nobody reads the last tiles any more
+    __syncthreads();  // no thread reads the last tiles any more
     for (int i = 0; i < WM / 16; i++) {
         for (int j = 0; j < WN / 8; j++)
             for (int k = 0; k < 4; k++)

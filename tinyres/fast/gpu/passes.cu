@@ -1,6 +1,6 @@
-// What stands between the matrix products of a residual block, one thread for each 16 bytes of an image's row.
-// Layouts are those of gpu_passes.py; a unit is WIDTH channels. Sums are in a fixed order, and no thread writes
-// where another one does: same input, same bytes.
+// The passes between the matrix products of a residual block, one thread for each 16 bytes of an image's row.
+// Layouts are those of passes.py; a unit is WIDTH channels. Sums are added up in a fixed order, and no two
+// threads write to the same place: same input, same bytes.
 
 #ifdef __CUDACC_RTC__
 #include <cuda_fp16.h>
@@ -9,13 +9,13 @@
 template <typename Number, unsigned WIDTH>
 struct alignas(sizeof(Number) * WIDTH) Unit { Number number[WIDTH]; };
 
-// An image row for each block, or more; no division but the one by H.
+// One or more rows of images for each block; the only division is by H.
 #define FOR_EACH_UNIT \
     for (unsigned row = blockIdx.x, h = row % H; row < rows; row += gridDim.x, h = row % H) \
         for (unsigned w = threadIdx.y; w < W; w += blockDim.y) \
             for (unsigned unit = threadIdx.x; unit < units; unit += blockDim.x)
 
-// Write a pixel of padded images, (1 + rows pitch, units), and the zeros beside it.
+// Write a pixel of padded images, (1 + rows pitch, units), and the zeros next to it.
 template <typename Value>
 __device__ void put_padded(Value* out, Value value, unsigned row, unsigned w, unsigned W, unsigned pitch,
                            unsigned unit, unsigned units) {
@@ -26,8 +26,8 @@ __device__ void put_padded(Value* out, Value value, unsigned row, unsigned w, un
         for (unsigned edge = W; edge < pitch; edge++) line[edge * units] = zero;
 }
 
-// Write a pixel wherever a stack of gradients, (rows, W, 3, units), has it: as the middle of its own three, first
-// in those of the pixel above it, last in those of the one below; and zeros where its own reach over the border.
+// Write a pixel wherever a stack of gradients, (rows, W, 3, units), has it: in the middle of its own three, first
+// in the three of the pixel above, last in those of the pixel below; and zeros where its own cross the border.
 template <typename Value>
 __device__ void put_stacked(Value* stack, Value value, unsigned row, unsigned h, unsigned H, unsigned w,
                             unsigned W, unsigned unit, unsigned units) {
@@ -45,8 +45,8 @@ __device__ void put(Value* out, Value value, unsigned row, unsigned h, unsigned 
     else put_padded(out, value, row, w, W, pitch, unit, units);
 }
 
-// An image, or its relu, padded; BACKWARD, stacked. x_n, x_h, x_w: from image to image, row to row, pixel to
-// pixel of x, in units.
+// An image, or its relu, padded or, if BACKWARD, stacked. x_n, x_h, x_w: the strides from image to image, row to
+// row and pixel to pixel of x, in units.
 template <typename Number, unsigned WIDTH, bool BACKWARD>
 __global__ void lay_out(const Number* __restrict__ x, Number* __restrict__ out, unsigned rows, unsigned H,
                         unsigned W, unsigned pitch, unsigned units, unsigned x_n, unsigned x_h, unsigned x_w,
@@ -60,11 +60,12 @@ __global__ void lay_out(const Number* __restrict__ x, Number* __restrict__ out, 
     }
 }
 
-// The image whose pixels are sums of three partial ones, (rows, W, 3, units), padded: forward, of those of the
-// rows above, here and below; BACKWARD, of the columns to the right, here and to the left, and stacked. Then, by
-// `then`: 0 nothing more; 1 relu; 2 the pixel of `other` is added; 3 it is kept where the pixel of `other` is
-// positive. Rows of `other` are other_row units apart, pixels other_step, and the first is at other_start.
-// Beside it, a kernel's gradient: total (count) is the sum of chunks (number, count), if there are any.
+// The image whose pixels are sums of three partial sums each, (rows, W, 3, units). Forward, these are of the rows
+// above, here and below, and the image is padded; if BACKWARD, they are of the columns to the right, here and to
+// the left, and the image is stacked. `then` says what follows: 0 nothing; 1 relu; 2 the pixel of `other` is
+// added; 3 the sum is kept where the pixel of `other` is positive. Rows of `other` are other_row units apart,
+// pixels other_step units, and the first pixel is at other_start. In the same launch, a kernel's gradient: total
+// (count) is the sum of chunks (number, count), if there are any.
 template <typename Number, typename Sum, unsigned WIDTH, bool BACKWARD>
 __global__ void combine(const Number* __restrict__ partial, const Number* __restrict__ other,
                         Number* __restrict__ out, const Sum* __restrict__ chunks, Number* __restrict__ total,
@@ -76,7 +77,7 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
         unsigned pixel = row * W + w, step = BACKWARD ? 1 : W;
         bool first = BACKWARD ? w == 0 : h == 0, last = BACKWARD ? w == W - 1 : h == H - 1;
         Sum sum[WIDTH] = {};
-        Value beside = {};
+        Value other_value = {};
         for (unsigned i = 0; i < 3; i++) {
             bool before = BACKWARD ? i == 2 : i == 0, after = BACKWARD ? i == 0 : i == 2;
             if ((before && first) || (after && last)) continue;
@@ -84,11 +85,12 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
             Value part = ((const Value*)partial)[(from * 3 + i) * units + unit];
             for (unsigned j = 0; j < WIDTH; j++) sum[j] += Sum(part.number[j]);
         }
-        if (then > 1) beside = ((const Value*)other)[row * other_row + w * other_step + other_start + unit];
+        if (then > 1)
+            other_value = ((const Value*)other)[row * other_row + w * other_step + other_start + unit];
         Value value;
         for (unsigned j = 0; j < WIDTH; j++) {
-            Sum b = Sum(beside.number[j]);
-            bool keep = then == 1 ? !(sum[j] < Sum(0)) : then != 3 || b > Sum(0);  // a nan stays one
+            Sum b = Sum(other_value.number[j]);
+            bool keep = then == 1 ? !(sum[j] < Sum(0)) : then != 3 || b > Sum(0);  // NaN stays NaN
             value.number[j] = Number(keep ? then == 2 ? sum[j] + b : sum[j] : Sum(0));
         }
         put<BACKWARD>((Value*)out, value, row, h, H, w, W, pitch, unit, units);

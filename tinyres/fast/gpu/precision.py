@@ -24,7 +24,7 @@ from ...ops import relu
 from ...optim import Optimizer
 from ...support.diverged import Diverged
 from ...tensor import Tensor, no_grad
-from .uncopied_gradients import new
+from .uncopied_gradients import unshared
 
 PRECISIONS = "float32", "tf32", "float16"
 LOSS_SCALE = 4096.0  # to begin with; powers of two only, so that scaling rounds nothing
@@ -154,7 +154,7 @@ class ScaledOptimizer(Optimizer):
 def _to_float16(x: Tensor, scale: Tensor) -> Tensor:
     xp = xp_of(x.data)
     return Tensor(x.data.astype("float16"), parents=(x,),
-                  vjp=lambda g: (new(xp.divide(g, scale.data, dtype=x.dtype)),))
+                  vjp=lambda g: (unshared(xp.divide(g, scale.data, dtype=x.dtype)),))
 
 
 def _to_float32(x: Tensor, scale: Tensor) -> Tensor:

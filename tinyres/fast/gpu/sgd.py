@@ -1,13 +1,12 @@
 """SGD on a GPU: all parameters in one launch.
 
-Why it is faster: the three lines of the update are one pass over memory instead of five, and a kernel that
-finds the arrays by a table of their addresses is launched once, where one a parameter is launched 55
-times, most of them shorter than a launch.
+Why it is faster: the three lines of the update are one pass over memory instead of five. And a CUDA kernel
+that finds the arrays by a table of their addresses is launched once, where a kernel for each parameter is
+launched 55 times, mostly for less time than a launch takes.
 """
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy
 
@@ -15,11 +14,11 @@ from ...backend import Array
 from ...optim import sgd_update
 from . import cuda
 
-THREADS, MAX_BLOCKS = 256, 128  # of a block; for one parameter
-TYPES = {"float32": "float", "float64": "double"}
-NAMES = tuple(f"sgd<{number}>" for number in TYPES.values())
+THREADS, MAX_BLOCKS = 256, 128  # threads in a block, blocks for one parameter
+DTYPES = "float32", "float64"
+NAMES = tuple(f"sgd<{cuda.NUMBERS[dtype]}>" for dtype in DTYPES)
 SOURCE = """
-// table: addresses of weight, gradient and velocity, and how many numbers they have, for each parameter
+// table: for each parameter the addresses of weight, gradient and velocity, and how many numbers each has
 template <typename Number>
 __global__ void sgd(const unsigned long long* __restrict__ table, unsigned parameters, Number lr,
                     Number momentum, Number weight_decay) {
@@ -48,11 +47,11 @@ def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Arr
               momentum: float, weight_decay: float) -> None:
     """one pass over memory instead of five, and one launch for all parameters"""
     parameters = list(zip(weights, gradients, velocities, strict=True))
-    for dtype in TYPES:
+    for dtype in DTYPES:
         if chosen := [arrays for arrays in parameters if arrays[0].dtype == dtype and _alike(*arrays)]:
             _at_once(chosen, lr, momentum, weight_decay)
     for weight, gradient, velocity in parameters:
-        if weight.dtype.name not in TYPES or not _alike(weight, gradient, velocity):
+        if weight.dtype.name not in DTYPES or not _alike(weight, gradient, velocity):
             settings = (weight.dtype.type(value) for value in (lr, momentum, weight_decay))
             cuda.elementwise_kernel(
                 "T gradient, T lr, T momentum, T weight_decay", "T weight, T velocity",
@@ -61,23 +60,23 @@ def sgd_fused(weights: list[Array], gradients: list[Array], velocities: list[Arr
 
 
 def _at_once(parameters: list[tuple[Array, Array, Array]], *settings: float) -> None:
-    """Update (weight, gradient, velocity) of all parameters, which are of one dtype, in one launch."""
+    """Update (weight, gradient, velocity) of all parameters, which have one dtype, in one launch."""
     addresses = tuple(number for w, gradient, v in parameters
                       for number in (*map(cuda.address, (w, gradient, v)), w.size))
     dtype = parameters[0][0].dtype
-    function = _function(f"sgd<{TYPES[dtype.name]}>")
+    function = cuda.function(SOURCE, NAMES, f"sgd<{cuda.NUMBERS[dtype.name]}>")
     function((MAX_BLOCKS, len(parameters)), (THREADS,),
              (_table(addresses), numpy.uint32(len(parameters)), *map(dtype.type, settings)))
 
 
 def _alike(weight: Array, *others: Array) -> bool:
-    """Whether the arrays have one dtype and lie in memory in the same way, without gaps."""
+    """Whether the arrays have one dtype and the same strides, without gaps."""
     return _dense(weight) and weight.size < 2**31 and all(
         (array.dtype, array.strides) == (weight.dtype, weight.strides) for array in others)
 
 
 def _dense(array: Array) -> bool:
-    """Whether an array fills its memory without gaps, in whatever order of its axes."""
+    """Whether an array fills its memory without gaps, whatever the order of its axes."""
     size = array.itemsize
     for stride, length in sorted(zip(array.strides, array.shape, strict=True)):
         if length != 1 and stride != size:
@@ -89,8 +88,3 @@ def _dense(array: Array) -> bool:
 @functools.lru_cache(maxsize=8)
 def _table(addresses: tuple[int, ...]) -> Array:
     return cuda.cupy.asarray(numpy.array(addresses, numpy.uint64))
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    return cuda.compiled(SOURCE, NAMES).get_function(name)
