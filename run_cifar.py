@@ -196,7 +196,8 @@ def classify(settings: CifarSettings, launch: CifarLaunch, checkpoint: Checkpoin
     known = settings.dataset == "cifar10"
     classes = tr.datasets.CIFAR10_CLASSES if known else load_dataset(settings)[0].classes
     model = in_precision(precision, build_network(settings, len(classes), checkpoint))
-    split = tr.datasets.Split(tr.backend.current().asarray(images), numpy.zeros(len(images), numpy.int64))
+    xp = tr.backend.current()
+    split = tr.datasets.Split(xp.asarray(images), xp.zeros(len(images), numpy.int64))  # labels are not asked
     for file, likelihood in zip(launch.classify, probabilities(model, split), strict=True):
         best = numpy.argsort(-likelihood)[:5]
         print(f"{file}: {', '.join(f'{classes[i]} {likelihood[i]:.1%}' for i in best)}")
