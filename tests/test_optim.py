@@ -69,12 +69,75 @@ def test_parameters_must_be_trainable():
 def test_a_step_before_backward_says_so_and_zero_grad_forgets(optimizer):
     w = tr.Tensor([1.0], requires_grad=True)
     optimizer = optimizer([w], lr=0.1)
-    with pytest.raises(RuntimeError, match=r"step\(\): no parameter has a gradient: call loss.backward"):
+    message = r"step\(\): no parameter has a gradient of its present values: call loss.backward"
+    with pytest.raises(RuntimeError, match=message):
         optimizer.step()
     tr.sum(w * w).backward()
     optimizer.step()
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
     optimizer.zero_grad()
     assert w.grad is None
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_parameters_that_had_no_part_in_the_last_loss_stay(xp, optimizer):
+    a, b = tr.Tensor(xp.ones(1), requires_grad=True), tr.Tensor(xp.ones(1), requires_grad=True)
+    both = optimizer([a, b], lr=0.1, **({"momentum": 0} if optimizer is SGD else {}))
+    tr.sum(a).backward()
+    both.step()
+    moved = a.item()
+    tr.sum(b).backward()
+    both.step()
+    assert a.item() == moved < 1 and b.item() == moved
+
+
+def test_a_layer_frozen_in_mid_run_stays(xp):
+    a, b = tr.Tensor(xp.ones(1), requires_grad=True), tr.Tensor(xp.ones(1), requires_grad=True)
+    optimizer = SGD([a, b], lr=0.1)
+    for frozen in False, True:
+        a.requires_grad = not frozen
+        before = a.item()
+        tr.sum(a * b).backward()
+        optimizer.step()
+        assert (a.item() == before) == frozen
+
+
+def test_an_optimizer_of_ones_own_skips_spent_gradients_too():
+    class Plain(tr.optim.Optimizer):
+        def step(self):
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.data -= self.lr * p.grad
+
+    a, b = tr.Tensor([1.0], requires_grad=True), tr.Tensor([1.0], requires_grad=True)
+    optimizer = Plain([a, b], lr=0.5)
+    for p in a, b:
+        tr.sum(p).backward()
+        optimizer.step()
+    assert a.item() == b.item() == 0.5
+
+
+def test_a_parameter_given_twice_is_refused():
+    a, b = tr.Tensor([1.0], requires_grad=True), tr.Tensor([1.0, 2.0], requires_grad=True)
+    with pytest.raises(ValueError, match=r"SGD: parameter 2, of shape \(2,\), is parameter 1 again"):
+        SGD([a, b, b], lr=0.1)
+
+
+def test_adam_counts_the_steps_of_each_parameter(xp):
+    """As in PyTorch, b's first gradient is its first step, whenever it comes."""
+    a, b = tr.Tensor(xp.ones(1), requires_grad=True), tr.Tensor(xp.asarray([2.0]), requires_grad=True)
+    optimizer = Adam([a, b], lr=0.1)
+    for step in range(20):
+        loss = a * a if step < 15 else a * a + b * b
+        tr.sum(loss).backward()
+        optimizer.step()
+    alone = tr.Tensor(xp.asarray([2.0]), requires_grad=True)
+    expected = Adam([alone], lr=0.1)
+    for _ in range(5):
+        tr.sum(alone * alone).backward()
+        expected.step()
+    assert b.item() == alone.item()
 
 
 def test_adam_against_its_formula(xp):

@@ -111,13 +111,78 @@ def test_diamond(xp):
     assert c.numpy().tolist() == [4, 4] and a.grad.tolist() == [4, 4]
 
 
-def test_backward_twice_gives_the_same_answer(xp):
-    a = random(xp, 3)
-    loss = tr.sum(a * a * a)
+def test_gradients_of_several_losses_accumulate_until_the_values_change(xp):
+    w, fresh = random(xp, 3), random(xp, 3)
+    loss = tr.sum(w * w * w)
+    for times in 1, 2:  # the same graph twice, as in PyTorch
+        loss.backward()
+        numpy.testing.assert_allclose(tr.backend.to_numpy(w.grad), times * 3 * w.numpy() ** 2)
+    (w * 2).sum().backward()
+    numpy.testing.assert_allclose(tr.backend.to_numpy(w.grad), 6 * w.numpy() ** 2 + 2)
+    for change in replace_values, change_in_place, change_under_no_grad, load, take_a_step:
+        assert not w.is_spent()
+        change(w)
+        assert w.is_spent() and w.grad is not None, change.__name__
+        (w * 3).sum().backward()
+        assert w.grad.tolist() == [3, 3, 3], change.__name__
+    assert fresh.is_spent() and fresh.grad is None
+
+
+def replace_values(w):
+    w.data = w.data * 2
+
+
+def change_in_place(w):
+    w.data -= 1
+
+
+def change_under_no_grad(w):
+    with tr.no_grad():
+        w *= 2
+
+
+def load(w):
+    net = tr.nn.Sequential(lambda x: x)
+    net.w = w
+    net.load_state_dict({"w": numpy.ones(3)})
+
+
+def take_a_step(w):
+    tr.optim.SGD([w], lr=0.1).step()
+
+
+def test_backward_through_values_that_have_changed_is_an_error(xp):
+    g, d = random(xp, 1), random(xp, 1, seed=1)
+    s = d * (g * 3.0)
+    optimizer = tr.optim.SGD([d], 0.1, momentum=0)
+    tr.sum(s * s).backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"multiply: .* operand 1, of shape \(1,\), have changed"):
+        tr.sum(s).backward()
+    constant = tr.Tensor(xp.ones(1))
+    y = g * constant
+    constant.data += 1
+    with pytest.raises(RuntimeError, match="operand 2"):
+        y.backward()
+
+
+def test_indices_and_labels_may_change_before_backward(xp):
+    x, index, labels = random(xp, 3, 2), xp.array([0, 2]), xp.array([0, 1, 1])
+    loss, picked = tr.softmax_cross_entropy(x, labels), x[index].sum()
+    rows = [0, 1]
+    listed = x[:, rows].sum()
     loss.backward()
-    first = a.grad.copy()
+    expected = x.grad.copy()
+    x.grad = None
+    labels[:], index[:], rows[:] = 0, 1, [0, 0]
     loss.backward()
-    assert (a.grad == first).all()
+    assert (x.grad == expected).all()
+    x.grad = None
+    picked.backward()
+    assert x.grad.tolist() == [[1, 1], [0, 0], [1, 1]]
+    x.grad = None
+    listed.backward()
+    assert x.grad.tolist() == [[1, 1]] * 3
 
 
 def test_gradients_of_two_leaves_share_no_memory(xp):

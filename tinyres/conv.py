@@ -23,8 +23,8 @@ def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0
     """Convolution (cross-correlation) without bias: x (N, H, W, C) -> (N, OH, OW, O).
 
     w: weights, (KH, KW, C, O). stride, padding, with zeros: pixels, one number or (vertical, horizontal).
-    Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
-    fit into the padded image, or stride or padding is not an integer (stride >= 1, padding >= 0).
+    Raises TypeError for different dtypes or libraries, ValueError for shapes, strides or paddings that do not
+    fit.
     """
     x, w = checks.operands("conv2d", x, w)
     s, p = checks.convolution(x, w, stride, padding)

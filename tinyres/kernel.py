@@ -58,5 +58,5 @@ def kernel(definition: Callable[..., Any]) -> Kernel:
 
 
 def plain() -> AbstractContextManager[None]:
-    """Within this context, and in this thread, every kernel computes by its definition: the textbook."""
+    """Within this context and thread, every kernel computes by its definition: the textbook."""
     return setting(_plain, True)

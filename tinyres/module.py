@@ -75,7 +75,10 @@ class Module:
     def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
         """Set every parameter and constant, in place. Raises ValueError, and changes nothing, if names or
         shapes differ."""
-        checks.load(type(self).__name__, {name: tensor.data for name, tensor in self.named_tensors()}, state)
+        tensors = dict(self.named_tensors())
+        checks.load(type(self).__name__, {name: tensor.data for name, tensor in tensors.items()}, state)
+        for tensor in tensors.values():
+            tensor.version += 1
 
     def __repr__(self) -> str:
         """A table of the layers: the modules that hold tensors of their own, or no other module."""

@@ -1,4 +1,4 @@
-"""The differentiable functions that the paper needs, in the order of increasing complexity.
+"""The differentiable functions that the paper needs, in order of complexity.
 
 Each is its formula on arrays: the result, and the function from g, the gradient of the loss with respect to
 the result, to the gradient of x. `@operation` (tensor.py) makes of it a function from Tensor to Tensor.
@@ -132,8 +132,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     """The mean over the batch of -log softmax(logits)[label], a scalar.
 
     logits: (N, classes). labels: (N,) integer array, 0 <= label < classes, of the same library as logits.
-    Raises TypeError for labels of another kind, ValueError for shapes that do not fit or labels out of range
-    (which are checked on NumPy only).
+    Raises TypeError for other labels, ValueError for other shapes or, on NumPy, labels out of range.
     """
     labels = checks.labels(labels, logits)
     xp, N = xp_of(logits), len(labels)

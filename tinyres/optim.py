@@ -1,6 +1,7 @@
 """Optimizers, which move parameters against their gradients, and learning rate schedules."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy
@@ -18,8 +19,13 @@ class Optimizer:
 
     parameters: tensors that require a gradient. lr: the learning rate; set it before a step to follow a
     schedule. state: the arrays that the optimizer keeps from step to step, by name; see `zeros`.
-    Raises ValueError for lr <= 0, no parameters, or parameters that require no gradient.
+    A gradient moves a parameter once: what had no part in any loss since the last step stays where it is.
+    Raises ValueError for lr <= 0, no parameters, one given twice, or parameters that require no gradient.
     """
+
+    def __init_subclass__(cls) -> None:
+        if "step" in vars(cls):
+            cls.step = _once(cls.step)  # type: ignore[method-assign, assignment]
 
     def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
         self.name = type(self).__name__
@@ -32,7 +38,7 @@ class Optimizer:
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def zero_grad(self) -> None:
-        """Forget all gradients. There is no need to between steps: `backward` replaces gradients."""
+        """Forget all gradients. There is no need to after a step: `backward` replaces those of old values."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -49,6 +55,20 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
         """Set the state, in place. Raises ValueError, and changes nothing, if names or shapes differ."""
         checks.load(self.name, self.state, state)
+
+
+def _once(step: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
+    """A step that sees the gradients of present values only, which are those of old values afterwards."""
+    @functools.wraps(step)
+    def once(self: Optimizer) -> None:
+        for p in self.parameters:
+            if p.is_spent():
+                p.grad = None
+        step(self)
+        for p in self.parameters:
+            if not p.is_spent():
+                p.version += 1
+    return once
 
 
 @kernel
@@ -99,16 +119,16 @@ class Adam(Optimizer):
         self.eps = checks.positive("Adam: eps", eps)
         self.weight_decay = checks.not_negative("Adam: weight_decay", weight_decay)
         self.means, self.squares = self.zeros("mean"), self.zeros("square")
-        self.steps = self.state["steps"] = numpy.zeros(())
+        self.steps = self.state["steps"] = numpy.zeros(len(self.parameters))  # of each parameter
 
     def step(self) -> None:
         """Move every parameter, in place, according to the gradient that the last `backward` left in it."""
         checks.gradients(self.name, self.parameters)
-        self.steps += 1
-        corrections = [1 - beta ** float(self.steps) for beta in self.betas]
-        for p, m, s in zip(self.parameters, self.means, self.squares, strict=True):
+        for i, (p, m, s) in enumerate(zip(self.parameters, self.means, self.squares, strict=True)):
             if p.grad is None:
                 continue
+            self.steps[i] += 1
+            corrections = [1 - beta ** float(self.steps[i]) for beta in self.betas]
             gradient = p.grad + self.weight_decay * p.data
             m += (1 - self.betas[0]) * (gradient - m)
             s += (1 - self.betas[1]) * (gradient**2 - s)

@@ -42,43 +42,42 @@ def leaf_gradient(gradient: Array) -> Array:
 class Tensor(Methods):
     """An array of float16, float32 or float64 values with a gradient.
 
-    data: array, nested list or number. An array of floats is kept as it is, not copied; one of integers
-        becomes float32. Lists and Python's numbers become float32 in the library of `tr.backend.use`.
+    data: array, nested list or number. An array of floats is kept, not copied; one of integers becomes
+        float32. Lists and Python's numbers become float32 in the library of `tr.backend.use`.
     requires_grad: whether `backward` should leave the gradient of this leaf in `.grad`.
     parents, vjp: how the tensor was computed; given by operations, not by users.
 
-    Raises TypeError if data are not real numbers of up to 64 bits, or for parents that need a gradient
-    without a vjp, and ValueError for lists of unequal lengths.
+    Raises TypeError if data are not real numbers of up to 64 bits, ValueError for lists of unequal lengths.
     """
 
-    __slots__ = ("_data", "_grad", "requires_grad", "node", "__weakref__")
+    __slots__ = ("_data", "_grad", "_grad_version", "version", "requires_grad", "node", "__weakref__")
 
     def __init__(self, data: object, requires_grad: bool = False, *,
                  parents: tuple[Tensor, ...] = (), vjp: VJP | None = None) -> None:
-        self._data, self._grad = checks.float_array(data), None
+        self._data, self._grad, self.version = checks.float_array(data), None, 0
         self.requires_grad, self.node = requires_grad, None
         if recording.get() and any(parent.requires_grad for parent in parents):
             self.requires_grad, self.node = True, Node(self._data, parents, vjp)
 
     @property
     def data(self) -> Array:
-        """The values, a NumPy or CuPy array. RuntimeError if those of a computed tensor are replaced."""
+        """The values, an array; RuntimeError if those of a computed tensor are replaced."""
         return self._data
 
     @data.setter
     def data(self, data: Array) -> None:
         checks.unchanged(self.node)
-        self._data = data
+        self._data, self.version = data, self.version + 1
 
     @property
     def grad(self) -> Array | None:
-        """The gradient, an array, once `backward` has set it; until then None."""
+        """The gradient, an array, of the values that there were when `backward` set it; before that, None."""
         checks.kept_gradient(self._grad, self.node)
         return self._grad
 
     @grad.setter
     def grad(self, grad: Array | None) -> None:
-        self._grad = grad
+        self._grad, self._grad_version = grad, self.version
 
     def detach(self) -> Tensor:
         """A tensor over the same memory, cut off from the graph."""
@@ -87,18 +86,17 @@ class Tensor(Methods):
     def backward(self, grad: object = None) -> None:
         """Set `.grad` of every leaf that this tensor was computed from and that requires a gradient.
 
-        grad: gradient of the loss with respect to this tensor, of its shape; may be left out for a single
-            element, and is then 1.
+        grad: the gradient of the loss with respect to this tensor; default, for a single element: 1.
 
-        `.grad` is replaced, not added to, so there is nothing to set to zero between steps; to accumulate
-        over several losses, add the losses. Leaves outside this graph keep theirs.
-        Raises RuntimeError without a graph, ValueError for a grad of the wrong shape, dtype or library.
+        A gradient of the present values is added to, one of earlier values replaced: those of several losses
+        accumulate, and after an optimizer's step there is nothing to set to zero.
+        Raises RuntimeError without a graph or if a leaf in it has changed, ValueError for an unfit grad.
         """
         gradients = {self.node or self: checks.first_gradient(grad, self)}
         for node in _topological_order(self.node or self):
             gradient = gradients.pop(node)
             if isinstance(node, Tensor):  # a leaf
-                node.grad = leaf_gradient(gradient)
+                node.grad = leaf_gradient(gradient) if node.is_spent() else sum_of_two(node.grad, gradient)
                 continue
             for parent, more in zip(node.parents, node.gradients(gradient), strict=True):
                 if parent.requires_grad:
@@ -128,12 +126,13 @@ class Node:
     holds the nodes of computed tensors and, at the leaves, the tensors themselves.
     """
 
-    __slots__ = ("parents", "vjp", "shape", "dtype", "library")
+    __slots__ = ("parents", "versions", "vjp", "shape", "dtype", "library")
     requires_grad = True
 
     def __init__(self, out: Array, parents: tuple[Tensor, ...], vjp: VJP | None) -> None:
         self.vjp = checks.vjp_of(parents, vjp)
         self.parents: tuple[Node | Tensor, ...] = tuple(parent.node or parent for parent in parents)
+        self.versions = tuple(parent.version for parent in parents)
         self.shape, self.dtype, self.library = out.shape, out.dtype, backend.xp_of(out)
 
     @property
@@ -143,6 +142,7 @@ class Node:
 
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
         """What the vjp returns, one gradient for each parent. Raises TypeError if it does not."""
+        checks.parents_unchanged(self)
         gradients = self.vjp(g)
         checks.gradients(gradients, self)
         return gradients
@@ -164,7 +164,7 @@ def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
 
 
 def no_grad(function: Callable | None = None) -> Any:
-    """Within this context operations record no graph: for evaluation, where no gradient is needed.
+    """Within this context operations record no graph: for evaluation.
 
     Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
     """

@@ -104,6 +104,7 @@ def log_softmax(x: Array, axis: int = -1) -> Formula:
 def getitem(x: Array, index: Any) -> Formula:
     """x[index], index as in NumPy: integers, slices, arrays of integers or truth values, None, or a tuple of
     them. A value that is taken twice gets both gradients."""
+    index = checks.kept_index(index)
     parts = index if isinstance(index, tuple) else (index,)
     once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
 

@@ -33,6 +33,9 @@ class Methods:
     grad: Any
     node: Any
     requires_grad: bool
+    version: int  # rises when the values are replaced, or an optimizer moves them
+    _grad: Any
+    _grad_version: int
 
     # Operations, as methods.
 
@@ -176,6 +179,7 @@ class Methods:
                                f"which gets no .grad: write w.data {sign}= ..., or put it into `with "
                                "tr.no_grad():`, or use an optimizer of tr.optim")
         self.data[...] = result.data
+        self.version += 1
         return self
 
     def __iadd__(self: Same, other: object) -> Same:
@@ -194,6 +198,10 @@ class Methods:
         raise TypeError("a tensor is not changed in place: write x.data[index] = value for a leaf, before it "
                         "is used, or compute a new tensor")
 
+    def is_spent(self) -> bool:
+        """Whether `.grad` is None or belongs to values that the tensor no longer has."""
+        return self._grad is None or self._grad_version != self.version
+
     def retain_grad(self) -> None:
         """Let `backward` set `.grad` of this tensor too, though an operation computed it.
 
@@ -207,7 +215,7 @@ class Methods:
             @functools.wraps(vjp)
             def keeping(g: Array) -> tuple[Array | None, ...]:
                 if (x := reference()) is not None:
-                    x.grad = g.copy()
+                    x.grad = g.copy() if x.is_spent() else x.grad + g
                 return vjp(g)
 
             self.node.vjp = keeping

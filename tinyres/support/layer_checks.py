@@ -32,14 +32,21 @@ def parameters(name: str, parameters: Any) -> list[Tensor]:
         raise ValueError(f"{name}: expected leaves, got a tensor that an operation computed, which gets no "
                          ".grad: make it as Tensor(array, requires_grad=True), from the values it should "
                          "start with")
+    seen: dict[int, int] = {}
+    for i, p in enumerate(parameters):
+        if (first := seen.setdefault(id(p), i)) != i:
+            raise ValueError(f"{name}: parameter {i}, of shape {p.shape}, is parameter {first} again, and "
+                             "would be moved twice: leave it out, or give the parameters of one module that "
+                             "holds both layers")
     return parameters
 
 
 def gradients(name: str, parameters: Sequence[Tensor]) -> None:
     """At least one parameter with a gradient."""
-    if all(p.grad is None for p in parameters):
-        raise RuntimeError(f"{name}.step(): no parameter has a gradient: call loss.backward() before it, on "
-                           "a loss that was computed from these parameters, outside tr.no_grad()")
+    if all(p.is_spent() for p in parameters):
+        raise RuntimeError(f"{name}.step(): no parameter has a gradient of its present values: call "
+                           "loss.backward() before each step, on a loss that was computed from these "
+                           "parameters, outside tr.no_grad()")
 
 
 def positive(name: str, value: float) -> float:

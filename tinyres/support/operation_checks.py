@@ -155,6 +155,13 @@ def elements(name: str, x: Array, axis: Axes) -> int | tuple[int, ...] | None:
     return axes(axis)
 
 
+def kept_index(index: Any) -> Any:
+    """An index of which nothing changes before `backward`: arrays and lists in it are copied."""
+    if isinstance(index, tuple):
+        return tuple(kept_index(part) for part in index)
+    return index.copy() if backend.is_array(index) or isinstance(index, list) else index
+
+
 def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...]:
     """One or more tensors of one dtype and library, and of one shape but for the axis."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
@@ -254,4 +261,4 @@ def labels(labels: Any, logits: Array) -> Array:
     if xp is numpy and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
                          f"{classes - 1} for {classes} logits")
-    return labels
+    return labels.copy()  # the caller's may change before `backward`

@@ -71,6 +71,16 @@ def unchanged(node: Any) -> None:
                            "+ 5, or change a copy, as y.numpy().copy()")
 
 
+def parents_unchanged(node: Any) -> None:
+    """That the parents of a node still hold the values from which it was computed."""
+    for number, (parent, version) in enumerate(zip(node.parents, node.versions, strict=True), 1):
+        if getattr(parent, "version", version) != version:
+            raise RuntimeError(f"{node.operation}: the values of operand {number}, of shape {parent.shape}, "
+                               "have changed since it was computed, as by an optimizer's step: gradients "
+                               "through it would be wrong. Call backward() before the change, or compute "
+                               "the loss again after it")
+
+
 def kept_gradient(gradient: Array | None, node: Any) -> None:
     """Warn who asks for a gradient that `backward` does not keep."""
     if gradient is None and node is not None and not hasattr(node.vjp, "__wrapped__"):  # see retain_grad

@@ -62,7 +62,15 @@ def _seconds(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
         start = time.perf_counter()
         compute(model, *batch)
         cupy.cuda.runtime.deviceSynchronize()
-    return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        _forget_gradients(model)
+    return seconds
+
+
+def _forget_gradients(model: Module) -> None:
+    """Or those of the trial would be added to those of the first step."""
+    for parameter in model.parameters():
+        parameter.grad = None
 
 
 def _batch(image_shape: tuple[int, ...], batch_size: int) -> tuple[Array, Array]:
@@ -77,5 +85,6 @@ def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> floa
     batch = _batch(image_shape, batch_size)
     loss_and_error(model, *batch)
     used = free - cupy.cuda.runtime.memGetInfo()[0]
+    _forget_gradients(model)
     pool.free_all_blocks()
     return used

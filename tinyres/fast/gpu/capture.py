@@ -26,7 +26,7 @@ def captured(compute: Compute) -> Compute:
     """compute(model, images, labels) for one model and batches of one shape, recorded and launched whole.
 
     Images and labels are copied to where the first ones were; the gradients that it leaves are the same
-    arrays each time. Raises ValueError if the backend in use is NumPy.
+    arrays each time, and replace those that were there. Raises ValueError if the backend in use is NumPy.
     """
     if backend.current() is numpy:
         raise ValueError("capture is for a GPU: leave it out")
@@ -34,13 +34,22 @@ def captured(compute: Compute) -> Compute:
     graphs: list[CUDAGraph] = []
 
     def step(model: Module, images: Array, labels: Array) -> tuple[Array, Array]:
+        def compute_anew() -> tuple[tuple[Array, Array], list[Array | None]]:
+            for parameter in model.parameters():
+                parameter.grad = None
+            results = compute(model, *inputs)
+            return results, [parameter.grad for parameter in model.parameters()]
+
         if not graphs:
             inputs.extend((images.copy(), labels.copy()))
-            graphs.append(CUDAGraph(lambda: compute(model, *inputs)))
+            graphs.append(CUDAGraph(compute_anew))
         for recorded, new in zip(inputs, (images, labels), strict=True):
             recorded[...] = new
+        results, gradients = graphs[0]()
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient  # of the present values
         # copied, since the next call writes its results to the same place
-        return tuple(result.copy() for result in graphs[0]())
+        return tuple(result.copy() for result in results)
 
     return step
 
