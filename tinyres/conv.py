@@ -23,8 +23,8 @@ def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0
     """Convolution (cross-correlation) without bias: x (N, H, W, C) -> (N, OH, OW, O).
 
     w: weights, (KH, KW, C, O). stride, padding, with zeros: pixels, one number or (vertical, horizontal).
-    Raises TypeError for different dtypes or libraries, ValueError if the channels differ, the kernel does not
-    fit into the padded image, or stride or padding is not an integer (stride >= 1, padding >= 0).
+    Raises TypeError for different dtypes or libraries, ValueError for shapes, strides or paddings that do not
+    fit.
     """
     x, w = checks.operands("conv2d", x, w)
     s, p = checks.convolution(x, w, stride, padding)
@@ -64,12 +64,7 @@ def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: P
 
 
 def _pad(x: Array, padding: Pair) -> Array:
-    if padding == (0, 0):
-        return x
-    N, H, W, C = x.shape
-    padded = xp_of(x).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), x.dtype)
-    padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W] = x
-    return padded
+    return xp_of(x).pad(x, [(0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)])
 
 
 def _windows(padded: Array, w_shape: tuple[int, ...], stride: Pair) -> Array:
