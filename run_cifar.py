@@ -3,8 +3,7 @@
     python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks per stage, 50,000 steps
     python run_cifar.py --dataset cifar100
     python run_cifar.py --laptop                the same kind of network, 65 minutes on two cores
-    python run_cifar.py --demo                  identity against no identity, on drawn shapes, without a
-    download
+    python run_cifar.py --demo                  identity against no identity, on drawn shapes
 """
 from __future__ import annotations
 
@@ -81,12 +80,13 @@ class CifarLaunch(Launch):
     demo: bool = flag("residual against plain, on shapes")
     laptop: bool = flag("settings for 65 minutes on two cores")
     classify: tuple[Path, ...] | None = option(
-        None, "name the likeliest classes of pictures, by the pretrained network or that of --evaluate",
+        None, "name the likeliest classes of pictures, by the pretrained network or the one of --evaluate",
         Path, "FILE", nargs="+")
     pictures: Path | None = option(
-        None, "draw what that network has learned: kernels, answers, mistakes, confusion, a path",
+        None, "draw what the pretrained network, or the one of --evaluate, has learned",
         Path, "DIR")
-    export: Path | None = option(None, "write the weights of --evaluate alone, in float16", Path, "FILE")
+    export: Path | None = option(None, "write only the weights of the --evaluate checkpoint, in float16",
+                                 Path, "FILE")
 
 
 def main() -> None:

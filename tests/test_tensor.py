@@ -402,3 +402,18 @@ def test_gradcheck_hints_at_a_kink_and_not_at_a_wrong_vjp(recwarn):
     recwarn.clear()
     assert tr.gradcheck(lambda x: faulty(x, lambda g: (3 * g,)), 1.0) > 0.1
     assert tr.gradcheck(tr.relu, 0.5) < 1e-6 and not recwarn.list
+
+
+@pytest.mark.parametrize("formula", [lambda x: x ** 2, lambda x: (x ** 2,), lambda x: (x ** 2, x)])
+def test_a_formula_without_its_gradient_is_an_error(formula):
+    with pytest.raises(TypeError, match="a formula returns its result and, for each of 1 operands"):
+        tr.operation(formula)(tr.Tensor([2.0, 3.0]))
+
+
+def test_an_operation_of_ones_own_replaces_none_of_the_engines():
+    @tr.operation
+    def add(x):
+        return x + 1, lambda g: g
+
+    x = tr.Tensor([1.0])
+    assert add(x).item() == (x + x).item() == 2

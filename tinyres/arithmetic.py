@@ -12,8 +12,8 @@ from collections.abc import Callable
 from .backend import Array
 from .kernel import kernel
 from .support import operation_checks as checks
+from .support import tensor_checks
 from .support.context import operations
-from .support.tensor_checks import of_tensors
 from .tensor import Formula, Tensor, operation, sum_of_two
 
 FormulaOfTwo = tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]
@@ -22,27 +22,31 @@ FormulaOfTwo = tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]
 def operation_of_two(formula: Callable[[Array, Array], FormulaOfTwo],
                      check_shapes: Callable[..., None] = checks.broadcast
                      ) -> Callable[[object, object], Tensor]:
-    """Make of a formula for arrays an operation on two operands.
+    """Turn a formula for two arrays into an operation on Tensors, of which one may be a number or an array.
 
-    y, vjp_a, vjp_b = formula(a, b): from the gradient of y, the last two compute those of a and b.
+    y, of_a, of_b = formula(a, b): the last two are functions from the gradient of y to those of a and b.
     """
     @functools.wraps(formula)
     def on_tensors(a: object, b: object) -> Tensor:
         a, b = checks.operands(formula.__name__, a, b)
         check_shapes(formula.__name__, a, b)
-        out, vjp_a, vjp_b = formula(a.data, b.data)
-        # shapes, not tensors, so that the graph holds no values but those that the formula needs
-        asked = [(x.shape, vjp_x) if x.requires_grad else None for x, vjp_x in ((a, vjp_a), (b, vjp_b))]
+        out, of_a, of_b = tensor_checks.formula(formula.__name__, formula(a.data, b.data), 2)
+        gradient_of_a, gradient_of_b = _of_operand(a, of_a), _of_operand(b, of_b)
 
-        def vjp(g: Array) -> tuple[Array | None, ...]:
-            return tuple(pair and unbroadcast(pair[1](g), pair[0]) for pair in asked)
+        def vjp(g: Array) -> tuple[Array | None, Array | None]:
+            return gradient_of_a(g), gradient_of_b(g)
 
         vjp.__qualname__ = formula.__name__
         return Tensor(out, parents=(a, b), vjp=vjp)
 
-    of_tensors(on_tensors, 2)
-    setattr(operations, formula.__name__, on_tensors)
+    tensor_checks.of_tensors(on_tensors, 2)
     return on_tensors
+
+
+def _of_operand(x: Tensor, gradient: Callable[[Array], Array]) -> Callable[[Array], Array | None]:
+    """The same of an operand that may have been broadcast; one that requires no gradient gets none."""
+    shape = x.shape  # not x, whose values the graph need not hold
+    return (lambda g: unbroadcast(gradient(g), shape)) if x.requires_grad else lambda g: None
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
@@ -97,3 +101,7 @@ def matmul(a: Array, b: Array) -> FormulaOfTwo:
     """a (..., n, m) @ b (..., m, p): (..., n, p); leading axes broadcast. ValueError for other shapes."""
     return (matrix_product(a, b), lambda g: matrix_product(g, b.swapaxes(-1, -2)),
             lambda g: matrix_product(a.swapaxes(-1, -2), g))
+
+
+operations.add, operations.subtract, operations.multiply, operations.divide = add, subtract, multiply, divide
+operations.power, operations.matmul = power, matmul

@@ -64,12 +64,7 @@ def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: P
 
 
 def _pad(x: Array, padding: Pair) -> Array:
-    if padding == (0, 0):
-        return x
-    N, H, W, C = x.shape
-    padded = xp_of(x).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), x.dtype)
-    padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W] = x
-    return padded
+    return xp_of(x).pad(x, [(0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)])
 
 
 def _windows(padded: Array, w_shape: tuple[int, ...], stride: Pair) -> Array:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
-from .support.context import setting
+from .support.context import temporarily
 
 KERNELS: list[Kernel] = []
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
@@ -31,8 +31,8 @@ class Kernel:
     def variant(self, applies: Callable[..., bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register the decorated function for all arguments for which `applies` returns True.
 
-        The variant registered last is tried first. The docstring of `applies` says for which arrays, naming
-        the library, that of the variant why it pays; `python -m tinyres.fast` prints both.
+        The variant registered last is tried first. The docstring of `applies` names the arrays and their
+        library, the variant's says why it pays; `python -m tinyres.fast` prints both.
         """
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             self.variants.insert(0, (applies, function))
@@ -59,4 +59,4 @@ def kernel(definition: Callable[..., Any]) -> Kernel:
 
 def plain() -> AbstractContextManager[None]:
     """Within this context and thread, every kernel computes by its definition: the textbook."""
-    return setting(_plain, True)
+    return temporarily(_plain, True)

@@ -1,6 +1,6 @@
 """Layers: objects that hold weights and are called on tensors.
 
-rng is the source of a layer's initial weights; without it they are different each time.
+rng is the source of a layer's initial weights; without it they differ from run to run.
 """
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class ResidualBlock(Module):
     added evenly on both sides. conv1 and conv2 are 3 x 3 without bias; conv1 has the stride. Their weights
     start N(0, sigma), sigma = 1 / (9 out_channels).
 
-    initial_scale: if given, weights start as in He et al. (2015) instead, sigma = sqrt(2 / (9 channels in)),
-        those of conv2 times initial_scale: a short run has no time to grow the paper's tiny weights.
+    initial_scale: if given, weights start as in He et al. (2015) instead, sigma = sqrt(2 / (9 in_channels)),
+        those of conv2 times initial_scale: a short run ends before the paper's tiny weights have grown.
     residual: False gives the plain twin, relu(conv2(relu(conv1(x)))), for which initial_scale is 1: with the
         paper's tiny weights nothing would get through it.
     Raises ValueError if out_channels < in_channels, which no zero padding can give.
@@ -126,7 +126,7 @@ class ResidualBlock(Module):
         return self.conv2(relu(self.conv1(x)))
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The identity, or its nearest likeness without parameters where the shape changes."""
+        """The identity, or its closest equivalent without parameters where the shape changes."""
         if self.stride > 1:
             x = avg_pool2d(x, self.stride)
         added = self.added_channels

@@ -11,6 +11,7 @@ from .backend import Array, xp_of
 from .extras.methods import Axes
 from .kernel import kernel
 from .support import operation_checks as checks
+from .support.context import operations
 from .tensor import Formula, Tensor, operation
 
 
@@ -23,7 +24,7 @@ def exp(x: Array) -> Formula:
 
 @operation
 def log(x: Array) -> Formula:
-    """The natural logarithm elementwise: -inf at 0 and nan below, as in NumPy."""
+    """The natural logarithm elementwise: -inf at 0 and nan below."""
     return xp_of(x).log(x), lambda g: g / x
 
 
@@ -114,12 +115,12 @@ def avg_pool2d(x: Array, size: int) -> Formula:
             out += windows(x)[:, :, i, :, j]
     out /= size**2
 
-    def vjp(g: Array) -> Array:
+    def gradient(g: Array) -> Array:
         grad = xp.zeros((N, H, W, C), g.dtype)
         windows(grad)[...] = (g / size**2)[:, :, None, :, None]
         return grad
 
-    return out, vjp
+    return out, gradient
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
@@ -140,9 +141,12 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     shifted = logits - logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
     log_total = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
 
-    def vjp(g: Array) -> Array:
+    def gradient(g: Array) -> Array:
         softmax = xp.exp(shifted - log_total)
         softmax[rows, labels] -= 1
         return softmax * (g / N)
 
-    return (log_total[:, 0] - shifted[rows, labels]).mean(), vjp
+    return (log_total[:, 0] - shifted[rows, labels]).mean(), gradient
+
+
+operations.sum, operations.mean, operations.reshape, operations.transpose = sum, mean, reshape, transpose

@@ -34,7 +34,7 @@ class Optimizer:
         self.state: dict[str, Array] = {}
 
     def step(self) -> None:
-        """Move every parameter, in place, according to its `.grad`, or leave it alone if that is None."""
+        """Move every parameter, in place, according to its `.grad`; one whose `.grad` is None stays."""
         raise NotImplementedError(f"{type(self).__name__} must define step()")
 
     def zero_grad(self) -> None:
@@ -107,7 +107,7 @@ class Adam(Optimizer):
     """m and s are running means of the gradient and of its square, corrected for their start at 0; then w -=
     lr m / (sqrt(s) + eps) (Kingma and Ba, 2015; weight_decay w is added to the gradient, as in PyTorch).
 
-    betas: the fractions of the two means that each step keeps. Parameters without a gradient are left alone.
+    betas: the decay rates of the two running means. Parameters without a gradient are left alone.
     Raises ValueError as `Optimizer` does, and for betas outside [0, 1), eps <= 0 or weight_decay < 0.
     """
 

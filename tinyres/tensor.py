@@ -20,11 +20,13 @@ from .backend import Array
 from .extras.methods import Methods
 from .kernel import kernel
 from .support import tensor_checks as checks
-from .support.context import operations, recording, setting
+from .support.context import no_grad, operations, recording
+
+__all__ = ["Node", "Tensor", "no_grad", "operation"]
 
 VJP = Callable[[Array], tuple[Array | None, ...]]
 Formula = tuple[Array, Callable[[Array], Array]]  # a result, and from its gradient to that of x
-Settings = ParamSpec("Settings")
+P = ParamSpec("P")
 
 
 @kernel
@@ -79,10 +81,6 @@ class Tensor(Methods):
     def grad(self, grad: Array | None) -> None:
         self._grad, self._grad_version = grad, self.version
 
-    def detach(self) -> Tensor:
-        """A tensor over the same memory, cut off from the graph."""
-        return Tensor(self._data)
-
     def backward(self, grad: object = None) -> None:
         """Set `.grad` of every leaf that this tensor was computed from and that requires a gradient.
 
@@ -98,13 +96,13 @@ class Tensor(Methods):
             if isinstance(node, Tensor):  # a leaf
                 node.grad = leaf_gradient(gradient) if node.is_spent() else sum_of_two(node.grad, gradient)
                 continue
-            for parent, more in zip(node.parents, node.gradients(gradient), strict=True):
+            for parent, part in zip(node.parents, node.gradients(gradient), strict=True):
                 if parent.requires_grad:
-                    checks.gradient(more, parent, f"a gradient computed by {node.operation}")
-                    # what is used more than once gets the sum
-                    gradients[parent] = sum_of_two(gradients[parent], more) if parent in gradients else more
+                    checks.gradient(part, parent, f"a gradient computed by {node.operation}")
+                    # a tensor that is used twice gets the sum of both gradients
+                    gradients[parent] = sum_of_two(gradients[parent], part) if parent in gradients else part
 
-    # Operators return Tensors, and so are defined after this class, in arithmetic.py.
+    # What operators call returns Tensors, so it comes after this class: arithmetic.py fills in `operations`.
     def __add__(self, other: object) -> Tensor: return operations.add(self, other)
     def __radd__(self, other: object) -> Tensor: return operations.add(other, self)
     def __sub__(self, other: object) -> Tensor: return operations.subtract(self, other)
@@ -149,7 +147,7 @@ class Node:
 
 
 def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
-    """All that needs a gradient, each before its parents. No recursion: graphs can be deep."""
+    """What needs a gradient, each before its parents. No recursion: graphs can be deep."""
     order: list[Node | Tensor] = []
     seen, stack = set(), [(root, False)]
     while stack:
@@ -163,18 +161,8 @@ def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
     return order[::-1]
 
 
-def no_grad(function: Callable | None = None) -> Any:
-    """Within this context operations record no graph: for evaluation.
-
-    Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
-    """
-    context = setting(recording, False)
-    return context(function) if function else context
-
-
-def operation(formula: Callable[Concatenate[Array, Settings], Formula]
-              ) -> Callable[Concatenate[Tensor, Settings], Tensor]:
-    """Make of a formula for arrays an operation on a Tensor, which raises TypeError for anything else.
+def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Concatenate[Tensor, P], Tensor]:
+    """Turn a formula for arrays into an operation on a Tensor, which raises TypeError for anything else.
 
     y, vjp = formula(x, ...), where vjp is the function from the gradient of y to that of x, becomes
     Tensor(y, parents=(x,), vjp=lambda g: (vjp(g),)).
@@ -183,17 +171,16 @@ def operation(formula: Callable[Concatenate[Array, Settings], Formula]
 
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
-        x, *settings = arguments or (named.pop(first, None),)
+        x, *rest = arguments or (named.pop(first, None),)  # relu(x) or relu(x=x)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
-        out, gradient = formula(x.data, *settings, **named)
+        out, gradient_of_x = checks.formula(name, formula(x.data, *rest, **named), 1)
 
         def vjp(g: Array) -> tuple[Array]:
-            return (gradient(g),)
+            return (gradient_of_x(g),)
 
         vjp.__qualname__ = name  # for Node.operation
         return Tensor(out, parents=(x,), vjp=vjp)
 
     checks.of_tensors(on_tensor, 1)
-    setattr(operations, name, on_tensor)
     return on_tensor

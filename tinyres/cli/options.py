@@ -33,7 +33,7 @@ def flag(help: str) -> Any:
 
 class Parser(argparse.ArgumentParser):
     """Reads the options that the fields of dataclasses declare. Names cannot be abbreviated, and an error
-    shows one line of usage, not all of it."""
+    prints one line of usage, not all of it."""
 
     def __init__(self, description: str | None, *classes: type, prog: str | None = None) -> None:
         super().__init__(prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter,

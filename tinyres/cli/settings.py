@@ -1,5 +1,5 @@
-"""The settings of a run, made once and never changed, in four layers, each over the one before: the paper's
-values, a preset, the settings in a checkpoint, the command line."""
+"""The settings of a run, made once and never changed, in four layers, each overriding the one before: the
+paper's values, a preset, the settings in a checkpoint, the command line."""
 from __future__ import annotations
 
 import dataclasses
@@ -19,6 +19,8 @@ CHANGEABLE = {"data", "steps", "epochs", "evaluate_every", "precision"}  # betwe
 # What the paper does not say, or what does not change a result
 NOT_COMPARED = {"data", "dataset", "precision", "epochs", "evaluate_every", "seed", "held_out", "min_area"}
 CONFLICTS = [("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
+             ("classify", "demo"), ("pictures", "demo"), ("classify", "export"), ("pictures", "export"),
+             ("classify", "pictures"),
              ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many")]
 
 
@@ -32,22 +34,23 @@ class Settings:
     blocks: int | tuple[int, ...]
     widths: tuple[int, ...] = option(MISSING, "channels of each stage", positive_int, "N", nargs="+")
     steps: int = option(MISSING, "length of the run, in batches", positive_int, "N", exclusive="length")
-    epochs: int | None = option(None, "instead of --steps", positive_int, "N", exclusive="length")
+    epochs: int | None = option(None, "length of the run in epochs, instead of --steps",
+                               positive_int, "N", exclusive="length")
     batch_size: int = option(MISSING, "images per step", positive_int, "N")
     lr: float = option(MISSING, "learning rate", positive_float)
-    momentum: float = option(0.9, "the part of the last step that is kept in the next", fraction)
-    weight_decay: float = option(1e-4, "this multiple of the weights is added to the gradient", fraction)
-    evaluate_every: int | None = option(None, "in steps; default: one epoch", positive_int, "N")
+    momentum: float = option(0.9, "fraction of the previous update kept in the next", fraction)
+    weight_decay: float = option(1e-4, "times the weights, added to the gradient", fraction)
+    evaluate_every: int | None = option(None, "evaluate every N steps; default: one epoch", positive_int, "N")
     seed: int = option(0, "the seed of the initial weights and the batches", non_negative_int)
-    precision: str | None = option(None, "of matrix products on a GPU; default: tf32 there, float32 with "
+    precision: str | None = option(None, "precision of matrix products; default: tf32 on a GPU, float32 with "
                                    "NumPy", choices=PRECISIONS)
 
     def network(self) -> str:
-        """The network and what it learns, as the names of folders have it."""
+        """The network and what it learns, as used in folder names."""
         raise NotImplementedError
 
     def name(self) -> str:
-        """What tells runs apart, such as "cifar10-residual-9x64-128-256-50000steps-lr0.05-seed0"."""
+        """The name of a run's folder, such as "cifar10-residual-9x64-128-256-50000steps-lr0.05-seed0"."""
         length = f"{self.epochs}epochs" if self.epochs else f"{self.steps}steps"
         return f"{self.network()}-{length}-lr{self.lr:g}-seed{self.seed}"
 
@@ -67,7 +70,7 @@ class Settings:
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """Where and how to run, which may change from one part of a run to the next."""
-    out: Path = option(MISSING, "default: runs/NAME after the settings", Path, "DIR")
+    out: Path = option(MISSING, "default: runs/NAME, where NAME is made from the settings", Path, "DIR")
     backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
                           choices=["auto", "numpy", "cupy"])
     capture: bool = flag("on a GPU, launch steps whole instead of kernel by kernel")
@@ -185,5 +188,5 @@ def _fits(checkpoint: Checkpoint, settings: Settings) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON and messages have it."""
+    """A value as written in JSON and messages."""
     return list(value) if isinstance(value, tuple) else value

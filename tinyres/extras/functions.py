@@ -12,6 +12,7 @@ from typing import Any
 from ..arithmetic import FormulaOfTwo, operation_of_two
 from ..backend import Array, xp_of
 from ..support import operation_checks as checks
+from ..support.context import operations
 from ..tensor import Formula, Tensor, operation
 from .methods import Axes
 
@@ -78,10 +79,10 @@ def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     kept = x.max(axis=axis, keepdims=True)
     largest = x == kept
 
-    def vjp(g: Array) -> Array:
+    def gradient(g: Array) -> Array:
         return largest * (g.reshape(kept.shape) / largest.sum(axis=axis, keepdims=True).astype(g.dtype))
 
-    return kept if keepdims else kept.squeeze(axis), vjp
+    return kept if keepdims else kept.squeeze(axis), gradient
 
 
 @operation
@@ -108,7 +109,7 @@ def getitem(x: Array, index: Any) -> Formula:
     parts = index if isinstance(index, tuple) else (index,)
     once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
 
-    def vjp(g: Array) -> Array:
+    def gradient(g: Array) -> Array:
         grad = xp_of(x).zeros(x.shape, g.dtype)
         if once:
             grad[index] = g
@@ -116,7 +117,7 @@ def getitem(x: Array, index: Any) -> Formula:
             xp_of(x).add.at(grad, index, g)
         return grad
 
-    return x[index], vjp
+    return x[index], gradient
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -152,11 +153,14 @@ def max_pool2d(x: Array, size: int) -> Formula:
     windows = inside.transpose(0, 1, 3, 2, 4, 5).reshape(N, OH, OW, size * size, C)
     first = windows.argmax(axis=3)
 
-    def vjp(g: Array) -> Array:
+    def gradient(g: Array) -> Array:
         grad = xp.zeros((N, H, W, C), g.dtype)
         for i in range(size):
             for j in range(size):
                 grad[:, i:OH * size:size, j:OW * size:size] = xp.where(first == i * size + j, g, 0)
         return grad
 
-    return windows.max(axis=3), vjp
+    return windows.max(axis=3), gradient
+
+
+operations.max, operations.abs, operations.astype, operations.getitem = max, abs, astype, getitem

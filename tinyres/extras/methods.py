@@ -23,7 +23,7 @@ OTHER_NAMES = {"view": "x.reshape(...)", "flatten": "x.reshape(len(x), -1)", "po
 
 
 class Methods:
-    """The methods of a Tensor that need nothing of its graph but whether there is one."""
+    """The methods of a Tensor besides its operators and `backward`."""
 
     __slots__ = ()
     __array_ufunc__ = None  # so that NumPy leaves `array + tensor` to Tensor.__radd__
@@ -105,6 +105,10 @@ class Methods:
     def numpy(self) -> ndarray:
         """The values as a NumPy array; on the CPU it shares memory with the tensor."""
         return backend.to_numpy(self.data)
+
+    def detach(self: Same) -> Same:
+        """A tensor over the same memory, cut off from the graph."""
+        return type(self)(self.data)  # type: ignore[call-arg]
 
     def item(self) -> float:
         """The value of a tensor of one element as a float. Raises ValueError if it has more or none."""

@@ -45,6 +45,15 @@ def first_parameter(formula: Callable[..., Any]) -> str:
     return next(iter(inspect.signature(formula).parameters))
 
 
+def formula(name: str, result: Any, count: int) -> tuple[Any, ...]:
+    """What a formula of `count` operands returns: its result, and a function for each operand's gradient."""
+    if not isinstance(result, tuple) or len(result) != 1 + count or not all(map(callable, result[1:])):
+        raise TypeError(f"{name}: a formula returns its result and, for each of {count} operands, the "
+                        "function from the result's gradient to the operand's, as in `return x ** 2, lambda "
+                        f"g: 2 * x * g`; got {result!r:.60}")
+    return result
+
+
 def of_tensors(operation: Callable[..., Any], count: int) -> None:
     """Let help() show the first `count` parameters of an operation, and its result, as Tensors."""
     signature = inspect.signature(operation)

@@ -64,7 +64,7 @@ class Progress:
     def restart(self, line: Mapping[str, float]) -> None:
         """Begin new means and a new clock after a line of metrics."""
         if "test_error" in line:
-            self.test = f"  test error {100 * line['test_error']:.2f} %"
+            self.test = f"  test error {100 * line['test_error']:.2f} % (step {line['step']})"
         self.line, self.figures, self.since = dict(line), [], time.perf_counter()
 
     @contextmanager

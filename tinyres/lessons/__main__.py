@@ -1,0 +1,4 @@
+"""Print which lessons there are."""
+from .. import lessons
+
+print(lessons.__doc__)
