@@ -68,7 +68,7 @@ class Tensor(Methods):
 
     @data.setter
     def data(self, data: Array) -> None:
-        checks.unchanged(self.node)
+        checks.unchanged(getattr(self, "node", None))
         self._data = data
 
     @property
@@ -165,11 +165,11 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
     y, vjp = formula(x, ...), where vjp is the function from the gradient of y to that of x, becomes
     Tensor(y, parents=(x,), vjp=lambda g: (vjp(g),)).
     """
-    name, first = formula.__name__, checks.first_parameter(formula)
+    name = formula.__name__
 
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
-        x, *rest = arguments or (named.pop(first, None),)  # relu(x) or relu(x=x)
+        x, *rest = arguments or checks.by_name(formula, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
         out, gradient_of_x = checks.formula(name, formula(x.data, *rest, **named), 1)
