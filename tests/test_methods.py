@@ -87,6 +87,15 @@ def test_a_leaf_is_not_made_a_computed_tensor_by_an_operator_in_place(xp):
     assert tr.gradcheck(lambda w: in_a_loop(w), w) < 1e-6
 
 
+def test_an_operator_in_place_keeps_the_leafs_shape(xp):
+    b = tr.Tensor(xp.ones(3), requires_grad=True)
+    with tr.no_grad():
+        for other in xp.ones((1, 3)), xp.ones((2, 3)):
+            with pytest.raises(ValueError, match=r"w -= ...: a result of shape \(., 3\) does not fit into w"):
+                b -= other
+    assert b.numpy().tolist() == [1, 1, 1]
+
+
 def in_a_loop(w):
     total = tr.Tensor(tr.backend.xp_of(w.data).zeros(()))
     for value in w:
@@ -143,6 +152,7 @@ def test_a_star_import_leaves_pythons_functions_alone():
 def test_argmax_gives_indices_and_a_missing_method_says_what_to_write():
     x = tr.Tensor([[1.0, 3.0], [5.0, 2.0]])
     assert x.argmax(1).tolist() == [1, 0] and x.argmax() == 2
-    for name, hint in ("exp", r"tr\.exp\(x\)"), ("view", "reshape"), ("absent", "no 'absent'$"):
+    for name, hint in (("exp", r"tr\.exp\(x\)"), ("view", "reshape"), ("absent", "no 'absent'$"),
+                       ("predict", "no 'predict'$")):
         with pytest.raises(AttributeError, match=hint):
             getattr(x, name)

@@ -47,7 +47,8 @@ def test_relu_lets_nan_through(xp):
     assert numpy.isnan(tr.relu(tr.Tensor(xp.array([numpy.nan]))).numpy()).all()
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (24,), (2, -1), 24, (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(6, 4), (24,), (2, -1), 24, (2, 3, 4), numpy.array([4, 6]),
+                                   numpy.int64(24)])
 def test_reshape(xp, shape):
     x = random(xp, 2, 3, 4)
     check(lambda x: tr.reshape(x, shape), x.numpy().reshape(shape), x)

@@ -135,6 +135,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--out", __file__], "is a file, expected a folder"),
     (["--step", "5"], "unrecognized arguments: --step"),
     (["--demo", "--laptop"], "--demo cannot be combined with --laptop"),
+    (["--demo", "--classify", "a.jpg"], "--classify cannot be combined with --demo"),
 ])
 def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]

@@ -417,3 +417,21 @@ def test_an_operation_of_ones_own_replaces_none_of_the_engines():
 
     x = tr.Tensor([1.0])
     assert add(x).item() == (x + x).item() == 2
+
+
+@pytest.mark.parametrize("op", [*BINARY, operator.matmul, tr.maximum, tr.conv2d])
+def test_a_leaf_that_asks_for_a_gradient_after_the_forward_pass_gets_it(xp, op):
+    a, b = random(xp, 1, 2, 2, 2), random(xp, 1, 2, 2, 2, seed=1, requires_grad=False)
+    y = op(a, b)
+    b.requires_grad = True
+    y.backward(xp.ones(y.shape))
+    assert b.grad.shape == b.shape
+
+
+def test_the_first_argument_of_an_operation_may_be_named(xp):
+    x = random(xp, 2)
+    assert tr.relu(x=x).shape == tr.maximum(a=x, b=0.0).shape == (2,)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        tr.relu()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
+        tr.relu(y=x)

@@ -44,9 +44,9 @@ def operation_of_two(formula: Callable[[Array, Array], FormulaOfTwo],
 
 
 def _of_operand(x: Tensor, gradient: Callable[[Array], Array]) -> Callable[[Array], Array | None]:
-    """The same of an operand that may have been broadcast; one that requires no gradient gets none."""
-    shape = x.shape  # not x, whose values the graph need not hold
-    return (lambda g: unbroadcast(gradient(g), shape)) if x.requires_grad else lambda g: None
+    """The same for an operand that may have been broadcast; None for one that requires no gradient."""
+    node = x.node or x  # what the graph holds of it
+    return lambda g: unbroadcast(gradient(g), node.shape) if node.requires_grad else None
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -49,6 +49,10 @@ def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: P
                           needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
     """The gradients with respect to x and w, from g (N, OH, OW, O); None for one that is not needed."""
     (N, H, W, C), (KH, KW, _, O), grad_x, grad_w = x.shape, w.shape, None, None  # noqa: E741
+    if needs_grad[1]:
+        columns_t = _windows(_pad(x, padding), w.shape, stride).reshape(-1, KH * KW * C).T
+        grad_w = (columns_t @ g.reshape(-1, O)).reshape(w.shape)
+        del columns_t  # as large as what follows
     if needs_grad[0]:
         padded = xp_of(g).zeros((N, H + 2 * padding[0], W + 2 * padding[1], C), g.dtype)
         windows = _windows(padded, w.shape, stride)
@@ -57,9 +61,6 @@ def convolution_gradients(g: Array, x: Array, w: Array, stride: Pair, padding: P
             for j in range(KW):
                 windows[:, :, :, i, j] += columns_gradient[:, :, :, i, j]  # a view: this adds into padded
         grad_x = padded[:, padding[0]:padding[0] + H, padding[1]:padding[1] + W]
-    if needs_grad[1]:
-        columns = _windows(_pad(x, padding), w.shape, stride).reshape(-1, KH * KW * C)
-        grad_w = (columns.T @ g.reshape(-1, O)).reshape(w.shape)
     return grad_x, grad_w
 
 

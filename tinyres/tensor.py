@@ -88,7 +88,7 @@ class Tensor(Methods):
 
         A gradient of the present values is added to, one of earlier values replaced: those of several losses
         accumulate, and after an optimizer's step there is nothing to set to zero.
-        Raises RuntimeError without a graph or if a leaf in it has changed, ValueError for an unfit grad.
+        Raises RuntimeError without a graph or if a leaf has changed, ValueError for an unfit grad.
         """
         gradients = {self.node or self: checks.first_gradient(grad, self)}
         for node in _topological_order(self.node or self):
@@ -99,7 +99,7 @@ class Tensor(Methods):
             for parent, part in zip(node.parents, node.gradients(gradient), strict=True):
                 if parent.requires_grad:
                     checks.gradient(part, parent, f"a gradient computed by {node.operation}")
-                    # a tensor that is used twice gets the sum of both gradients
+                    # a tensor that is used twice gets the sum
                     gradients[parent] = sum_of_two(gradients[parent], part) if parent in gradients else part
 
     # What operators call returns Tensors, so it comes after this class: arithmetic.py fills in `operations`.
@@ -139,7 +139,7 @@ class Node:
         return getattr(self.vjp, "__qualname__", "an operation").split(".<locals>")[0]
 
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
-        """What the vjp returns, one gradient for each parent. Raises TypeError if it does not."""
+        """What the vjp returns, one gradient for each parent; TypeError if it does not."""
         checks.parents_unchanged(self)
         gradients = self.vjp(g)
         checks.gradients(gradients, self)
@@ -167,11 +167,11 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
     y, vjp = formula(x, ...), where vjp is the function from the gradient of y to that of x, becomes
     Tensor(y, parents=(x,), vjp=lambda g: (vjp(g),)).
     """
-    name, first = formula.__name__, checks.first_parameter(formula)
+    name = formula.__name__
 
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
-        x, *rest = arguments or (named.pop(first, None),)  # relu(x) or relu(x=x)
+        x, *rest = arguments or checks.by_name(formula, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
         out, gradient_of_x = checks.formula(name, formula(x.data, *rest, **named), 1)

@@ -18,10 +18,11 @@ MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five h
 CHANGEABLE = {"data", "steps", "epochs", "evaluate_every", "precision"}  # between the parts of one run
 # What the paper does not say, or what does not change a result
 NOT_COMPARED = {"data", "dataset", "precision", "epochs", "evaluate_every", "seed", "held_out", "min_area"}
-CONFLICTS = [("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
-             ("classify", "demo"), ("pictures", "demo"), ("classify", "export"), ("pictures", "export"),
-             ("classify", "pictures"),
-             ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many")]
+CONFLICTS = [
+    ("classify", "demo"), ("classify", "resume"), ("classify", "export"), ("classify", "pictures"),
+    ("pictures", "demo"), ("pictures", "resume"), ("pictures", "export"),  # both of which set --evaluate
+    ("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
+    ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """One training run in several processes: forked on one machine (forked.py), or started by MPI (mpi.py). Read
 group.py first: it says what the processes do together."""
 from .group import SINGLE_PROCESS, Group, check_batch
-from .mpi import abort, start
+from .mpi import MPIGroup, NCCLGroup, abort, start
 
-__all__ = ["SINGLE_PROCESS", "Group", "abort", "check_batch", "start"]
+__all__ = ["SINGLE_PROCESS", "Group", "MPIGroup", "NCCLGroup", "abort", "check_batch", "start"]

@@ -76,8 +76,9 @@ class Methods:
         return operations.abs(self)
 
     def __getattr__(self, name: str) -> Any:
-        is_function = callable(getattr(sys.modules["tinyres"], name, None))
-        hint = OTHER_NAMES.get(name, f"tr.{name}(x)" if is_function else "")
+        function = getattr(sys.modules.get("tinyres"), name, None)
+        is_operation = getattr(function, "__module__", "") in ("tinyres.ops", "tinyres.extras.functions")
+        hint = OTHER_NAMES.get(name, f"tr.{name}(x)" if is_operation else "")
         raise AttributeError(f"a Tensor has no {name!r}{hint and f': {hint}'}")
 
     # Values out of a tensor, as Python and NumPy ask for them. None of these is recorded.
@@ -174,29 +175,34 @@ class Methods:
 
     # Changes in place, where a gradient could go wrong.
 
-    def _in_place(self: Same, sign: str, result: Same) -> Same:
-        """`result` as a new tensor under the old name; for a leaf under no_grad(), its values in place."""
-        if self.node is not None or not self.requires_grad:
-            return result
-        if recording.get():
+    def _in_place(self: Same, sign: str, operation: Callable[..., Any], other: object) -> Same:
+        """The result as a new tensor under the old name; for a leaf under no_grad(), in place."""
+        leaf = self.node is None and self.requires_grad
+        if leaf and recording.get():
             raise RuntimeError(f"w {sign}= ... would make of the leaf w a tensor that an operation computed, "
                                f"which gets no .grad: write w.data {sign}= ..., or put it into `with "
                                "tr.no_grad():`, or use an optimizer of tr.optim")
+        result = operation(self, other)
+        if not leaf:
+            return result
+        if result.shape != self.shape:
+            raise ValueError(f"w {sign}= ...: a result of shape {result.shape} does not fit into w, of shape "
+                             f"{self.shape}")
         self.data[...] = result.data
         self.version += 1
         return self
 
     def __iadd__(self: Same, other: object) -> Same:
-        return self._in_place("+", operations.add(self, other))
+        return self._in_place("+", operations.add, other)
 
     def __isub__(self: Same, other: object) -> Same:
-        return self._in_place("-", operations.subtract(self, other))
+        return self._in_place("-", operations.subtract, other)
 
     def __imul__(self: Same, other: object) -> Same:
-        return self._in_place("*", operations.multiply(self, other))
+        return self._in_place("*", operations.multiply, other)
 
     def __itruediv__(self: Same, other: object) -> Same:
-        return self._in_place("/", operations.divide(self, other))
+        return self._in_place("/", operations.divide, other)
 
     def __setitem__(self, index: object, value: object) -> None:
         raise TypeError("a tensor is not changed in place: write x.data[index] = value for a leaf, before it "

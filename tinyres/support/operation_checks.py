@@ -96,9 +96,11 @@ def matrices(name: str, a: Tensor, b: Tensor) -> None:
                          f"m, p); reshape a vector to (1, m) or (m, 1)")
 
 
-def filled(shape: int | Sequence[int], x: Array) -> None:
+def filled(shape: Any, x: Array) -> None:
     """A shape, one size of which may be -1, that the values of x fill."""
-    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Sequence) or numpy.ndim(shape) else (shape,)
+    if not all(hasattr(size, "__index__") for size in sizes):
+        return  # NumPy says what is wrong
     known = math.prod(size for size in sizes if size != -1)
     fits = sizes.count(-1) <= 1 and min(sizes, default=0) >= -1
     if not fits or (known != x.size if -1 not in sizes else known == 0 or x.size % known):

@@ -18,7 +18,7 @@ from ..backend import Array
 
 def float_array(data: object) -> Array:
     """Data as an array of floats: one of floats as it is, integers, lists and numbers as float32."""
-    if hasattr(data, "requires_grad"):
+    if _is_tensor(data):
         raise TypeError("Tensor(tensor): expected an array or numbers; tensor.detach() takes a tensor off "
                         "the graph")
     if isinstance(data, numpy.generic):
@@ -35,14 +35,22 @@ def float_array(data: object) -> Array:
                     "convert it first")
 
 
+def _is_tensor(x: object) -> bool:
+    """Whether x is a Tensor: it comes later, and PyTorch's has no node."""
+    return hasattr(x, "requires_grad") and hasattr(x, "node")
+
+
 def tensor_expected(name: str, x: object) -> TypeError:
     """The error for an argument of the function `name` that should be a Tensor."""
     return TypeError(f"{name}: expected a Tensor, got {type(x).__name__}: wrap it as tr.Tensor(...)")
 
 
-def first_parameter(formula: Callable[..., Any]) -> str:
-    """The name of a function's first parameter."""
-    return next(iter(inspect.signature(formula).parameters))
+def by_name(formula: Callable[..., Any], named: dict[str, Any]) -> tuple[Any]:
+    """The first argument of an operation, given by name; TypeError if it is not given."""
+    first = next(iter(inspect.signature(formula).parameters))
+    if first not in named:
+        formula(**named)  # raises the TypeError
+    return (named.pop(first),)
 
 
 def formula(name: str, result: Any, count: int) -> tuple[Any, ...]:
@@ -65,7 +73,7 @@ def of_tensors(operation: Callable[..., Any], count: int) -> None:
 
 def vjp_of(parents: object, vjp: Any) -> Callable[[Array], tuple[Array | None, ...]]:
     """The vjp of an operation, which says what it was computed from: a tuple of tensors, and a function."""
-    if not callable(vjp) or hasattr(parents, "requires_grad"):
+    if not callable(vjp) or _is_tensor(parents):
         raise TypeError("an operation on tensors that require gradients needs parents=(x, ...), a tuple, "
                         "and vjp=, a function of g that returns one gradient for each, a tuple too: got "
                         f"parents {type(parents).__name__}, vjp {vjp!r:.60}")
@@ -107,7 +115,7 @@ def first_gradient(grad: Any, x: Any) -> Array:
                          f"{x.shape}: pass grad of that shape, or reduce with tr.sum or tr.mean first")
     if grad is None:
         return backend.xp_of(x.data).ones_like(x.data)
-    grad = grad.data if hasattr(grad, "requires_grad") else grad
+    grad = grad.data if _is_tensor(grad) else grad
     grad = grad if backend.is_array(grad) else backend.xp_of(x.data).asarray(grad, x.dtype)
     gradient(grad, x.node or x, "the grad given to backward()")
     return grad
