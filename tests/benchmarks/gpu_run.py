@@ -8,7 +8,6 @@ preflight   a minute: library, driver, memory; one small step, eager and capture
 train       run_cifar.py on CIFAR-10, from data/, where --prepare may write it. With --steps N the paper's
             schedule is scaled to N.
 benchmark   gpu.py: steps at each precision beside PyTorch's
-implicit    gpu_implicit.py: layer by layer, whether implicit GEMM, which is off, should be on
 tests       all tests that need a GPU
 twin        gpu_twin.py: the same run in PyTorch
 
@@ -186,9 +185,9 @@ STAGES = {  # in the order of running: the most valuable first
     "preflight": lambda args: [python("-c", PREFLIGHT)],
     "train": train,
     "benchmark": lambda args: [python("tests/benchmarks/gpu.py")],
-    "implicit": lambda args: [python("tests/benchmarks/gpu_implicit.py")],
-    "tests": lambda args: [python("-m", "pytest", "-q", "--maxfail=25", "-rfE", "tests/test_gpu.py", "tests",
-                                  "-k", "cupy or gpu")],
+    # warnings of a library that is met for the first time are shown, and fail no test
+    "tests": lambda args: [python("-m", "pytest", "-q", "-W", "default", "--maxfail=25", "-rfE",
+                                  "tests/test_gpu.py", "tests", "-k", "cupy or gpu")],
     "twin": lambda args: [python("tests/benchmarks/gpu_twin.py", "--steps", args.steps, "--out",
                                  (args.out / "twin").resolve())],
 }

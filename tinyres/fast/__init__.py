@@ -2,8 +2,7 @@
 
 The core computes the same results without this package. Of the variants that apply, a kernel takes the one
 that was registered last, so a file that is more special imports the more general one. `python -m
-tinyres.fast` lists them, and `with tinyres.kernel.plain():` switches them off. One is off until it is asked
-for (gpu/implicit.py).
+tinyres.fast` lists them, and `with tinyres.kernel.plain():` switches them off.
 """
 from . import cpu, gpu
 from .cpu.memory import memory_kept

@@ -6,12 +6,11 @@ from . import (
     cublas,
     cuda,
     elementwise,
-    implicit,
     passes,
     precision,
     sgd,
     uncopied_gradients,
 )
 
-__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "implicit", "passes", "precision",
+__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "passes", "precision",
            "sgd", "uncopied_gradients"]
