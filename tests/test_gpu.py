@@ -65,6 +65,27 @@ def test_a_captured_step_gives_the_bytes_of_the_step(products):
     assert losses == expected_losses and weights.tobytes() == expected.tobytes()
 
 
+def test_a_replay_leaves_the_gradients_of_its_batch_whatever_was_there():
+    """They belong to the present values, replace others, and move the weights once."""
+    xp = tr.backend.use("cupy")
+    network = in_precision("float32", tr.models.cifar_net(blocks=1, widths=(16,)))
+    optimizer = tr.optim.SGD(network.parameters(), 0.05)
+    images, labels = xp.ones((4, 8, 8, 3), "float32"), xp.zeros(4, int)
+    compute = capture.captured(loss_and_error)
+    for call in range(capture.WARM_UP_CALLS + 3):
+        for _ in range(2):  # the second one adds nothing
+            compute(network, images, labels)
+        gradients = [p.grad.copy() for p in network.parameters()]
+        assert not any(p.is_spent() for p in network.parameters())
+        for p in network.parameters():
+            p.grad = None
+        loss_and_error(network, images, labels)
+        assert all((p.grad == gradient).all()
+                   for p, gradient in zip(network.parameters(), gradients, strict=True)), f"call {call}"
+        optimizer.step()
+        assert all(p.is_spent() for p in network.parameters())
+
+
 @pytest.mark.parametrize("products, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])
 def test_what_less_precision_costs(products, tolerance):
     losses, weights = weights_after("cupy", products)
