@@ -58,7 +58,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         step, config = arrays.pop("step"), arrays.pop("config")
         for name, value in arrays.items():
             part, _, key = name.partition("/")
-            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
+            number = value.dtype.kind == "f" and value.itemsize <= 8 and numpy.isfinite(value).all()
+            if not number and value.dtype != numpy.uint64:  # a random number generator's state
                 raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
             parts[part][key] = value
         settings = json.loads(config.item())
