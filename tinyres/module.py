@@ -91,8 +91,8 @@ class Module:
                 **{name: generators.words(generator) for name, generator in self.named_generators()}}
 
     def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set every parameter and constant, in place, and every generator whose state is there: states of
-        version 0.2 have none. Raises ValueError, and changes nothing, if names or shapes differ."""
+        """Set every parameter and constant, in place, and every generator whose state is there: older
+        files have none. Raises ValueError, and changes nothing, if names or shapes differ."""
         tensors = dict(self.named_tensors())
         drawing = {name: generator for name, generator in self.named_generators() if name in state}
         states = {name: generators.state_of(drawing[name], name, state[name]) for name in drawing}

@@ -62,13 +62,16 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     compute: forward and backward pass; default: `loss_and_error`.
     After Ctrl-C, SIGTERM or SIGHUP the current step is finished and a checkpoint saved; the last line then
     has step < steps. A file that cannot be written is reported on stderr and tried again when it is next due.
-    Raises ValueError for labels that are not the index of a class, or a batch_size that is not a multiple of
-    the number of processes; Diverged, without touching the last good checkpoint, if images, weights, the loss
-    or a gradient are not finite, naming the first of them (on a GPU the loss, when it is fetched: a check at
-    every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not written
-    at the end; RuntimeError if another process trains in the same folder.
+    Raises ValueError for labels that are not the index of a class, a batch_size that is not a multiple of the
+    number of processes, a folder that holds another run, or steps that are done already; Diverged, without
+    touching the last good checkpoint, if images, weights, the loss or a gradient are not finite, naming the
+    first of them (on a GPU the loss, when it is fetched: a check at every step would stall it); OSError if a
+    file cannot be made at the start, or the checkpoint not written at the end; RuntimeError if another
+    process trains in the same folder.
     """
     group = run.group
+    if run.step >= steps:
+        raise ValueError(f"{run.folder} is at step {run.step} already: to continue, give more steps")
     check_batch(batch_size, group.size)
     _check_labels(dataset)
     batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard)
