@@ -13,7 +13,7 @@ import pytest
 import tinyres as tr
 from tinyres.distributed import MPIGroup, replicas
 from tinyres.distributed.forked import forked
-from tinyres.fast.gpu import precision
+from tinyres.fast.gpu import capture, precision
 from tinyres.module import unchanged
 from tinyres.nn import BatchNorm2d, Conv2d, Dropout, Linear, Module, Sequential
 from tinyres.training import (
@@ -310,3 +310,29 @@ def test_flat_buffers_of_different_lengths_are_refused(processes, monkeypatch):
         group.all_reduce_mean(mixed)
         group.all_reduce_mean([])
     assert mixed[0].dtype == "float32" and mixed[1][0] == 1 + 1e-12
+
+
+class Recorded:
+    """A graph on a stand-in: it runs the function once, and from then on, like a launch, no Python."""
+
+    def __init__(self, function):
+        self.function, self.result = function, None
+
+    def __call__(self):
+        self.result = self.result or self.function()
+        return self.result
+
+
+def test_a_captured_step_repeats_no_random_numbers_and_replaces_running_means(monkeypatch):
+    monkeypatch.setattr(capture, "CUDAGraph", Recorded)
+    monkeypatch.setattr(capture, "backend", types.SimpleNamespace(current=lambda: "a library for GPUs"))
+    images, labels = numpy.random.default_rng(0).standard_normal((4, 8, 8, 3), "float32"), numpy.arange(4)
+    net = network()
+    with pytest.raises(ValueError, match="capture would repeat the random numbers"):
+        capture.captured(loss_and_error)(net, images, labels)
+    net.layers[3].p = net.layers[6].p = 0.0
+    step = capture.captured(loss_and_error)
+    for _ in range(3):
+        before = net.layers[1].running_mean.version
+        step(net, images, labels)
+        assert net.layers[1].running_mean.version > before and not net.layers[0].weight.is_spent()
