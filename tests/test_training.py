@@ -113,9 +113,58 @@ def test_an_evaluation_is_due_once_an_epoch_unless_told_otherwise(tmp_path, epoc
 
 def test_a_folder_that_is_started_over_holds_the_new_run_alone(tmp_path):
     small_run(numpy, tmp_path, 4, evaluate_every=2)
-    _, _, metrics = small_run(numpy, tmp_path, 4, evaluate_every=2)
+    _, _, metrics = small_run(numpy, tmp_path, 4, evaluate_every=2, overwrite=True)
     assert [line["step"] for line in metrics] == [0, 2, 4]
     assert read_metrics(tmp_path / "metrics.jsonl") == metrics
+
+
+def test_a_run_is_not_replaced_without_a_word_and_one_call_goes_on(xp, tmp_path):
+    net, optimizer, expected = small_run(xp, tmp_path / "straight", 12)
+    small_run(xp, tmp_path / "nb", 5)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "nb").iterdir()}
+    with pytest.raises(ValueError, match=r"nb already holds a run: .*Run\(...\).resume\(model, optimizer\)"):
+        small_run(xp, tmp_path / "nb", 5)
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "nb").iterdir()}
+    other = tr.models.cifar_net(2, blocks=1, widths=(4, 8), seed=9)
+    other_optimizer = tr.optim.SGD(other.parameters(), 0.05, 0.9, 1e-4)
+    run = Run(tmp_path / "nb", {}, seed=3, metrics_every=10).resume(other, other_optimizer)
+    for steps in 12, 13:  # the same run again, as when a cell is run twice
+        metrics = train(other, other_optimizer, tr.optim.step_decay(0.05, [20]), small_dataset(xp), run,
+                        steps=steps, batch_size=8)
+        if steps == 12:
+            assert all((value == states(net, optimizer)[name]).all()
+                       for name, value in states(other, other_optimizer).items())
+        run.resume(other, other_optimizer)
+    assert metrics[-1]["step"] == 13 and metrics[0] == expected[0]
+    with pytest.raises(ValueError, match="is at step 13 already: to continue, give more steps"):
+        train(other, other_optimizer, lambda step: 0.1, small_dataset(xp), run, steps=13, batch_size=8)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        Run(tmp_path / "absent", {}).resume(other, other_optimizer)
+
+
+def test_a_modules_state_in_a_file(tmp_path):
+    module, other = (tr.nn.Sequential(tr.nn.Linear(3, 2), tr.nn.BatchNorm2d(2), tr.nn.Dropout())
+                     for _ in range(2))
+    module.file = tr.Tensor([numpy.nan])  # a name that NumPy's savez takes for itself
+    other.file = tr.Tensor([0.0])
+    tr.save(module, str(tmp_path / "m.npz"))
+    tr.load(other, tmp_path / "m.npz")
+    assert all(value.tobytes() == module.state_dict()[name].tobytes()
+               for name, value in other.state_dict().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
+    with pytest.raises(ValueError, match="build the same network"):
+        tr.load(module.layers[0], tmp_path / "m.npz")
+    layer = tr.nn.Linear(3, 2)
+    save_checkpoint(tmp_path / "c.npz", module.layers[0], tr.optim.SGD(layer.parameters(), 0.1), 1, {})
+    tr.load(layer, tmp_path / "c.npz")
+    assert (layer.weight.data == module.layers[0].weight.data).all()
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        tr.load(layer, tmp_path / "absent.npz")
+    whole = (tmp_path / "m.npz").read_bytes()
+    for content in b"", whole[:100], b"{}" * 50:
+        (tmp_path / "m.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="m.npz is not a whole file of tr.save"):
+            tr.load(layer, tmp_path / "m.npz")
 
 
 def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):

@@ -40,7 +40,7 @@ from .tensor import Tensor, no_grad, operation
 
 # isort: split
 from . import datasets, distributed, fast, plot, pretrained, theory, training
-from .training import accuracy, predict
+from .training import accuracy, load, predict, save
 
 __version__ = "0.2.0"
 
@@ -51,8 +51,8 @@ models.pretrained = pretrained.pretrained  # type: ignore[attr-defined]
 # `from tinyres import *` leaves Python's own sum, max and abs alone
 __all__ = [
     "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
-    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "log", "log_softmax", "matmul",
-    "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "operation", "optim",
-    "pad", "plot", "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt",
+    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "load", "log", "log_softmax",
+    "matmul", "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "operation", "optim", "pad",
+    "plot", "predict", "relu", "reshape", "save", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt",
     "stack", "tanh", "theory", "training", "transpose",
 ]

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy
 
-from .nn import Conv2d, Module, RandomProjection, ResidualBlock
+from .module import Module, evaluating
+from .nn import Conv2d, RandomProjection, ResidualBlock
 from .ops import global_avg_pool2d
 from .support import layer_checks as checks
 from .tensor import Tensor, no_grad
@@ -53,7 +54,7 @@ class ResidualNetwork(Module):
         Blocks of the plain twin add nothing to x, and have no ratio.
         """
         ratios = []
-        with no_grad():
+        with no_grad(), evaluating(self):
             for _, block, x, _ in self.steps(images):
                 if block and block.residual:
                     squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]

@@ -115,10 +115,7 @@ def run(settings: Settings, launch: Launch, network: ResidualNetwork, schedule: 
     with shared(launch, settings.batch_size, model, group) as group:
         if launch.dry_run:
             return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group)
-        if not (launch.resume or launch.demo) and (launch.out / "checkpoint.npz").exists():
-            raise ValueError(f"{launch.out} already holds a run: give --resume to continue it, or another "
-                             "--out")
-        record = Run(launch.out, settings.config(), seed=settings.seed, group=group,
+        record = Run(launch.out, settings.config(), seed=settings.seed, group=group, overwrite=launch.demo,
                      step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
         compute = capture.captured(loss_and_error) if launch.capture else loss_and_error
         if backend.current() is not numpy:

@@ -2,5 +2,7 @@
 group.py first: it says what the processes do together."""
 from .group import SINGLE_PROCESS, Group, check_batch
 from .mpi import MPIGroup, NCCLGroup, abort, start
+from .replicas import make_equal, replicas
 
-__all__ = ["SINGLE_PROCESS", "Group", "MPIGroup", "NCCLGroup", "abort", "check_batch", "start"]
+__all__ = ["SINGLE_PROCESS", "Group", "MPIGroup", "NCCLGroup", "abort", "check_batch", "make_equal",
+           "replicas", "start"]

@@ -31,7 +31,7 @@ import numpy
 from .. import backend
 from ..backend import Array
 from ..fast.cpu import threads
-from .group import SINGLE_PROCESS, Group, spread
+from .group import SINGLE_PROCESS, Group, flat_layout, spread
 
 MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
 MAX_WEIGHTS = 2_000_000  # with more, threads are faster: they share kernels and gradients
@@ -54,7 +54,9 @@ class ForkedGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
         and reads the other parts there: the same bits in all processes."""
-        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
+        numbers, dtype = flat_layout(self, arrays)
+        if not numbers:
+            return
         if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
             self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy
+
 from ..backend import Array
 
 
@@ -27,7 +29,8 @@ class Group:
         """Give every process the values of process 0, in place."""
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
-        """Replace each array with its average over the processes, in place."""
+        """Replace each array with its average over the processes, in place. Raises ValueError if they do not
+        all give equally many numbers."""
 
     def all_reduce_sum(self, *numbers: float) -> Sequence[float]:
         """Each number, added up over the processes."""
@@ -42,6 +45,18 @@ def check_batch(batch_size: int, processes: int) -> None:
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} must be a multiple of {processes}, the number of "
                          "processes")
+
+
+def flat_layout(group: Group, arrays: Sequence[Array]) -> tuple[int, numpy.dtype]:
+    """The size and dtype of a flat array for arrays that all processes give, which must have as many numbers
+    in each: otherwise ValueError, for numbers of different arrays would be added up."""
+    numbers = sum(array.size for array in arrays)
+    total = group.all_reduce_sum(numbers)[0]
+    if total != group.size * numbers:
+        raise ValueError(f"process {group.rank} averages {numbers:,} numbers, all {group.size} together "
+                         f"{total:,.0f}: every process must give the same arrays (training_step takes zeros "
+                         "for a parameter that has no gradient in some)")
+    return numbers, numpy.result_type(numpy.float16, *(array.dtype for array in arrays))
 
 
 def spread(flat: Array, arrays: Sequence[Array]) -> None:

@@ -17,7 +17,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array
-from .group import Group, spread
+from .group import Group, flat_layout, spread
 
 
 class MPIGroup(Group):
@@ -35,8 +35,10 @@ class MPIGroup(Group):
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """As one flat array: a message for each array would be a hundred, most of them small."""
+        numbers, dtype = flat_layout(self, arrays)
+        if not numbers:
+            return
         xp = backend.xp_of(arrays[0])
-        numbers, dtype = sum(array.size for array in arrays), arrays[0].dtype
         if self.flat is None or (self.flat.size, self.flat.dtype) != (numbers, dtype):
             self.flat = xp.empty(numbers, dtype)
         xp.concatenate([array.reshape(-1) for array in arrays], out=self.flat)

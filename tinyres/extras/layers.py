@@ -35,7 +35,9 @@ class Dropout(Module):
     """In training, sets each value to 0 with probability p and multiplies the others by 1 / (1 - p); in
     evaluation, returns x (Srivastava et al., 2014).
 
-    Raises ValueError for p outside [0, 1).
+    rng: what the masks are drawn from. Its state is part of the module's state, so a run that is resumed
+    draws the masks of one that was never interrupted; `training_step` gives each of several processes masks
+    of its own. Raises ValueError for p outside [0, 1).
     """
 
     def __init__(self, p: float = 0.5, *, rng: Generator | None = None) -> None:
@@ -55,7 +57,9 @@ class BatchNorm2d(Module):
 
     In training, mean and variance are those of the batch, over images and pixels, and the running ones move
     toward them by the fraction `momentum`; evaluation uses the running ones. As in PyTorch, the running
-    variance is the unbiased one. Raises ValueError in training for fewer than two values per channel.
+    variance is the unbiased one. Where several processes share a batch, each normalizes its shard, and
+    `training_step` averages the running statistics. Raises ValueError in training for fewer than two values
+    per channel.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:

@@ -1,10 +1,10 @@
 """Training: the loop, a run's folder, progress, curves, signals, a trial on a GPU. Read loop.py first, and
 README.md for what a run leaves behind."""
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load, load_checkpoint, save, save_checkpoint
 from .curves import draw_curves
 from .loop import evaluate, loss_and_error, train, training_step
 from .predict import accuracy, predict
 from .run_folder import Run, read_metrics
 
-__all__ = ["Checkpoint", "Run", "accuracy", "draw_curves", "evaluate", "load_checkpoint", "loss_and_error",
-           "predict", "read_metrics", "save_checkpoint", "train", "training_step"]
+__all__ = ["Checkpoint", "Run", "accuracy", "draw_curves", "evaluate", "load", "load_checkpoint",
+           "loss_and_error", "predict", "read_metrics", "save", "save_checkpoint", "train", "training_step"]

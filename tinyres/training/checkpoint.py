@@ -1,4 +1,5 @@
-"""Checkpoints: weights, an optimizer's state, step and settings in one .npz file of plain arrays."""
+"""Checkpoints: weights, an optimizer's state, step and settings in one .npz file of plain arrays; a module's
+state alone in such a file."""
 from __future__ import annotations
 
 import json
@@ -58,7 +59,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         step, config = arrays.pop("step"), arrays.pop("config")
         for name, value in arrays.items():
             part, _, key = name.partition("/")
-            if value.dtype.kind != "f" or value.itemsize > 8 or not numpy.isfinite(value).all():
+            number = value.dtype.kind == "f" and value.itemsize <= 8 and numpy.isfinite(value).all()
+            if not number and value.dtype != numpy.uint64:  # a random number generator's state
                 raise ValueError(f"{name!r:.60} is {value.dtype}, expected finite floats")
             parts[part][key] = value
         settings = json.loads(config.item())
@@ -70,6 +72,31 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # a damaged file can raise nearly any exception
         raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
                          f"{' '.join(str(error).split())[:200]})") from error
+
+
+def save(module: Module, path: str | Path) -> None:
+    """Write what `module.state_dict()` holds into an .npz file; it replaces an older one only once it is
+    whole. The array of a parameter is called model/NAME there, as in a checkpoint."""
+    arrays = {f"model/{name}": value for name, value in module.state_dict().items()}
+    write_atomically(Path(path), lambda file: numpy.savez(file, **arrays))
+
+
+def load(module: Module, path: str | Path) -> None:
+    """Set a module to the state that `save` wrote, or that is in the checkpoint.npz of a run. Nothing in the
+    file is executed.
+
+    Raises FileNotFoundError if there is no such file, ValueError, changing nothing, if it is not one of
+    those or of another module.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        arrays = read_npz(path)
+    except Exception as error:  # a damaged file can raise nearly any exception
+        raise ValueError(f"{path} is not a whole file of tr.save ({type(error).__name__}: "
+                         f"{' '.join(str(error).split())[:200]})") from error
+    module.load_state_dict({name.removeprefix("model/"): value for name, value in arrays.items()
+                            if name.startswith("model/")})
 
 
 def last_good(path: Path) -> str:

@@ -10,15 +10,14 @@ import numpy
 from ..backend import Array, xp_of
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
-from ..distributed import SINGLE_PROCESS, Group, check_batch
+from ..distributed import SINGLE_PROCESS, Group, check_batch, make_equal, replicas
 from ..fast import memory_kept
-from ..nn import Module
+from ..module import Module, evaluating
 from ..ops import softmax_cross_entropy
 from ..optim import Optimizer
 from ..support.diverged import Diverged
 from ..tensor import Tensor, no_grad
 from .curves import Metrics
-from .predict import evaluating
 from .progress import Progress
 from .run_folder import Run
 from .signals import stop_on_signal
@@ -43,12 +42,12 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
     """One step on a batch: (loss, fraction of wrong predictions), scalars in the library of the images.
 
     images: standardized, (N, H, W, C) float32. labels: (N,). group: the processes that take the step
-    together.
+    together; it makes them draw different random numbers, and average gradients and running means.
     Raises Diverged, before the weights are moved, if an array on NumPy or a float16 activation is not finite.
     """
-    with numpy.errstate(all="ignore"):  # _check_finite says it better
+    # errstate: _check_finite says it better
+    with replicas(model, optimizer.parameters, group), numpy.errstate(all="ignore"):
         loss, error = compute(model, images, labels)
-    group.all_reduce_mean([p.grad for p in optimizer.parameters if p.grad is not None])
     _check_finite(model, images, loss)
     optimizer.step()
     return loss, error
@@ -63,19 +62,22 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     compute: forward and backward pass; default: `loss_and_error`.
     After Ctrl-C, SIGTERM or SIGHUP the current step is finished and a checkpoint saved; the last line then
     has step < steps. A file that cannot be written is reported on stderr and tried again when it is next due.
-    Raises ValueError for labels that are not the index of a class, or a batch_size that is not a multiple of
-    the number of processes; Diverged, without touching the last good checkpoint, if images, weights, the loss
-    or a gradient are not finite, naming the first of them (on a GPU the loss, when it is fetched: a check at
-    every step would stall it); OSError if a file cannot be made at the start, or the checkpoint not written
-    at the end; RuntimeError if another process trains in the same folder.
+    Raises ValueError for labels that are not the index of a class, a batch_size that is not a multiple of the
+    number of processes, a folder that holds another run, or steps that are done already; Diverged, without
+    touching the last good checkpoint, if images, weights, the loss or a gradient are not finite, naming the
+    first of them (on a GPU the loss, when it is fetched: a check at every step would stall it); OSError if a
+    file cannot be made at the start, or the checkpoint not written at the end; RuntimeError if another
+    process trains in the same folder.
     """
     group = run.group
+    if run.step >= steps:
+        raise ValueError(f"{run.folder} is at step {run.step} already: to continue, give more steps")
     check_batch(batch_size, group.size)
     _check_labels(dataset)
     batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard)
     timetable = Timetable(run, steps, epoch=len(dataset.train.labels) // batch_size)
     with run, stop_on_signal() as stop, memory_kept():
-        group.broadcast([tensor.data for _, tensor in model.named_tensors()] + list(optimizer.state.values()))
+        make_equal(model, list(optimizer.state.values()), group)
         progress = Progress(run.step, steps, batch_size)
         if run.step == 0 and (ratios := _residual_ratios(model, dataset.test)):
             run.record({"step": 0, **ratios})
@@ -142,7 +144,7 @@ def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
     if not hasattr(model, "residual_ratios"):
         return {}
     images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
-    with numpy.errstate(all="ignore"):  # a network that diverges is reported by its loss
+    with evaluating(model), numpy.errstate(all="ignore"):  # a network that diverges is reported by its loss
         ratios = model.residual_ratios(Tensor(images))
     return {"residual_ratios": ratios} if ratios and numpy.isfinite(ratios).all() else {}
 
@@ -152,7 +154,7 @@ def _check_finite(model: Module, images: Array, loss: Array) -> None:
     if not isinstance(images, numpy.ndarray):
         return
     gradients = {f"the gradient of {name}": p.grad for name, p in model.named_parameters()
-                 if p.grad is not None}
+                 if not p.is_spent()}
     with numpy.errstate(all="ignore"):  # a sum is finite only if all is; of large numbers it may not be
         sums = [gradient.sum() for gradient in gradients.values()]
     if numpy.isfinite([loss, *sums]).all():

@@ -14,9 +14,8 @@ from ..datasets.dataset import Split
 from ..datasets.loader import evaluation_batches
 from ..extras.functions import softmax
 from ..models import ResidualNetwork
-from ..nn import Module
+from ..module import Module, evaluating
 from ..tensor import Tensor, no_grad
-from .predict import evaluating
 
 TEXT = 36  # pixels of height
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -109,7 +108,7 @@ def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, 
         raise ValueError("draw_path: expected a residual network: in a plain one no shortcut leads from a "
                          "block to the logits")
     steps = []
-    with no_grad():
+    with no_grad(), evaluating(network):
         images = Tensor(standardize(backend.current().asarray(image[None])))
         for number, (_, block, x, out) in enumerate(network.steps(images)):
             name = f"block {number}" if block else "the first convolution"

@@ -1,29 +1,14 @@
 """Predicted classes, and how many of them are correct."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy
 
 from .. import backend
 from ..backend import Array, to_numpy
-from ..nn import Module
+from ..module import evaluating
 from ..tensor import Tensor, no_grad
-
-
-@contextmanager
-def evaluating(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within this context every module of a model is in evaluation mode, and then as it was before."""
-    modules = [module for _, module in model.named_modules()] if isinstance(model, Module) else []
-    modes = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def predict(model: Callable[[Tensor], Tensor], inputs: Array | Tensor,

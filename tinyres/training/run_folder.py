@@ -19,7 +19,7 @@ from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
 from ..support.files import locked, write_atomically
-from .checkpoint import last_good, save_checkpoint
+from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
 from .progress import say
 
@@ -31,7 +31,8 @@ class Run:
     """A training run and its folder: the argument of `train`, which enters it as a context.
 
     folder: made if absent. config: settings to save, for JSON. seed: of the batches. step: steps already
-    done, if model and optimizer come from the checkpoint in the folder.
+    done, if model and optimizer come from the checkpoint in the folder: `resume` sees to it.
+    overwrite: whether a run that starts may replace the one in the folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
     metrics_every: steps between lines; default: 10, or 100 on a GPU, which has to wait for the figures of
     each line.
@@ -39,20 +40,39 @@ class Run:
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], *, seed: int = 0, step: int = 0,
-                 evaluate_every: int | None = None, metrics_every: int | None = None,
+                 overwrite: bool = False, evaluate_every: int | None = None, metrics_every: int | None = None,
                  group: Group = SINGLE_PROCESS) -> None:
         self.folder, self.config, self.seed, self.step = Path(folder), dict(config), seed, step
         self.evaluate_every, self.metrics_every, self.group = evaluate_every, metrics_every, group
+        self.overwrite = overwrite
         self.checkpoint, self.metrics_file = self.folder / "checkpoint.npz", self.folder / "metrics.jsonl"
         self.metrics: Metrics = []
         self.lines_written = 0
         self.last_saved = time.perf_counter()
 
+    def resume(self, model: Module, optimizer: Optimizer) -> Run:
+        """Load the folder's checkpoint into model and optimizer, so that `train` goes on where it was saved.
+        Returns the run itself.
+
+        Raises FileNotFoundError if there is no checkpoint, ValueError if it is damaged or of another network
+        or optimizer.
+        """
+        checkpoint = load_checkpoint(self.checkpoint)
+        model.load_state_dict(checkpoint.model)
+        optimizer.load_state_dict(checkpoint.optimizer)
+        self.step = checkpoint.step
+        return self
+
     def __enter__(self) -> Run:
         """Lock the folder, and start its metrics over or, when resuming, cut them off at the checkpoint.
 
-        Raises RuntimeError if another process trains there, OSError if a file cannot be written.
+        Raises ValueError if a run that starts would replace another, RuntimeError if another process trains
+        there, OSError if a file cannot be written.
         """
+        if not (self.step or self.overwrite) and self.checkpoint.is_file():
+            raise ValueError(f"{self.folder} already holds a run: give --resume to continue it, or another "
+                             "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
+                             "Run(..., overwrite=True)")
         with ExitStack() as stack:
             if self.group.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)

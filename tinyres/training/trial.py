@@ -8,7 +8,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array
-from ..nn import Module
+from ..module import Module, unchanged
 from .loop import Compute, loss_and_error
 
 cupy = backend.cupy
@@ -28,7 +28,8 @@ def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
     name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     free, total = cupy.cuda.runtime.memGetInfo()
     try:
-        seconds = _seconds(model, compute, image_shape, batch_size)
+        with unchanged(model):
+            seconds = _seconds(model, compute, image_shape, batch_size)
     except cupy.cuda.memory.OutOfMemoryError:
         seconds = None  # go on outside: the exception keeps the arrays of the step
     if seconds is None:
@@ -83,7 +84,8 @@ def _bytes(model: Module, image_shape: tuple[int, ...], batch_size: int) -> floa
     pool.free_all_blocks()
     free = cupy.cuda.runtime.memGetInfo()[0]
     batch = _batch(image_shape, batch_size)
-    loss_and_error(model, *batch)
+    with unchanged(model):
+        loss_and_error(model, *batch)
     used = free - cupy.cuda.runtime.memGetInfo()[0]
     _forget_gradients(model)
     pool.free_all_blocks()

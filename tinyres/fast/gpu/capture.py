@@ -14,6 +14,7 @@ import numpy
 from ... import backend
 from ...backend import Array
 from ...nn import Module
+from ...tensor import Tensor
 
 cupy = backend.cupy
 
@@ -26,7 +27,9 @@ def captured(compute: Compute) -> Compute:
     """compute(model, images, labels) for one model and batches of one shape, recorded and launched whole.
 
     Images and labels are copied to where the first ones were; the gradients that it leaves are the same
-    arrays each time, and replace those that were there. Raises ValueError if the backend in use is NumPy.
+    arrays each time, and replace those that were there.
+    Raises ValueError if the backend in use is NumPy, or if the model draws random numbers: each launch would
+    repeat those that were recorded.
     """
     if backend.current() is numpy:
         raise ValueError("capture is for a GPU: leave it out")
@@ -34,18 +37,25 @@ def captured(compute: Compute) -> Compute:
     graphs: list[CUDAGraph] = []
 
     def step(model: Module, images: Array, labels: Array) -> tuple[Array, Array]:
-        def compute_anew() -> tuple[tuple[Array, Array], list[Array | None]]:
+        def compute_anew() -> tuple[tuple[Array, Array], list[Array | None], list[Tensor]]:
             for parameter in model.parameters():
                 parameter.grad = None
+            versions = {tensor: tensor.version for _, tensor in model.named_tensors()}
+            state = [str(generator.bit_generator.state) for _, generator in model.named_generators()]
             results = compute(model, *inputs)
-            return results, [parameter.grad for parameter in model.parameters()]
+            if state != [str(generator.bit_generator.state) for _, generator in model.named_generators()]:
+                raise ValueError("capture would repeat the random numbers that the model draws: leave it out")
+            return (results, [parameter.grad for parameter in model.parameters()],
+                    [tensor for tensor, version in versions.items() if tensor.version != version])
 
         if not graphs:
             inputs.extend((images.copy(), labels.copy()))
             graphs.append(CUDAGraph(compute_anew))
         for recorded, new in zip(inputs, (images, labels), strict=True):
             recorded[...] = new
-        results, gradients = graphs[0]()
+        results, gradients, replaced = graphs[0]()
+        for tensor in replaced:
+            tensor.version += 1  # as the recorded Python did
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient  # of the present values
         # copied, since the next call writes its results to the same place

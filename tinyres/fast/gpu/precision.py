@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy
+from numpy.random import Generator
 
 from ... import backend
 from ...backend import Array, xp_of
 from ...models import ResidualNetwork
-from ...nn import Module
+from ...module import Module, unchanged
 from ...ops import relu
 from ...optim import Optimizer
 from ...support.diverged import Diverged
@@ -70,6 +71,10 @@ class Float16(Module):
         """Those of the network."""
         return self.network.named_tensors()
 
+    def named_generators(self) -> Iterator[tuple[str, Generator]]:
+        """Those of the network."""
+        return self.network.named_generators()
+
     def __call__(self, x: Tensor) -> Tensor:
         self.last_images = x
         with self._float16_weights():
@@ -78,7 +83,7 @@ class Float16(Module):
 
     def overflowing_layer(self) -> str | None:
         """The name of the first layer whose output for the last images is not finite, if there is one."""
-        with no_grad(), self._float16_weights():
+        with no_grad(), unchanged(self), self._float16_weights():
             for name, x in self._layers(_to_float16(self.last_images.detach(), self.loss_scale)):
                 if not bool(xp_of(x.data).isfinite(x.data).all()):
                     return name
