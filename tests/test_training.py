@@ -530,3 +530,13 @@ def test_paths_may_be_strings_and_data_sets_say_their_sizes(tmp_path):
     pictures = tr.datasets.image_folder(f"{folder}/images")
     assert "train=Split(10 images of 32 x 32 x 3, uint8), test=Split(20 images" in repr(dataset)
     assert "FolderSplit(20 pictures in" in repr(pictures) and len(repr(pictures)) < 500
+
+
+def test_gradients_of_a_look_at_the_network_are_not_those_of_the_first_step():
+    networks = [tr.models.cifar_net(blocks=1, widths=(8,)) for _ in range(2)]
+    images, labels = numpy.ones((4, 8, 8, 3), "float32"), numpy.arange(4)
+    tr.training.loss_and_error(networks[0], images, labels)
+    for network in networks:
+        tr.training.training_step(network, tr.optim.SGD(network.parameters(), 0.1), images, labels)
+    for looked_at, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert (looked_at.data == other.data).all()

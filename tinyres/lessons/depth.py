@@ -51,6 +51,8 @@ def varying_fractions(network: ResidualNetwork, images: Array) -> list[float]:
 
 def gradient_norms(network: ResidualNetwork, images: Array, labels: Array) -> list[float]:
     """The norm of the gradient of the loss with respect to the weights of each block."""
+    for parameter in network.parameters():
+        parameter.grad = None
     softmax_cross_entropy(network(Tensor(images)), labels).backward()
     return [float(numpy.sqrt((block.conv1.weight.grad**2).sum() + (block.conv2.weight.grad**2).sum()))
             for block in network.blocks]

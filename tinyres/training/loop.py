@@ -45,6 +45,7 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
     together; it makes them draw different random numbers, and average gradients and running means.
     Raises Diverged, before the weights are moved, if an array on NumPy or a float16 activation is not finite.
     """
+    optimizer.zero_grad()  # those of a look at the network before would be added
     # errstate: _check_finite says it better
     with replicas(model, optimizer.parameters, group), numpy.errstate(all="ignore"):
         loss, error = compute(model, images, labels)
