@@ -435,3 +435,77 @@ def test_the_first_argument_of_an_operation_may_be_named(xp):
         tr.relu()
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
         tr.relu(y=x)
+
+
+class Counted:
+    """weights * x, which counts its evaluations, and whose gradient is off by `wrong`."""
+
+    def __init__(self, weights, wrong):
+        self.weights, self.wrong, self.calls = weights, wrong, 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return tr.operation(lambda x: (x * self.weights, lambda g: g * (self.weights + self.wrong)))(x)
+
+
+def test_gradcheck_measures_entry_by_entry():
+    weights = numpy.array([1e4, 1e-2, 1e4])
+    x = numpy.array([1.0, 2.0, 3.0])
+    assert tr.gradcheck(Counted(weights, 0), x) < 1e-6
+    for wrong in [0, 1e-2, 0], [0, -1e-2, 0]:
+        assert tr.gradcheck(Counted(weights, numpy.array(wrong)), x) > 1e-4
+    assert tr.gradcheck(Counted(weights, numpy.array([0, numpy.nan, 0])), x) == numpy.inf
+
+
+def test_gradcheck_first_tries_one_random_direction():
+    x = numpy.linspace(1, 2, 50)
+    right, wrong = Counted(numpy.ones(50), 0), Counted(numpy.ones(50), 0.1)
+    assert tr.gradcheck(right, x) < 1e-6 and right.calls == 2 + 2 + 2 * 50
+    assert tr.gradcheck(wrong, x) > 0.01 and wrong.calls == 2 + 2
+    right.calls = 0
+    assert tr.gradcheck(right, x, fast_mode=True) < 1e-6 and right.calls == 2 + 2
+
+
+@pytest.mark.parametrize("evaluation", [3, 4, 5, 8])
+def test_gradcheck_leaves_its_input_as_it_was_if_the_function_raises(xp, evaluation):
+    x, calls = random(xp, 2, 3), []
+    before = x.numpy().copy()
+
+    def fails(x):
+        calls.append(x)
+        if len(calls) == evaluation:
+            raise ZeroDivisionError
+        return tr.exp(x)
+
+    with pytest.raises(ZeroDivisionError):
+        tr.gradcheck(fails, x)
+    assert (x.numpy() == before).all()
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("make", [numpy.asmatrix, numpy.ma.masked_less, lambda x: numpy.ma.array(x)])
+def test_subclasses_of_arrays_are_refused(make):
+    array = make(numpy.eye(2), 0.5) if make is numpy.ma.masked_less else make(numpy.eye(2))
+    w, integers = random(numpy, 2, 2), array.astype(int)
+    for use in (tr.Tensor, lambda x: w * x, lambda x: w @ x, lambda x: (w * 2).backward(x),
+                lambda x: setattr(w, "data", x), lambda x: tr.concatenate([w, x])):
+        for values in array, integers:
+            with pytest.raises(TypeError, match="a subclass of it with rules of its own"):
+                use(values)
+
+
+def test_a_file_in_memory_is_an_array(tmp_path):
+    array = numpy.memmap(tmp_path / "x", "float64", "w+", shape=2)
+    x = tr.Tensor(array)
+    assert type(x.data) is numpy.ndarray and numpy.shares_memory(x.data, array)
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", "<f4", ">i4"])
+def test_the_byte_order_of_a_file_does_not_matter(dtype):
+    array = numpy.array([1, 2], dtype)
+    native = {"i": "float32"}.get(numpy.dtype(dtype).kind, numpy.dtype(dtype).newbyteorder("="))
+    x = tr.Tensor(array, requires_grad=True)
+    (x * x).backward(array.astype(array.dtype.newbyteorder(">")) if array.dtype.kind == "f" else [1.0, 2.0])
+    assert x.dtype == x.grad.dtype == native and x.dtype.isnative and x.grad.tolist() == [2, 8]
+    x.data = array
+    assert x.dtype.isnative and (x * array).numpy().tolist() == [1, 4]

@@ -16,6 +16,8 @@ from .extras.functions import (
     max,  # noqa: F401
     max_pool2d,
     maximum,
+    min,  # noqa: F401
+    minimum,
     sigmoid,
     softmax,
     sqrt,
@@ -48,11 +50,11 @@ __version__ = "0.2.0"
 backend.plain = kernel.plain  # type: ignore[attr-defined]
 models.pretrained = pretrained.pretrained  # type: ignore[attr-defined]
 
-# `from tinyres import *` leaves Python's own sum, max and abs alone
+# `from tinyres import *` leaves Python's own sum, max, min and abs alone
 __all__ = [
     "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
     "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "log", "log_softmax", "matmul",
-    "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "operation", "optim",
+    "max_pool2d", "maximum", "mean", "minimum", "models", "nn", "no_grad", "operation", "optim",
     "pad", "plot", "predict", "relu", "reshape", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt",
     "stack", "tanh", "theory", "training", "transpose",
 ]

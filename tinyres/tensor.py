@@ -21,6 +21,7 @@ from .extras.methods import Methods
 from .kernel import kernel
 from .support import tensor_checks as checks
 from .support.context import no_grad, operations, recording
+from .support.numerics import quietly
 
 __all__ = ["Node", "Tensor", "no_grad", "operation"]
 
@@ -69,7 +70,7 @@ class Tensor(Methods):
     @data.setter
     def data(self, data: Array) -> None:
         checks.unchanged(self.node)
-        self._data, self.version = data, self.version + 1
+        self._data, self.version = checks.float_array(data), self.version + 1
 
     @property
     def grad(self) -> Array | None:
@@ -141,7 +142,8 @@ class Node:
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
         """What the vjp returns, one gradient for each parent; TypeError if it does not."""
         checks.parents_unchanged(self)
-        gradients = self.vjp(g)
+        with quietly():
+            gradients = self.vjp(g)
         checks.gradients(gradients, self)
         return gradients
 
@@ -174,7 +176,9 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
         x, *rest = arguments or checks.by_name(formula, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
-        out, gradient_of_x = checks.formula(name, formula(x.data, *rest, **named), 1)
+        with quietly():
+            result = formula(x.data, *rest, **named)
+        out, gradient_of_x = checks.formula(name, result, 1)
 
         def vjp(g: Array) -> tuple[Array]:
             return (gradient_of_x(g),)

@@ -13,6 +13,7 @@ from ..arithmetic import FormulaOfTwo, operation_of_two
 from ..backend import Array, xp_of
 from ..support import operation_checks as checks
 from ..support.context import operations
+from ..support.numerics import total
 from ..tensor import Formula, Tensor, operation
 from .methods import Axes
 
@@ -26,8 +27,8 @@ def sqrt(x: Array) -> Formula:
 
 @operation
 def abs(x: Array) -> Formula:
-    """|x| elementwise, with derivative 0 at 0."""
-    return xp_of(x).abs(x), lambda g: g * xp_of(x).sign(x)
+    """|x| elementwise, with derivative 0 at 0 and at nan."""
+    return xp_of(x).abs(x), lambda g: g * ((x > 0).astype(g.dtype) - (x < 0))
 
 
 @operation
@@ -62,25 +63,45 @@ def clip(x: Array, low: float | None = None, high: float | None = None) -> Formu
 @operation_of_two
 def maximum(a: Array, b: Array) -> FormulaOfTwo:
     """The larger of a and b elementwise, with broadcasting. Where they are equal, each gets half of the
-    gradient."""
-    def to_a(g: Array) -> Array:
-        return g * ((a > b) + 0.5 * (a == b)).astype(g.dtype)
+    gradient; where one is nan, so is the result, and each gets the whole."""
+    return xp_of(a).maximum(a, b), lambda g: _share(g, a < b, a == b), lambda g: _share(g, a > b, a == b)
 
-    return xp_of(a).maximum(a, b), to_a, lambda g: g - to_a(g)
+
+@operation_of_two
+def minimum(a: Array, b: Array) -> FormulaOfTwo:
+    """The smaller of a and b elementwise, otherwise as `maximum`."""
+    return xp_of(a).minimum(a, b), lambda g: _share(g, a > b, a == b), lambda g: _share(g, a < b, a == b)
+
+
+def _share(g: Array, lost: Array, equal: Array) -> Array:
+    """g, but 0 where the operand lost and half where the two are equal."""
+    return xp_of(g).where(lost, 0, xp_of(g).where(equal, 0.5 * g, g))
 
 
 @operation
 def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
-    """The largest value over an axis, several axes, or all (None). Equal ones share the gradient evenly.
+    """The largest value over an axis, several axes, or all (None). Equal ones share the gradient evenly, and
+    so do nans, of which one makes the result nan.
 
     Raises ValueError over no elements.
     """
-    axis = checks.elements("max", x, axis)
-    kept = x.max(axis=axis, keepdims=True)
-    largest = x == kept
+    axis, _ = checks.elements("max", x, axis)
+    return _extreme(x, x.max(axis=axis, keepdims=True), axis, keepdims)
+
+
+@operation
+def min(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
+    """The smallest value over an axis, several axes, or all (None), otherwise as `max`."""
+    axis, _ = checks.elements("min", x, axis)
+    return _extreme(x, x.min(axis=axis, keepdims=True), axis, keepdims)
+
+
+def _extreme(x: Array, kept: Array, axis: Axes, keepdims: bool) -> Formula:
+    found = (x == kept) | ((x != x) & (kept != kept))
 
     def gradient(g: Array) -> Array:
-        return largest * (g.reshape(kept.shape) / largest.sum(axis=axis, keepdims=True).astype(g.dtype))
+        shares = g.reshape(kept.shape) / found.sum(axis=axis, keepdims=True)
+        return xp_of(g).where(found, shares, 0).astype(g.dtype)
 
     return kept if keepdims else kept.squeeze(axis), gradient
 
@@ -89,16 +110,16 @@ def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
 def softmax(x: Array, axis: int = -1) -> Formula:
     """e ** x over its sum along an axis: positive numbers that add up to 1."""
     powers = xp_of(x).exp(x - x.max(axis=axis, keepdims=True))
-    y = powers / powers.sum(axis=axis, keepdims=True)
-    return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
+    y = powers / total(powers, axis)
+    return y, lambda g: y * (g - total(g * y, axis))
 
 
 @operation
 def log_softmax(x: Array, axis: int = -1) -> Formula:
     """log(softmax(x)) along an axis, without overflow and without log(0)."""
     xp, shifted = xp_of(x), x - x.max(axis=axis, keepdims=True)
-    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-    return y, lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True)
+    y = shifted - xp.log(total(xp.exp(shifted), axis))
+    return y, lambda g: g - xp.exp(y) * total(g, axis)
 
 
 @operation
@@ -110,12 +131,12 @@ def getitem(x: Array, index: Any) -> Formula:
     once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
 
     def gradient(g: Array) -> Array:
-        grad = xp_of(x).zeros(x.shape, g.dtype)
+        grad = xp_of(x).zeros(x.shape, g.dtype if once else "float64")  # which adds up exactly enough
         if once:
             grad[index] = g
         else:
-            xp_of(x).add.at(grad, index, g)
-        return grad
+            xp_of(x).add.at(grad, index, g.astype("float64"))
+        return grad.astype(g.dtype, copy=False)
 
     return x[index], gradient
 

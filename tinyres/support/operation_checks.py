@@ -6,7 +6,6 @@ function that was called.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,7 +16,7 @@ from .. import backend
 from ..backend import Array, xp_of
 from ..extras.methods import Axes
 from ..tensor import Tensor
-from .tensor_checks import tensor_expected
+from .tensor_checks import plain, tensor_expected
 
 
 def tensor(name: str, x: object, shape: str = "") -> Tensor:
@@ -76,6 +75,7 @@ def _constant(name: str, value: Any, like: object) -> Tensor:
     if isinstance(like, Tensor) and isinstance(value, Real):
         return Tensor(xp_of(like.data).full((), value, like.dtype))  # made there, not sent there
     if isinstance(like, Tensor) and (isinstance(value, (list, tuple)) or backend.is_array(value)):
+        value = plain(value) if backend.is_array(value) else value
         return Tensor(xp_of(like.data).asarray(value, dtype=like.dtype))
     raise TypeError(f"{name}: expected a Tensor, an array or a number, got {type(value).__name__}: "
                     f"{value!r:.60}")
@@ -109,11 +109,12 @@ def filled(shape: Any, x: Array) -> None:
 
 def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
     """The axes of x in another order, by default reversed, each >= 0."""
-    axes = range(x.ndim)[::-1] if axes is None else axes
-    if sorted(axis % max(x.ndim, 1) for axis in axes) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape "
+    order = tuple(range(x.ndim)[::-1] if axes is None else axes)
+    found = tuple(axis + x.ndim if axis < 0 else axis for axis in order)
+    if sorted(found) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes {order} are not a permutation of the {x.ndim} axes of shape "
                          f"{x.shape}")
-    return tuple(axis % x.ndim for axis in axes)
+    return found
 
 
 def pad_width(pad_width: Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
@@ -145,32 +146,39 @@ def bounds(low: float | None, high: float | None) -> tuple[float | None, float |
     return None if low is None else float(low), None if high is None else float(high)
 
 
-def axes(axis: Axes) -> int | tuple[int, ...] | None:
-    """An axis, several of them as a tuple, or None for all."""
-    return axis if axis is None or isinstance(axis, int) else tuple(axis)
+def axes(axis: Axes, x: Array) -> tuple[int, ...]:
+    """An axis, several of them, or all (None), as a tuple of axes >= 0."""
+    return numpy.lib.array_utils.normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
 
 
-def elements(name: str, x: Array, axis: Axes) -> int | tuple[int, ...] | None:
-    """At least one element in each group along the axes, which are returned."""
-    if x.size == 0:
+def elements(name: str, x: Array, axis: Axes) -> tuple[tuple[int, ...], int]:
+    """The axes as a tuple, and how many elements each group along them has: one or more."""
+    found = axes(axis, x)
+    count = math.prod(x.shape[axis] for axis in found)
+    if count == 0:
         raise ValueError(f"{name}: no elements in shape {x.shape} over axis {axis}")
-    return axes(axis)
+    return found, count
 
 
 def kept_index(index: Any) -> Any:
     """An index of which nothing changes before `backward`: arrays and lists in it are copied."""
     if isinstance(index, tuple):
         return tuple(kept_index(part) for part in index)
-    return index.copy() if backend.is_array(index) or isinstance(index, list) else index
+    if isinstance(index, list):
+        return index.copy()
+    return plain(index).copy() if backend.is_array(index) else index
 
 
 def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...]:
-    """One or more tensors of one dtype and library, and of one shape but for the axis."""
+    """One or more tensors of one dtype and library, and of one shape but for the axis; some may be arrays."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
         raise TypeError(f"{name}: expected a list or tuple of Tensors, got {type(tensors).__name__}")
-    tensors = tuple(tensor(name, x) for x in tensors)
+    tensors = tuple(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected one or more Tensors, got none")
+    first = next((x for x in tensors if isinstance(x, Tensor)), None)
+    tensors = tuple(tensor(name, x) if first is None or not backend.is_array(x) else _constant(name, x, first)
+                    for x in tensors)
     for x in tensors[1:]:
         operands(name, tensors[0], x)
     shapes: list[Any] = [x.shape for x in tensors]
@@ -202,18 +210,6 @@ def differentiable(name: str, arguments: tuple[Any, ...]) -> tuple[list[Any], li
         raise ValueError(f"{name}: no argument requires a gradient: make one as Tensor(array, "
                          "requires_grad=True)")
     return made, tensors
-
-
-def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
-    """Warn if an error is large because the derivatives on the two sides of a point differ."""
-    jump = abs(right - left)
-    if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
-        index = numpy.unravel_index(jump.argmax(), jump.shape)
-        place = f"[{', '.join(map(str, index))}]" if index else ""
-        warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
-                      f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
-                      "can be both, so the error says nothing. Choose a point away from it, such as 0.5 "
-                      "instead of 0 for relu", stacklevel=3)
 
 
 def window(name: str, size: Any, x: Array) -> None:
@@ -259,7 +255,7 @@ def labels(labels: Any, logits: Array) -> Array:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.size == 0:
         raise ValueError(f"{name}: expected logits (N, classes) and labels (N,) with N >= 1, got "
                          f"{logits.shape} and {labels.shape}")
-    classes = logits.shape[1]
+    labels, classes = plain(labels), logits.shape[1]
     if xp is numpy and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
                          f"{classes - 1} for {classes} logits")
