@@ -274,7 +274,8 @@ def test_shapes_that_do_not_broadcast(xp, op):
         op(random(xp, 2, 3), random(xp, 2))
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (3,))])
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((2,), (3, 2)), ((2, 3), (2,)), ((), (2,)),
+                                    ((2,), (3,)), ((), (2, 2))])
 def test_matmul_of_wrong_shapes(xp, shapes):
     with pytest.raises(ValueError, match="matmul: shapes .* do not fit"):
         random(xp, *shapes[0]) @ random(xp, *shapes[1])
@@ -301,9 +302,37 @@ def test_operands_that_are_no_numbers(value):
         tr.Tensor(1.0) + value
 
 
-def test_power_of_a_tensor_is_refused():
-    with pytest.raises(TypeError, match="number as exponent"):
-        tr.Tensor(1.0) ** tr.Tensor(2.0)
+def test_what_is_no_number_is_no_exponent():
+    with pytest.raises(TypeError, match="number, an array or a Tensor as exponent, got str"):
+        tr.Tensor(1.0) ** "2"
+    with pytest.raises(TypeError, match="power.*: expected a Tensor"):
+        tr.Tensor(1.0) ** None
+
+
+def test_exponents_may_be_tensors_and_arrays(xp):
+    a = tr.Tensor(xp.abs(random(xp, 3, 2).data) + 0.1, requires_grad=True)
+    b, constants = random(xp, 2, seed=1), xp.array([0.5, 3.0])
+    A, B, C = a.numpy().copy(), b.numpy().copy(), numpy.array([0.5, 3.0])
+    for fn, expected in ((lambda a, b: a ** b, A ** B), (lambda a, b: 2 ** b + 0 * a, 2 ** B + 0 * A),
+                         (lambda a, b: a ** constants + 0 * b, A ** C),
+                         (lambda a, b: constants ** b + 0 * a, C ** B + 0 * A)):
+        numpy.testing.assert_allclose(fn(a, b).numpy(), expected, rtol=1e-13)
+        assert tr.gradcheck(fn, a, b) < 1e-6
+    zero, exponent = tr.Tensor(xp.zeros(3), requires_grad=True), tr.Tensor(xp.array([0.0, 1.0, 2.0]), True)
+    (zero ** exponent).sum().backward()  # as in PyTorch
+    assert zero.grad.tolist() == [0, 1, 0] and exponent.grad.tolist() == [0, 0, 0]
+    assert (2 ** tr.Tensor([1.0, 3.0])).dtype == "float32"
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3,)), ((3,), (3, 2)), ((3,), (3,)), ((5, 2, 3), (3,)),
+                                    ((3,), (5, 3, 2)), ((1,), (1,))])
+def test_matmul_of_vectors(xp, shapes):
+    a, b = random(xp, *shapes[0]), random(xp, *shapes[1], seed=1)
+    for fn in tr.matmul, operator.matmul:
+        out = fn(a, b).numpy()
+        assert out.shape == (a.numpy() @ b.numpy()).shape
+        numpy.testing.assert_allclose(out, a.numpy() @ b.numpy(), rtol=1e-12, atol=1e-14)
+        assert tr.gradcheck(fn, a, b) < 1e-6
 
 
 def test_backward_needs_a_graph(xp):

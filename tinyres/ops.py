@@ -64,8 +64,8 @@ def transpose(x: Array, axes: Sequence[int] | None = None) -> Formula:
 
 
 @operation
-def pad(x: Array, pad_width: Sequence[tuple[int, int]]) -> Formula:
-    """Zeros around x: pad_width[i] = (before, after) of axis i, as numpy.pad; ValueError otherwise."""
+def pad(x: Array, pad_width: int | Sequence[tuple[int, int]]) -> Formula:
+    """Zeros around x: pad_width[i] = (before, after) of axis i, or one number; ValueError otherwise."""
     pairs = checks.pad_width(pad_width, x)
     inside = tuple(slice(before, before + size) for (before, _), size in zip(pairs, x.shape, strict=True))
     shape = [before + size + after for (before, after), size in zip(pairs, x.shape, strict=True)]
@@ -102,7 +102,7 @@ def avg_pool2d(x: Array, size: int) -> Formula:
     Rows and columns that fill no whole window are left out. Raises ValueError for an x without four axes, or
     a size that is not an integer from 1 to the image's side.
     """
-    checks.window("avg_pool2d", size, x)
+    size = checks.window("avg_pool2d", size, x)
     xp, (N, H, W, C) = xp_of(x), x.shape
 
     def windows(image: Array) -> Array:

@@ -19,6 +19,7 @@ from . import backend
 from .backend import Array
 from .extras.methods import Methods
 from .kernel import kernel
+from .support import names
 from .support import tensor_checks as checks
 from .support.context import no_grad, operations, recording
 from .support.numerics import quietly
@@ -114,7 +115,8 @@ class Tensor(Methods):
     def __rtruediv__(self, other: object) -> Tensor: return operations.divide(other, self)
     def __matmul__(self, other: object) -> Tensor: return operations.matmul(self, other)
     def __rmatmul__(self, other: object) -> Tensor: return operations.matmul(other, self)
-    def __pow__(self, exponent: float) -> Tensor: return operations.power(self, exponent)
+    def __pow__(self, other: object) -> Tensor: return operations.power(self, other)
+    def __rpow__(self, other: object) -> Tensor: return operations.power(other, self)
     def __neg__(self) -> Tensor: return operations.multiply(self, -1.0)
 
 
@@ -174,6 +176,7 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
         x, *rest = arguments or checks.by_name(formula, named)
+        names.keywords(name, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
         with quietly():

@@ -22,8 +22,9 @@ def gradient_error(function: Callable[[], float], leaves: Sequence[Tensor], rng:
     size: of what function() adds up, to which its rounding is relative.
     """
     middle = function()
-    least = max(1e-8, 1e-4 * size)  # a smaller derivative drowns in the rounding of function()
     analytic = [numpy.zeros(x.shape) if x.grad is None else to_numpy(x.grad) for x in leaves]
+    largest = max(float(abs(gradient).max(initial=0.0)) for gradient in analytic)
+    least = max(1e-8, 1e-4 * size, 1e-3 * largest)  # a smaller one drowns in the rounding of function()
 
     directions = [rng.standard_normal(x.shape) for x in leaves]
     left, right = one_sided(function, [(x, ..., direction) for x, direction in

@@ -84,8 +84,7 @@ def _constant(name: str, value: Any, like: object) -> Tensor:
 def exponent(n: object) -> float:
     """The exponent of a power, which must be a number."""
     if not isinstance(n, Real):
-        raise TypeError(f"power: expected a number as exponent, got {type(n).__name__}: "
-                        f"write tr.exp(tr.log(a) * b) for a tensor exponent")
+        raise TypeError(f"power: expected a number, an array or a Tensor as exponent, got {type(n).__name__}")
     return float(n)
 
 
@@ -93,7 +92,14 @@ def matrices(name: str, a: Tensor, b: Tensor) -> None:
     """Shapes (..., n, m) and (..., m, p)."""
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not fit: expected (..., n, m) and (..., "
-                         f"m, p); reshape a vector to (1, m) or (m, 1)")
+                         "m, p), or a vector (m,)")
+
+
+def vectors(name: str, a: Tensor, b: Tensor) -> None:
+    """Operands of which one is a vector (m,), and the other has m values in the axis that meets it."""
+    if 0 in (a.ndim, b.ndim) or a.shape[-1] != b.shape[-2 if b.ndim > 1 else -1]:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not fit: a vector (m,) goes with (m,), "
+                         "(..., m, p) on its right or (..., n, m) on its left")
 
 
 def filled(shape: Any, x: Array) -> None:
@@ -117,9 +123,10 @@ def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
     return found
 
 
-def pad_width(pad_width: Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
-    """One (before, after) pair of sizes >= 0 for each axis."""
-    pairs: list[Any] = [tuple(pair) for pair in pad_width]
+def pad_width(pad_width: int | Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
+    """One (before, after) pair of sizes >= 0 for each axis; one size stands for all."""
+    pairs: list[Any] = ([(int(pad_width),) * 2] * x.ndim if isinstance(pad_width, (int, Integral)) else
+                        [tuple(pair) for pair in pad_width])
     if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
         raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
@@ -135,15 +142,6 @@ def float_dtype(dtype: Any) -> str:
     if found not in ("float16", "float32", "float64"):
         raise TypeError(f"astype: expected float16, float32 or float64, got {found}")
     return found
-
-
-def bounds(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """Numbers or None, not both None."""
-    if low is high is None or not all(bound is None or isinstance(bound, Real) for bound in (low, high)):
-        raise ValueError(f"clip: expected numbers, one of which may be None, got low {low!r} and high "
-                         f"{high!r}")
-    # Python's numbers take the dtype of the array, NumPy's would widen it
-    return None if low is None else float(low), None if high is None else float(high)
 
 
 def axes(axis: Axes, x: Array) -> tuple[int, ...]:
@@ -212,12 +210,13 @@ def differentiable(name: str, arguments: tuple[Any, ...]) -> tuple[list[Any], li
     return made, tensors
 
 
-def window(name: str, size: Any, x: Array) -> None:
+def window(name: str, size: Any, x: Array) -> int:
     """The side of a square window that fits into the image x (N, H, W, C)."""
     _axes_named(name, x, "(N, H, W, C)")
     if not isinstance(size, Integral) or not 1 <= int(size) <= min(x.shape[1:3]):
         raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
                          f"{x.shape[1]} x {x.shape[2]}")
+    return int(size)
 
 
 def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
@@ -225,7 +224,7 @@ def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(sizes) != 2 or not all(isinstance(size, Integral) and int(size) >= minimum for size in sizes):
         raise ValueError(f"{name} {value!r} must be an integer >= {minimum}, or a pair of them")
-    return sizes
+    return int(sizes[0]), int(sizes[1])
 
 
 def convolution(x: Tensor, w: Tensor, stride: Any,
@@ -242,12 +241,12 @@ def convolution(x: Tensor, w: Tensor, stride: Any,
     return s, p
 
 
-def labels(labels: Any, logits: Array) -> Array:
+def labels(labels: Any, logits: Array, name: str = "softmax_cross_entropy") -> Array:
     """Labels (N,) of logits (N, classes), N >= 1: integers from 0 to classes - 1, in the same library.
 
     Their values are checked on NumPy only: on a GPU that would stall every step.
     """
-    xp, name = xp_of(logits), "softmax_cross_entropy"
+    xp = xp_of(logits)
     labels = xp.asarray(labels) if isinstance(labels, (list, tuple)) else labels
     if not backend.is_array(labels) or labels.dtype.kind not in "iu" or xp_of(labels) is not xp:
         found = f"{type(labels).__module__}.{type(labels).__name__} of dtype {getattr(labels, 'dtype', None)}"
