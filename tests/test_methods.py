@@ -1,5 +1,6 @@
 """What a Tensor does for users of NumPy and PyTorch, and what it says where they go wrong."""
 import gc
+import re
 import weakref
 
 import numpy
@@ -145,7 +146,7 @@ def test_retain_grad(xp):
 def test_a_star_import_leaves_pythons_functions_alone():
     names = {}
     exec("from tinyres import *", names)
-    assert not {"sum", "max", "abs"} & names.keys() and names["relu"] is tr.relu
+    assert not {"sum", "max", "min", "abs"} & names.keys() and names["relu"] is tr.relu
     assert {name for name in names if not name.startswith("_")} == set(tr.__all__)
 
 
@@ -156,3 +157,72 @@ def test_argmax_gives_indices_and_a_missing_method_says_what_to_write():
                        ("predict", "no 'predict'$")):
         with pytest.raises(AttributeError, match=hint):
             getattr(x, name)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda x: tr.sum(x, dim=0), "sum has no argument 'dim': axis"),
+    (lambda x: tr.softmax(x, dim=-1), "softmax has no argument 'dim': axis"),
+    (lambda x: x.mean(dim=0), "mean has no argument 'dim': axis"),
+    (lambda x: x.max(1, keepdim=True), "keepdims"),
+    (lambda x: tr.concatenate([x, x], dim=1), "concatenate has no argument 'dim': axis"),
+    (lambda x: tr.stack([x], dim=0), "axis"),
+    (lambda x: x.split(1, dim=0), "split has no argument 'dim': axis"),
+    (lambda x: tr.flatten(x, start_dim=1), "start_axis"), (lambda x: tr.var(x, unbiased=False), "correction"),
+    (lambda x: x.std(ddof=0), "correction"), (lambda x: tr.max_pool2d(x, kernel_size=2), "size"),
+    (lambda x: x.sum(dtype="float64"), r"x\.astype"),
+])
+def test_arguments_called_as_in_pytorch_are_told_their_name_here(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(random(numpy, 2, 3))
+
+
+@pytest.mark.parametrize("place, name, message", [
+    (tr, "permute", r"tinyres has no 'permute': x.transpose"), (tr, "clamp", r"tr\.clip"),
+    (tr, "cat", "concatenate"),
+    (tr, "from_numpy", r"tr\.Tensor"), (tr, "absent", "tinyres has no 'absent'$"),
+    (tr.nn, "ReLU", r"tinyres.nn has no 'ReLU': tr\.relu, as a layer of tr.nn.Sequential too"),
+    (tr.nn, "Flatten", r"lambda x: tr\.flatten\(x, 1\)"), (tr.nn, "softmax", r"tr\.softmax"),
+    (tr.nn, "CrossEntropyLoss", r"tr\.cross_entropy"), (tr.nn, "MaxPool2d", "max_pool2d"),
+    (tr.nn, "functional", "functions of tinyres"), (tr.optim, "AdamW", r"tr\.optim\.Adam"),
+    (tr.optim, "lr_scheduler", "step_decay"),
+    (tr.Tensor([1.0]), "permute", "a Tensor has no 'permute': x.transpose"),
+    (tr.Tensor([1.0]), "clamp", r"tr\.clip"), (tr.Tensor([1.0]), "view", "reshape"),
+    (tr.Tensor([1.0]), "softmax", r"tr\.softmax\(x\)"), (tr.Tensor([1.0]), "pow", r"x \*\* 2"),
+])
+def test_names_of_pytorch_are_told_what_they_are_here(place, name, message):
+    with pytest.raises(AttributeError, match=message):
+        getattr(place, name)
+    assert not hasattr(place, name)
+
+
+def test_every_hint_names_what_there_is():
+    from tinyres.support.names import OTHER_NAMES
+    for hint in OTHER_NAMES.values():
+        for name in re.findall(r"tr((?:\.\w+)+)", hint):
+            value = tr
+            for part in name[1:].split("."):
+                value = getattr(value, part)
+        for name in re.findall(r"\bx\.(\w+)", hint):
+            getattr(tr.Tensor([1.0]), name)
+
+
+def test_functions_of_numpy_name_those_of_tinyres():
+    leaf = tr.Tensor([[1.0, 2.0]], requires_grad=True)
+    for x in leaf, leaf.detach():
+        for fn, name in ((numpy.sum, "sum"), (numpy.mean, "mean"), (numpy.max, "max"), (numpy.var, "var"),
+                         (numpy.reshape, "reshape"), (numpy.transpose, "transpose")):
+            with pytest.raises(TypeError, match=rf"numpy.{name} does not take a Tensor.*write tr\.{name}"):
+                fn(x, 0) if name == "reshape" else fn(x)
+        for fn in numpy.stack, numpy.concatenate:
+            with pytest.raises(TypeError, match=r"write tr\."):
+                fn([x, x])
+    assert numpy.array_equal(x, [[1, 2]]) and numpy.allclose(x, [[1, 2]]) and numpy.median(x) == 1.5
+    with pytest.raises(TypeError, match=r"write x.numpy\(\)"):
+        numpy.median(tr.Tensor([1.0], requires_grad=True))
+
+
+def test_dir_shows_what_is_public():
+    assert dir(tr.nn) == sorted(tr.nn.__all__) and dir(tr.optim) == sorted(tr.optim.__all__)
+    assert dir(tr) == sorted([*tr.__all__, "abs", "max", "min", "sum"])
+    for module in tr, tr.nn, tr.optim:
+        assert all(hasattr(module, name) for name in dir(module))

@@ -222,3 +222,46 @@ def test_what_would_not_be_trained_is_not_taken(name, value):
 def test_a_module_without_call_says_so():
     with pytest.raises(NotImplementedError, match="must define __call__"):
         Nested()(tr.Tensor(1.0))
+
+
+def test_a_convolution_with_a_kernel_of_two_sides(xp):
+    layer = Conv2d(2, 3, (3, 1), (2, 1), (1, 0), rng=numpy.random.default_rng(0))
+    x = tr.Tensor(xp.ones((1, 6, 5, 2), "float32"))
+    assert layer.weight.shape == (3, 1, 2, 3) and layer(x).shape == (1, 3, 5, 3)
+    assert Conv2d(2, 500, (3, 1)).weight.numpy().std() == pytest.approx(1 / (3 * 500) ** 0.5, rel=0.05)
+    for wrong in (3, 0), (3, 1, 1), 1.5:
+        with pytest.raises(ValueError, match="Conv2d: kernel_size .* must be an integer >= 1, or a pair"):
+            Conv2d(2, 3, wrong)
+
+
+def test_linear_on_one_sample_and_without_bias(xp):
+    layer = Linear(3, 2, rng=numpy.random.default_rng(0))
+    x = tr.Tensor(xp.asarray([[1.0, 2.0, 3.0]], "float32"), requires_grad=True)
+    assert layer(x[0]).shape == (2,)
+    numpy.testing.assert_allclose(layer(x[0]).numpy(), layer(x).numpy()[0], rtol=1e-6)
+    assert RandomProjection(3, 2)(x[0]).shape == (2,)
+    bare = Linear(3, 2, bias=False, rng=numpy.random.default_rng(0))
+    assert [name for name, _ in bare.named_tensors()] == ["weight"]
+    assert (bare(x).data == (x @ layer.weight).data).all()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Conv2d(4, 6, 3, 2, 1, bias=True), lambda: Linear(4, 2), lambda: RandomProjection(4, 2),
+    lambda: ResidualBlock(4, 6, 2), lambda: ResidualBlock(4, 4, residual=False), lambda: BatchNorm2d(4),
+    lambda: BatchNorm2d(4).eval(), lambda: Dropout(0.5),
+    lambda: Sequential(tr.global_avg_pool2d, Linear(4, 2), tr.softmax, tr.log_softmax),
+    lambda: Sequential(lambda x: tr.max_pool2d(x, 2), lambda x: tr.avg_pool2d(x, 2)),
+    lambda: Sequential(lambda x: tr.flatten(x, 1)),
+    lambda: lambda x: tr.ops.avg_pool2d(x, 3), lambda: lambda x: tr.max(x, (1, 2)),
+    lambda: lambda x: x.var(3),
+    lambda: Sequential(lambda x: x[..., :3], tr.models.cifar_net(blocks=1, widths=(4, 8)))])
+def test_an_empty_batch_goes_through_every_layer(xp, make):
+    layer, x = make(), tr.Tensor(xp.zeros((0, 8, 8, 4), "float32"), requires_grad=True)
+    before = layer.state_dict() if isinstance(layer, Module) else {}
+    out = layer(x)
+    out.backward(xp.zeros(out.shape, "float32"))
+    assert len(out) == 0 and x.grad.shape == x.shape
+    full = layer(tr.Tensor(xp.ones((3, 8, 8, 4), "float32")))
+    assert out.shape[1:] == full.shape[1:]
+    if isinstance(layer, BatchNorm2d) and layer.training:
+        assert not any(numpy.isnan(value).any() for value in layer.state_dict().values()) and before

@@ -43,6 +43,22 @@ def test_relus_gradient_is_zero_where_x_is_not_positive_whatever_g_is(xp, g, siz
     numpy.testing.assert_array_equal(tr.backend.to_numpy(x.grad[:, 2]), numpy.full(size, g))
 
 
+def test_derivatives_at_nan_are_those_of_pytorch_or_the_docstring_says_why_not(xp):
+    def gradients(fn, *values):
+        tensors = [tr.Tensor(xp.array(value), requires_grad=True) for value in values]
+        fn(*tensors).sum().backward()
+        return [x.grad.tolist() for x in tensors]
+
+    nan = numpy.nan
+    assert gradients(tr.abs, [nan, -1.0]) == [[0, -1]]
+    assert gradients(tr.maximum, [nan, 1.0, nan, 2.0], [1.0, nan, nan, 2.0]) == [[1, 1, 1, 0.5]] * 2
+    assert gradients(tr.minimum, [nan, 1.0, nan, 2.0], [1.0, nan, nan, 2.0]) == [[1, 1, 1, 0.5]] * 2
+    assert gradients(lambda x: tr.clip(x, 0, 2), [nan, 1.0]) == [[0, 1]]
+    for fn in tr.max, tr.min:
+        assert gradients(fn, [nan, 1.0, nan]) == [[0.5, 0, 0.5]]
+    assert gradients(tr.relu, [nan, 1.0]) == [[0, 1]] and "at nan, where PyTorch's is 1" in tr.relu.__doc__
+
+
 def test_relu_lets_nan_through(xp):
     assert numpy.isnan(tr.relu(tr.Tensor(xp.array([numpy.nan]))).numpy()).all()
 
@@ -65,7 +81,7 @@ def test_transpose(xp, axes):
     check(lambda x: tr.transpose(x, axes), numpy.transpose(x.numpy(), axes), x)
 
 
-@pytest.mark.parametrize("axes", [(0, 1), (0, 0, 1), (0, 1, 3)])
+@pytest.mark.parametrize("axes", [(0, 1), (0, 0, 1), (0, 1, 3), (2, 1), (5, 1, 0), (0, 1, -4), (0, 1, -1, 2)])
 def test_transpose_by_no_permutation_is_refused(xp, axes):
     with pytest.raises(ValueError, match="not a permutation of the 3 axes"):
         tr.transpose(random(xp, 2, 3, 4), axes)
@@ -163,3 +179,78 @@ def test_softmax_cross_entropy_refuses_labels_out_of_range(label):
 def test_arrays_are_not_taken_for_tensors(fn):
     with pytest.raises(TypeError, match="expected a Tensor, got ndarray"):
         fn(numpy.ones((1, 2, 2, 1)))
+
+def constant(xp, shape, value, dtype="float32"):
+    return tr.Tensor(xp.full(shape, value, dtype), requires_grad=True)
+
+
+@pytest.mark.parametrize("fn, shape, value, dtype, expected", [
+    (tr.mean, (10_000,), 10, "float16", 10), (lambda x: tr.mean(x, 0), (10_000, 2), 10, "float16", 10),
+    (lambda x: tr.mean(x, 0), (10**6, 2), 0.1, "float32", 0.1),
+    (lambda x: tr.mean(x, (0, 2)), (2, 3, 10**6), 0.1, "float32", 0.1),
+    (lambda x: tr.sum(x, 1), (2, 10**6, 3), 0.1, "float32", 1e5),
+    (lambda x: tr.sum(x, 0), (10**6, 3), 0.1, "float64", 1e5),
+    (lambda x: tr.sum(x[:, :2]), (10**6, 3), 0.1, "float32", 2e5),
+    (lambda x: tr.sum(x.T), (10**6, 2), 0.1, "float32", 2e5),
+    (lambda x: tr.sum(x, 0), (4096, 2), 1, "float16", 4096),
+    (tr.global_avg_pool2d, (1, 1000, 1000, 2), 0.1, "float32", 0.1),
+    (tr.global_avg_pool2d, (1, 100, 100, 2), 10, "float16", 10),
+    (lambda x: tr.avg_pool2d(x, 1000), (1, 1000, 1000, 2), 0.1, "float32", 0.1),
+    (lambda x: tr.avg_pool2d(x, 100), (1, 100, 100, 2), 10, "float16", 10),
+    (lambda x: tr.softmax(x, 0) * 1e6, (10**6, 2), 0.1, "float32", 1),
+    (lambda x: tr.log_softmax(x, 0), (10**6, 2), 0, "float32", -numpy.log(1e6)),
+    (lambda x: tr.softmax(x), (10_000,), 0, "float16", 1e-4),
+])
+def test_sums_keep_their_accuracy_in_every_dtype_and_along_every_axis(xp, fn, shape, value, dtype, expected):
+    tolerance = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-13}[dtype]
+    out = fn(constant(xp, shape, value, dtype))
+    assert out.dtype == dtype
+    numpy.testing.assert_allclose(out.numpy().astype("float64"), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("shape, dtype, expected", [
+    ((32, 32, 32, 8), "float16", 327.68), ((256, 112, 112, 2), "float32", 32112.64)])
+def test_gradients_of_a_bias_keep_their_accuracy(xp, shape, dtype, expected):
+    bias = constant(xp, shape[-1], 0, dtype)
+    (tr.Tensor(xp.zeros(shape, dtype)) + bias).backward(xp.full(shape, 0.01, dtype))
+    tolerance = 1e-3 if dtype == "float16" else 1e-5
+    numpy.testing.assert_allclose(tr.backend.to_numpy(bias.grad), expected, rtol=tolerance)
+
+
+def test_gradients_of_a_value_taken_often_keep_their_accuracy(xp):
+    for dtype, count in ("float16", 4096), ("float32", 10**6):
+        x = constant(xp, 2, 0, dtype)
+        (x[xp.zeros(count, int)] * 0.25).sum().backward()
+        assert x.grad.tolist() == [count / 4, 0]
+        x = constant(xp, 2, 0, dtype)
+        x[xp.zeros(count, int)].backward(xp.full(count, 0.1, dtype))
+        assert float(x.grad[0]) == pytest.approx(count / 10, rel=1e-3 if dtype == "float16" else 1e-6)
+
+
+def test_short_sums_are_numpys_own_to_the_bit(xp):
+    x = random(xp, 4, 8, 8, 6).astype("float32")
+    assert (tr.global_avg_pool2d(x).data == x.data.sum(axis=(1, 2)) * (1 / 64)).all()
+    assert (tr.sum(x[0], (0, 1)).data == x.data[0].sum(axis=(0, 1))).all()
+
+
+@pytest.mark.parametrize("fn", [
+    lambda x: tr.sum(x * 1e38), lambda x: tr.exp(x * 100), lambda x: tr.log(x - 10), lambda x: tr.log(x * 0),
+    lambda x: 1 / (x * 0), lambda x: tr.sqrt(x * 0), lambda x: x * 1e30 * 1e30, lambda x: (x * 1e30) ** 2,
+    lambda x: (x * 0) ** -1, lambda x: tr.astype(x * 1e30, "float16"),
+    lambda x: x.reshape(2, 2) * 1e30 @ (x.reshape(2, 2) * 1e30),
+    lambda x: tr.conv2d(x.reshape(1, 2, 2, 1) * 1e30, x.reshape(2, 2, 1, 1) * 1e30)])
+def test_numpys_warnings_do_not_reach_the_user(fn):
+    """pyproject.toml makes errors of warnings. Who asks NumPy for errors gets them."""
+    x = constant(numpy, 4, 8)
+    out = fn(x)
+    out.backward(numpy.ones(out.shape, out.dtype))
+    with pytest.raises(FloatingPointError), numpy.errstate(all="raise"):
+        fn(x).backward(numpy.ones(out.shape, out.dtype))
+
+
+def test_the_mean_over_pixels_of_no_images_is_empty(xp):
+    for fn in tr.global_avg_pool2d, lambda x: tr.max(x, (1, 2)), lambda x: tr.mean(x, (1, 2)):
+        x = constant(xp, (0, 2, 2, 3), 0)
+        out = fn(x)
+        out.backward(xp.zeros((0, 3), "float32"))
+        assert out.shape == (0, 3) and x.grad.shape == x.shape

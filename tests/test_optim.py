@@ -201,3 +201,37 @@ def test_one_cycle_goes_up_a_line_and_down_to_nearly_zero():
     expected = [0.125, 0.25, 0.375, 0.5, 0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12]
     numpy.testing.assert_allclose([rate(step) for step in range(10)], expected)
     assert one_cycle(0.5, 1)(0) == 0.5
+
+
+def test_nesterov_against_its_formula(xp):
+    w = tr.Tensor(xp.array([1.0, -2.0]), requires_grad=True)
+    optimizer = SGD([w], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    expected, velocity, data = numpy.array([1.0, -2.0]), numpy.zeros(2), w.data
+    for _ in range(4):
+        tr.sum(w * w * w).backward()
+        optimizer.step()
+        gradient = 3 * expected**2 + 0.01 * expected
+        velocity = 0.9 * velocity + gradient
+        expected = expected - 0.1 * (gradient + 0.9 * velocity)
+        numpy.testing.assert_allclose(w.numpy(), expected, rtol=1e-14)
+    assert w.data is data
+    with pytest.raises(ValueError, match="SGD: nesterov=True needs a momentum"):
+        SGD([w], lr=0.1, momentum=0, nesterov=True)
+
+
+def test_clip_grad_norm_(xp):
+    a, b, unused, spent = (tr.Tensor(xp.ones(2, "float32"), requires_grad=True) for _ in range(4))
+    spent.grad = xp.full(2, 100, "float32")
+    spent.data += 1
+    tr.sum(a * 3 + b * 4).backward()
+    norm = 50 ** 0.5
+    assert tr.optim.clip_grad_norm_([a, b, unused, spent], 10) == pytest.approx(norm)
+    assert a.grad.tolist() == [3, 3]
+    assert tr.optim.clip_grad_norm_(iter([a, b, unused]), 1) == pytest.approx(norm)
+    numpy.testing.assert_allclose(tr.backend.to_numpy(a.grad), 3 / norm, rtol=1e-6)
+    numpy.testing.assert_allclose(tr.backend.to_numpy(b.grad), 4 / norm, rtol=1e-6)
+    assert a.grad.dtype == "float32" and unused.grad is None
+    SGD([a, b], lr=1, momentum=0).step()
+    numpy.testing.assert_allclose(a.numpy(), 1 - 3 / norm, rtol=1e-6)
+    with pytest.raises(ValueError, match="clip_grad_norm_: max_norm 0"):
+        tr.optim.clip_grad_norm_([a], 0)

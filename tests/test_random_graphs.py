@@ -149,7 +149,7 @@ def avg_pool2d(graph: Graph, i: int) -> tuple | None:
     if x.ndim != 4:
         return None
     size = int(graph.rng.integers(1, min(x.shape[1:3]) + 1))
-    return lambda x: tr.avg_pool2d(x, size), i
+    return lambda x: tr.ops.avg_pool2d(x, size), i
 
 
 def conv2d(graph: Graph, i: int) -> tuple | None:
@@ -203,6 +203,17 @@ def largest(graph: Graph, i: int) -> tuple | None:
     return reduction(tr.max)(graph, i) if x.size and far_apart(x) else None
 
 
+def smallest(graph: Graph, i: int) -> tuple | None:
+    x = graph.nodes[i].data
+    return reduction(tr.min)(graph, i) if x.size and far_apart(x) else None
+
+
+def along_new_axis(graph: Graph, i: int) -> tuple | None:
+    ndim = graph.nodes[i].ndim
+    axis = int(graph.rng.integers(-ndim - 1, ndim + 1))
+    return lambda x: tr.unsqueeze(x, axis), i
+
+
 def along_axis(function: Callable[[tr.Tensor, int], tr.Tensor]) -> Callable:
     def step(graph: Graph, i: int) -> tuple | None:
         ndim = graph.nodes[i].ndim
@@ -237,12 +248,73 @@ def joined(function: Callable[..., tr.Tensor], new_axis: int) -> Callable:
     return step
 
 
-def max_pool2d(graph: Graph, i: int) -> tuple | None:
-    x = graph.nodes[i]
-    if x.ndim != 4 or not far_apart(x.data):
+def like(function: Callable[[tr.Tensor, tr.Tensor], tr.Tensor]) -> Callable:
+    """With a new leaf of its shape."""
+    return lambda graph, i: (function, i, graph.leaf(graph.nodes[i].shape))
+
+
+def minimum(graph: Graph, i: int) -> tuple | None:
+    step = maximum(graph, i)
+    return step and (tr.minimum, *step[1:])
+
+
+def where(graph: Graph, i: int) -> tuple | None:
+    function, i, j = binary(lambda a, b: a, minimum=-1)(graph, i)
+    condition = graph.rng.random(graph.nodes[i].shape) < 0.5
+    return lambda a, b: tr.where(condition, a, b), i, j
+
+
+def power_of_tensors(graph: Graph, i: int) -> tuple | None:
+    x = graph.nodes[i].data
+    exponent = graph.leaf(x.shape[-1:])
+    positive = x.size and x.min() > 0.2
+    return (lambda a, b: a ** b) if positive else (lambda a, b: 1.5 ** a * b), i, exponent
+
+
+def spread(function: Callable[..., tr.Tensor]) -> Callable:
+    """Over axes that have two values or more, which differ."""
+    def step(graph: Graph, i: int) -> tuple | None:
+        x = graph.nodes[i].data
+        axes = tuple(axis for axis in range(x.ndim) if graph.rng.random() < 0.7)
+        if numpy.prod([x.shape[axis] for axis in axes], initial=1) < 2 or not (x.std(axis=axes) > 0.1).all():
+            return None
+        keepdims, correction = bool(graph.rng.integers(2)), int(graph.rng.integers(2))
+        return lambda x: function(x, axes, keepdims, correction), i
+    return step
+
+
+def flatten(graph: Graph, i: int) -> tuple | None:
+    first, last = sorted(int(axis) for axis in graph.rng.integers(0, max(graph.nodes[i].ndim, 1), 2))
+    return lambda x: tr.flatten(x, first, last), i
+
+
+def part(graph: Graph, i: int) -> tuple | None:
+    x, rng = graph.nodes[i], graph.rng
+    if not x.ndim:
         return None
-    size = int(graph.rng.integers(1, min(x.shape[1:3]) + 1))
-    return lambda x: tr.max_pool2d(x, size), i
+    axis = int(rng.integers(-x.ndim, x.ndim))
+    return lambda x: tr.split(x, 2, axis)[-1], i
+
+
+def any_pool(function: Callable[..., tr.Tensor]) -> Callable:
+    def step(graph: Graph, i: int) -> tuple | None:
+        x, rng = graph.nodes[i], graph.rng
+        if x.ndim != 4 or not far_apart(x.data):
+            return None
+        size = [int(rng.integers(1, side + 1)) for side in x.shape[1:3]]
+        stride = tuple(map(int, rng.integers(1, 3, 2)))
+        padding = [int(rng.integers(0, side // 2 + 1)) for side in size]
+        return lambda x: function(x, size, stride, padding), i
+    return step
+
+
+def cross_entropy(graph: Graph, i: int) -> tuple | None:
+    x, rng = graph.nodes[i], graph.rng
+    if x.ndim != 2:
+        return None
+    labels, smoothing = rng.integers(0, x.shape[1], x.shape[0]), float(rng.random())
+    labels[1:][rng.random(len(x) - 1) < 0.3] = -100
+    return lambda x: tr.cross_entropy(x, labels, smoothing), i
 
 
 OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
@@ -257,12 +329,18 @@ OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "sqrt": unary(tr.sqrt, lambda x: bool((x > 0.1).all())), "abs": unary(tr.abs, far_from_zero),
     "tanh": unary(tr.tanh), "sigmoid": unary(tr.sigmoid), "clip": clip, "maximum": maximum, "max": largest,
     "softmax": along_axis(tr.softmax), "log_softmax": along_axis(tr.log_softmax), "getitem": getitem,
-    "concatenate": joined(tr.concatenate, 0), "stack": joined(tr.stack, 1), "max_pool2d": max_pool2d,
+    "any_avg_pool2d": any_pool(tr.avg_pool2d), "min": smallest, "minimum": minimum, "where": where,
+    "power_of_tensors": power_of_tensors, "var": spread(tr.var), "std": spread(tr.std),
+    "squeeze": unary(tr.squeeze), "unsqueeze": along_new_axis, "flatten": flatten, "split": part,
+    "mse_loss": like(tr.mse_loss), "cross_entropy": cross_entropy,
+    "concatenate": joined(tr.concatenate, 0), "stack": joined(tr.stack, 1),
+    "max_pool2d": any_pool(tr.max_pool2d),
 }
 
 
 def test_every_operation_is_among_them():
-    for module in tr.ops, tr.arithmetic, tr.conv, tr.extras.functions:
+    extras = [tr.extras.functions, tr.extras.shaping, tr.extras.pooling, tr.extras.losses]
+    for module in tr.ops, tr.arithmetic, tr.conv, *extras:
         public = {name for name, value in inspect.getmembers(module, inspect.isfunction)
                   if value.__module__ == module.__name__ and not name.startswith("_")}
         assert public - {"output_size", "unbroadcast", "operation_of_two"} <= OPERATIONS.keys()

@@ -7,9 +7,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "tinyres"
 
 # The order of reading and of importing: each imports only from those before it. Folders are skipped.
-CORE = ["support.context", "support.gpu", "backend", "kernel", "support.tensor_checks", "extras.methods",
-        "tensor", "support.operation_checks", "arithmetic", "ops", "conv", "gradcheck", "extras.functions",
-        "support.layer_checks", "support.generators", "module", "extras.layers", "nn", "models", "optim"]
+CORE = ["support.context", "support.gpu", "backend", "kernel", "support.numerics", "support.names",
+        "support.tensor_checks", "extras.methods", "tensor", "support.operation_checks", "arithmetic", "ops",
+        "conv", "support.differences", "gradcheck", "support.extra_checks", "extras.functions",
+        "extras.shaping", "extras.pooling", "extras.losses", "support.layer_checks", "support.generators",
+        "module", "extras.layers", "nn", "models", "optim"]
 READ = [name for name in CORE if "." not in name]  # the files at the top
 ROOMS = ["support", "fast", "plot", "datasets", "distributed", "training", "pretrained", "theory",
          "lessons", "cli", "experiments"]

@@ -274,7 +274,8 @@ def test_shapes_that_do_not_broadcast(xp, op):
         op(random(xp, 2, 3), random(xp, 2))
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((3,), (3, 2)), ((2, 3), (3,))])
+@pytest.mark.parametrize("shapes", [((2, 3), (2, 3)), ((2,), (3, 2)), ((2, 3), (2,)), ((), (2,)),
+                                    ((2,), (3,)), ((), (2, 2))])
 def test_matmul_of_wrong_shapes(xp, shapes):
     with pytest.raises(ValueError, match="matmul: shapes .* do not fit"):
         random(xp, *shapes[0]) @ random(xp, *shapes[1])
@@ -301,9 +302,37 @@ def test_operands_that_are_no_numbers(value):
         tr.Tensor(1.0) + value
 
 
-def test_power_of_a_tensor_is_refused():
-    with pytest.raises(TypeError, match="number as exponent"):
-        tr.Tensor(1.0) ** tr.Tensor(2.0)
+def test_what_is_no_number_is_no_exponent():
+    with pytest.raises(TypeError, match="number, an array or a Tensor as exponent, got str"):
+        tr.Tensor(1.0) ** "2"
+    with pytest.raises(TypeError, match="power.*: expected a Tensor"):
+        tr.Tensor(1.0) ** None
+
+
+def test_exponents_may_be_tensors_and_arrays(xp):
+    a = tr.Tensor(xp.abs(random(xp, 3, 2).data) + 0.1, requires_grad=True)
+    b, constants = random(xp, 2, seed=1), xp.array([0.5, 3.0])
+    A, B, C = a.numpy().copy(), b.numpy().copy(), numpy.array([0.5, 3.0])
+    for fn, expected in ((lambda a, b: a ** b, A ** B), (lambda a, b: 2 ** b + 0 * a, 2 ** B + 0 * A),
+                         (lambda a, b: a ** constants + 0 * b, A ** C),
+                         (lambda a, b: constants ** b + 0 * a, C ** B + 0 * A)):
+        numpy.testing.assert_allclose(fn(a, b).numpy(), expected, rtol=1e-13)
+        assert tr.gradcheck(fn, a, b) < 1e-6
+    zero, exponent = tr.Tensor(xp.zeros(3), requires_grad=True), tr.Tensor(xp.array([0.0, 1.0, 2.0]), True)
+    (zero ** exponent).sum().backward()  # as in PyTorch
+    assert zero.grad.tolist() == [0, 1, 0] and exponent.grad.tolist() == [0, 0, 0]
+    assert (2 ** tr.Tensor([1.0, 3.0])).dtype == "float32"
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3,)), ((3,), (3, 2)), ((3,), (3,)), ((5, 2, 3), (3,)),
+                                    ((3,), (5, 3, 2)), ((1,), (1,))])
+def test_matmul_of_vectors(xp, shapes):
+    a, b = random(xp, *shapes[0]), random(xp, *shapes[1], seed=1)
+    for fn in tr.matmul, operator.matmul:
+        out = fn(a, b).numpy()
+        assert out.shape == (a.numpy() @ b.numpy()).shape
+        numpy.testing.assert_allclose(out, a.numpy() @ b.numpy(), rtol=1e-12, atol=1e-14)
+        assert tr.gradcheck(fn, a, b) < 1e-6
 
 
 def test_backward_needs_a_graph(xp):
@@ -435,3 +464,77 @@ def test_the_first_argument_of_an_operation_may_be_named(xp):
         tr.relu()
     with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
         tr.relu(y=x)
+
+
+class Counted:
+    """weights * x, which counts its evaluations, and whose gradient is off by `wrong`."""
+
+    def __init__(self, weights, wrong):
+        self.weights, self.wrong, self.calls = weights, wrong, 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return tr.operation(lambda x: (x * self.weights, lambda g: g * (self.weights + self.wrong)))(x)
+
+
+def test_gradcheck_measures_entry_by_entry():
+    weights = numpy.array([1e4, 1e-2, 1e4])
+    x = numpy.array([1.0, 2.0, 3.0])
+    assert tr.gradcheck(Counted(weights, 0), x) < 1e-6
+    for wrong in [0, 1e-2, 0], [0, -1e-2, 0]:
+        assert tr.gradcheck(Counted(weights, numpy.array(wrong)), x) > 1e-4
+    assert tr.gradcheck(Counted(weights, numpy.array([0, numpy.nan, 0])), x) == numpy.inf
+
+
+def test_gradcheck_first_tries_one_random_direction():
+    x = numpy.linspace(1, 2, 50)
+    right, wrong = Counted(numpy.ones(50), 0), Counted(numpy.ones(50), 0.1)
+    assert tr.gradcheck(right, x) < 1e-6 and right.calls == 2 + 2 + 2 * 50
+    assert tr.gradcheck(wrong, x) > 0.01 and wrong.calls == 2 + 2
+    right.calls = 0
+    assert tr.gradcheck(right, x, fast_mode=True) < 1e-6 and right.calls == 2 + 2
+
+
+@pytest.mark.parametrize("evaluation", [3, 4, 5, 8])
+def test_gradcheck_leaves_its_input_as_it_was_if_the_function_raises(xp, evaluation):
+    x, calls = random(xp, 2, 3), []
+    before = x.numpy().copy()
+
+    def fails(x):
+        calls.append(x)
+        if len(calls) == evaluation:
+            raise ZeroDivisionError
+        return tr.exp(x)
+
+    with pytest.raises(ZeroDivisionError):
+        tr.gradcheck(fails, x)
+    assert (x.numpy() == before).all()
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("make", [numpy.asmatrix, numpy.ma.masked_less, lambda x: numpy.ma.array(x)])
+def test_subclasses_of_arrays_are_refused(make):
+    array = make(numpy.eye(2), 0.5) if make is numpy.ma.masked_less else make(numpy.eye(2))
+    w, integers = random(numpy, 2, 2), array.astype(int)
+    for use in (tr.Tensor, lambda x: w * x, lambda x: w @ x, lambda x: (w * 2).backward(x),
+                lambda x: setattr(w, "data", x), lambda x: tr.concatenate([w, x])):
+        for values in array, integers:
+            with pytest.raises(TypeError, match="a subclass of it with rules of its own"):
+                use(values)
+
+
+def test_a_file_in_memory_is_an_array(tmp_path):
+    array = numpy.memmap(tmp_path / "x", "float64", "w+", shape=2)
+    x = tr.Tensor(array)
+    assert type(x.data) is numpy.ndarray and numpy.shares_memory(x.data, array)
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", "<f4", ">i4"])
+def test_the_byte_order_of_a_file_does_not_matter(dtype):
+    array = numpy.array([1, 2], dtype)
+    native = {"i": "float32"}.get(numpy.dtype(dtype).kind, numpy.dtype(dtype).newbyteorder("="))
+    x = tr.Tensor(array, requires_grad=True)
+    (x * x).backward(array.astype(array.dtype.newbyteorder(">")) if array.dtype.kind == "f" else [1.0, 2.0])
+    assert x.dtype == x.grad.dtype == native and x.dtype.isnative and x.grad.tolist() == [2, 8]
+    x.data = array
+    assert x.dtype.isnative and (x * array).numpy().tolist() == [1, 4]

@@ -5,26 +5,30 @@
 README.md beside this file says in which order to read, and what lies in each folder.
 """
 from . import backend, kernel, models, nn, optim
-from .arithmetic import matmul
 from .conv import conv2d
 from .extras.functions import (
     abs,  # noqa: F401
     astype,
     clip,
-    concatenate,
     log_softmax,
+    matmul,
     max,  # noqa: F401
-    max_pool2d,
     maximum,
+    min,  # noqa: F401
+    minimum,
     sigmoid,
     softmax,
     sqrt,
-    stack,
+    std,
     tanh,
+    var,
+    where,
 )
+from .extras.losses import cross_entropy, mse_loss
+from .extras.pooling import avg_pool2d, max_pool2d
+from .extras.shaping import concatenate, flatten, split, squeeze, stack, unsqueeze
 from .gradcheck import gradcheck
 from .ops import (
-    avg_pool2d,
     exp,
     global_avg_pool2d,
     log,
@@ -36,6 +40,7 @@ from .ops import (
     sum,  # noqa: F401
     transpose,
 )
+from .support import names
 from .tensor import Tensor, no_grad, operation
 
 # isort: split
@@ -48,11 +53,14 @@ __version__ = "0.2.0"
 backend.plain = kernel.plain  # type: ignore[attr-defined]
 models.pretrained = pretrained.pretrained  # type: ignore[attr-defined]
 
-# `from tinyres import *` leaves Python's own sum, max and abs alone
+# `from tinyres import *` leaves Python's own sum, max, min and abs alone
 __all__ = [
-    "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d", "datasets",
-    "distributed", "exp", "fast", "global_avg_pool2d", "gradcheck", "kernel", "load", "log", "log_softmax",
-    "matmul", "max_pool2d", "maximum", "mean", "models", "nn", "no_grad", "operation", "optim", "pad",
-    "plot", "predict", "relu", "reshape", "save", "sigmoid", "softmax", "softmax_cross_entropy", "sqrt",
-    "stack", "tanh", "theory", "training", "transpose",
+    "Tensor", "accuracy", "astype", "avg_pool2d", "backend", "clip", "concatenate", "conv2d",
+    "cross_entropy", "datasets", "distributed", "exp", "fast", "flatten", "global_avg_pool2d", "gradcheck",
+    "kernel", "load", "log", "log_softmax", "matmul", "max_pool2d", "maximum", "mean", "minimum", "models",
+    "mse_loss", "nn", "no_grad", "operation", "optim", "pad", "plot", "predict", "relu", "reshape", "save",
+    "sigmoid", "softmax", "softmax_cross_entropy", "split", "sqrt", "squeeze", "stack", "std", "tanh",
+    "theory", "training", "transpose", "unsqueeze", "var", "where",
 ]
+
+__getattr__, __dir__ = names.of_module("tinyres", [*__all__, "abs", "max", "min", "sum"])

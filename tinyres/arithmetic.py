@@ -14,6 +14,7 @@ from .kernel import kernel
 from .support import operation_checks as checks
 from .support import tensor_checks
 from .support.context import operations
+from .support.numerics import quietly, total
 from .tensor import Formula, Tensor, operation, sum_of_two
 
 FormulaOfTwo = tuple[Array, Callable[[Array], Array], Callable[[Array], Array]]
@@ -30,7 +31,9 @@ def operation_of_two(formula: Callable[[Array, Array], FormulaOfTwo],
     def on_tensors(a: object, b: object) -> Tensor:
         a, b = checks.operands(formula.__name__, a, b)
         check_shapes(formula.__name__, a, b)
-        out, of_a, of_b = tensor_checks.formula(formula.__name__, formula(a.data, b.data), 2)
+        with quietly():
+            result = formula(a.data, b.data)
+        out, of_a, of_b = tensor_checks.formula(formula.__name__, result, 2)
         gradient_of_a, gradient_of_b = _of_operand(a, of_a), _of_operand(b, of_b)
 
         def vjp(g: Array) -> tuple[Array | None, Array | None]:
@@ -55,7 +58,7 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
         return gradient
     extra = gradient.ndim - len(shape)
     repeated = tuple(extra + i for i, size in enumerate(shape) if size != gradient.shape[extra + i])
-    return gradient.sum(axis=tuple(range(extra)) + repeated, keepdims=True).reshape(shape)
+    return total(gradient, (*range(extra), *repeated)).reshape(shape)
 
 
 @operation_of_two

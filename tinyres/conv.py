@@ -14,6 +14,7 @@ from __future__ import annotations
 from .backend import Array, xp_of
 from .kernel import kernel
 from .support import operation_checks as checks
+from .support.numerics import quietly
 from .tensor import Tensor
 
 Pair = tuple[int, int]  # (vertical, horizontal)
@@ -32,7 +33,8 @@ def conv2d(x: Tensor, w: Tensor, stride: int | Pair = 1, padding: int | Pair = 0
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
         return convolution_gradients(g, x.data, w.data, s, p, (x.requires_grad, w.requires_grad))
 
-    return Tensor(convolve(x.data, w.data, s, p), parents=(x, w), vjp=vjp)
+    with quietly():
+        return Tensor(convolve(x.data, w.data, s, p), parents=(x, w), vjp=vjp)
 
 
 @kernel

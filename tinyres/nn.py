@@ -8,16 +8,19 @@ import numpy
 from numpy.random import Generator, default_rng
 
 from . import backend
-from .conv import conv2d
+from .conv import Pair, conv2d
 from .extras.layers import BatchNorm2d, Dropout, Sequential
 from .kernel import kernel
 from .module import Module
 from .ops import avg_pool2d, pad, relu
 from .support import layer_checks as checks
+from .support import names
+from .support.operation_checks import pair
 from .tensor import Tensor
 
 __all__ = ["BatchNorm2d", "Conv2d", "Dropout", "Linear", "Module", "RandomProjection", "ResidualBlock",
            "Sequential"]
+__getattr__, __dir__ = names.of_module("tinyres.nn", __all__)
 
 
 def _normal(shape: tuple[int, ...], std: float, rng: Generator | None,
@@ -35,16 +38,18 @@ def _zeros(size: int) -> Tensor:
 class Conv2d(Module):
     """Convolution, (N, H, W, in_channels) -> (N, OH, OW, out_channels).
 
-    kernel_size: side k of the square kernel; stride, padding: pixels, as in `tr.conv2d`. bias: whether to add
-    one, which starts at 0, to each channel; the paper has none.
-    std: standard deviation of the initial weights; default 1 / (k sqrt(out_channels)) (paper, section 4.1).
+    kernel_size: side k of the square kernel, or (vertical, horizontal); stride, padding: pixels, as in
+    `tr.conv2d`. bias: whether to add one, which starts at 0, to each channel; the paper has none.
+    std: standard deviation of the initial weights; default 1 / (k sqrt(out_channels)) (paper, section 4.1),
+    where k is the root of the number of pixels in the kernel.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
-                 padding: int = 0, *, bias: bool = False, std: float | None = None,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | Pair, stride: int | Pair = 1,
+                 padding: int | Pair = 0, *, bias: bool = False, std: float | None = None,
                  rng: Generator | None = None) -> None:
-        std = 1 / (kernel_size * out_channels**0.5) if std is None else std
-        self.weight = _normal((kernel_size, kernel_size, in_channels, out_channels), std, rng)
+        KH, KW = pair("Conv2d: kernel_size", kernel_size, 1)
+        std = 1 / ((KH * KW) ** 0.5 * out_channels**0.5) if std is None else std
+        self.weight = _normal((KH, KW, in_channels, out_channels), std, rng)
         self.bias = _zeros(out_channels) if bias else None
         self.stride, self.padding = stride, padding
 
@@ -56,15 +61,17 @@ class Conv2d(Module):
 class Linear(Module):
     """x @ weight + bias, (..., in_features) -> (..., out_features).
 
-    Weights start N(0, 1 / in_features), biases at 0.
+    Weights start N(0, 1 / in_features), biases at 0; bias=False: without any.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, rng: Generator | None = None) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True,
+                 rng: Generator | None = None) -> None:
         self.weight = _normal((in_features, out_features), in_features**-0.5, rng)
-        self.bias = _zeros(out_features)
+        self.bias = _zeros(out_features) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        out = x @ self.weight
+        return out if self.bias is None else out + self.bias
 
 
 class RandomProjection(Module):

@@ -12,6 +12,7 @@ from .extras.methods import Axes
 from .kernel import kernel
 from .support import operation_checks as checks
 from .support.context import operations
+from .support.numerics import total, wide
 from .tensor import Formula, Tensor, operation
 
 
@@ -42,7 +43,7 @@ def relu_gradient(g: Array, y: Array) -> Array:
 
 @operation
 def relu(x: Array) -> Formula:
-    """max(x, 0) elementwise, with derivative 0 at 0."""
+    """max(x, 0) elementwise; its derivative is 0 at 0 and at nan, where PyTorch's is 1: kernels ask y > 0."""
     y = rectify(x)
     return y, lambda g: relu_gradient(g, y)
 
@@ -63,8 +64,8 @@ def transpose(x: Array, axes: Sequence[int] | None = None) -> Formula:
 
 
 @operation
-def pad(x: Array, pad_width: Sequence[tuple[int, int]]) -> Formula:
-    """Zeros around x: pad_width[i] = (before, after) of axis i, as numpy.pad; ValueError otherwise."""
+def pad(x: Array, pad_width: int | Sequence[tuple[int, int]]) -> Formula:
+    """Zeros around x: pad_width[i] = (before, after) of axis i, or one number; ValueError otherwise."""
     pairs = checks.pad_width(pad_width, x)
     inside = tuple(slice(before, before + size) for (before, _), size in zip(pairs, x.shape, strict=True))
     shape = [before + size + after for (before, after), size in zip(pairs, x.shape, strict=True)]
@@ -76,18 +77,17 @@ def pad(x: Array, pad_width: Sequence[tuple[int, int]]) -> Formula:
 @operation
 def sum(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     """The sum over an axis, several axes, or all (None)."""
-    axis = checks.axes(axis)
-    kept = x.sum(axis=axis, keepdims=True)
+    axis = checks.axes(axis, x)
+    kept = total(x, axis)
     return kept if keepdims else kept.squeeze(axis), lambda g: _repeat(g, kept, x)
 
 
 @operation
 def mean(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     """The arithmetic mean over an axis, several axes, or all (None); ValueError over no elements."""
-    axis = checks.elements("mean", x, axis)
-    kept = x.sum(axis=axis, keepdims=True)
-    scale = kept.size / x.size
-    return (kept if keepdims else kept.squeeze(axis)) * scale, lambda g: _repeat(g * scale, kept, x)
+    axis, count = checks.elements("mean", x, axis)
+    kept = total(x, axis, 1 / count)
+    return kept if keepdims else kept.squeeze(axis), lambda g: _repeat(g * (1 / count), kept, x)
 
 
 def _repeat(g: Array, kept: Array, x: Array) -> Array:
@@ -102,14 +102,14 @@ def avg_pool2d(x: Array, size: int) -> Formula:
     Rows and columns that fill no whole window are left out. Raises ValueError for an x without four axes, or
     a size that is not an integer from 1 to the image's side.
     """
-    checks.window("avg_pool2d", size, x)
+    size = checks.window("avg_pool2d", size, x)
     xp, (N, H, W, C) = xp_of(x), x.shape
 
     def windows(image: Array) -> Array:
         inside = image[:, :H // size * size, :W // size * size]
         return inside.reshape(N, H // size, size, W // size, size, C)
 
-    out = xp.zeros((N, H // size, W // size, C), x.dtype)
+    out = xp.zeros((N, H // size, W // size, C), wide(x.dtype, size**2))
     for i in range(size):
         for j in range(size):
             out += windows(x)[:, :, i, :, j]
@@ -120,7 +120,7 @@ def avg_pool2d(x: Array, size: int) -> Formula:
         windows(grad)[...] = (g / size**2)[:, :, None, :, None]
         return grad
 
-    return out, gradient
+    return out.astype(x.dtype, copy=False), gradient
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     xp, N = xp_of(logits), len(labels)
     rows = xp.arange(N)
     shifted = logits - logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
-    log_total = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
+    log_total = xp.log(total(xp.exp(shifted), 1))
 
     def gradient(g: Array) -> Array:
         softmax = xp.exp(shifted - log_total)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy
@@ -10,7 +11,11 @@ from . import backend
 from .backend import Array
 from .kernel import kernel
 from .support import layer_checks as checks
+from .support import names
 from .tensor import Tensor
+
+__all__ = ["Adam", "Optimizer", "SGD", "clip_grad_norm_", "exponential_decay", "one_cycle", "step_decay"]
+__getattr__, __dir__ = names.of_module("tinyres.optim", __all__)
 
 
 class Optimizer:
@@ -84,14 +89,19 @@ class SGD(Optimizer):
     """Stochastic gradient descent: v = momentum v + gradient + weight_decay w, then w -= lr v (as in
     PyTorch).
 
+    nesterov: w -= lr (gradient + weight_decay w + momentum v) instead, with the new v (Nesterov's momentum).
     Parameters without a gradient are left alone. Raises ValueError as `Optimizer` does, and for momentum
-    outside [0, 1) or weight_decay < 0; `step` raises RuntimeError if no parameter has a gradient.
+    outside [0, 1), nesterov without momentum or weight_decay < 0; `step` raises RuntimeError if no parameter
+    has a gradient.
     """
 
     def __init__(self, parameters: Iterable[Tensor], lr: float, momentum: float = 0.9,
-                 weight_decay: float = 0.0) -> None:
+                 weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(parameters, lr)
         self.momentum = checks.fraction("SGD: momentum", momentum)
+        if nesterov and not self.momentum:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0")
+        self.nesterov = nesterov
         self.weight_decay = checks.not_negative("SGD: weight_decay", weight_decay)
         self.velocities = self.zeros("velocity")
 
@@ -100,7 +110,13 @@ class SGD(Optimizer):
         checks.gradients(self.name, self.parameters)
         moved = [(p.data, p.grad, v) for p, v in zip(self.parameters, self.velocities, strict=True)
                  if p.grad is not None]
-        sgd_update(*zip(*moved, strict=True), float(self.lr), self.momentum, self.weight_decay)
+        if not self.nesterov:
+            sgd_update(*zip(*moved, strict=True), float(self.lr), self.momentum, self.weight_decay)
+            return
+        for w, gradient, v in moved:
+            decayed = gradient + self.weight_decay * w
+            v[...] = self.momentum * v + decayed
+            w -= float(self.lr) * (decayed + self.momentum * v)
 
 
 class Adam(Optimizer):
@@ -133,6 +149,21 @@ class Adam(Optimizer):
             m += (1 - self.betas[0]) * (gradient - m)
             s += (1 - self.betas[1]) * (gradient**2 - s)
             p.data -= float(self.lr) * (m / corrections[0]) / ((s / corrections[1]) ** 0.5 + self.eps)
+
+
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor, in place, so that the norm of all their numbers together is at most
+    max_norm; call it between `backward` and `step`. Returns the norm before, as in PyTorch.
+
+    Parameters whose gradient is None or spent do not count. Raises ValueError for max_norm <= 0.
+    """
+    max_norm = checks.positive("clip_grad_norm_: max_norm", max_norm)
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
+    gradients: list[Array] = [p.grad for p in parameters if not p.is_spent()]
+    norm = math.fsum(float((g.astype("float64") ** 2).sum()) for g in gradients) ** 0.5
+    for gradient in gradients if norm > max_norm else []:
+        gradient *= max_norm / (norm + 1e-6)
+    return norm
 
 
 def step_decay(lr: float, drops: Sequence[int], factor: float = 0.1) -> Callable[[int], float]:

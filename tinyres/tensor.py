@@ -19,8 +19,10 @@ from . import backend
 from .backend import Array
 from .extras.methods import Methods
 from .kernel import kernel
+from .support import names
 from .support import tensor_checks as checks
 from .support.context import no_grad, operations, recording
+from .support.numerics import quietly
 
 __all__ = ["Node", "Tensor", "no_grad", "operation"]
 
@@ -69,7 +71,7 @@ class Tensor(Methods):
     @data.setter
     def data(self, data: Array) -> None:
         checks.unchanged(self.node)
-        self._data, self.version = data, self.version + 1
+        self._data, self.version = checks.float_array(data), self.version + 1
 
     @property
     def grad(self) -> Array | None:
@@ -113,7 +115,8 @@ class Tensor(Methods):
     def __rtruediv__(self, other: object) -> Tensor: return operations.divide(other, self)
     def __matmul__(self, other: object) -> Tensor: return operations.matmul(self, other)
     def __rmatmul__(self, other: object) -> Tensor: return operations.matmul(other, self)
-    def __pow__(self, exponent: float) -> Tensor: return operations.power(self, exponent)
+    def __pow__(self, other: object) -> Tensor: return operations.power(self, other)
+    def __rpow__(self, other: object) -> Tensor: return operations.power(other, self)
     def __neg__(self) -> Tensor: return operations.multiply(self, -1.0)
 
 
@@ -141,7 +144,8 @@ class Node:
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
         """What the vjp returns, one gradient for each parent; TypeError if it does not."""
         checks.parents_unchanged(self)
-        gradients = self.vjp(g)
+        with quietly():
+            gradients = self.vjp(g)
         checks.gradients(gradients, self)
         return gradients
 
@@ -172,9 +176,12 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
         x, *rest = arguments or checks.by_name(formula, named)
+        names.keywords(name, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
-        out, gradient_of_x = checks.formula(name, formula(x.data, *rest, **named), 1)
+        with quietly():
+            result = formula(x.data, *rest, **named)
+        out, gradient_of_x = checks.formula(name, result, 1)
 
         def vjp(g: Array) -> tuple[Array]:
             return (gradient_of_x(g),)

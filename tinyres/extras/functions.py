@@ -6,13 +6,18 @@ PyTorch's, and the docstring says which.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
-from ..arithmetic import FormulaOfTwo, operation_of_two
+from .. import arithmetic
+from ..arithmetic import FormulaOfTwo, operation_of_two, unbroadcast
 from ..backend import Array, xp_of
+from ..ops import reshape
+from ..support import extra_checks
 from ..support import operation_checks as checks
 from ..support.context import operations
+from ..support.numerics import total
 from ..tensor import Formula, Tensor, operation
 from .methods import Axes
 
@@ -26,8 +31,8 @@ def sqrt(x: Array) -> Formula:
 
 @operation
 def abs(x: Array) -> Formula:
-    """|x| elementwise, with derivative 0 at 0."""
-    return xp_of(x).abs(x), lambda g: g * xp_of(x).sign(x)
+    """|x| elementwise, with derivative 0 at 0 and at nan."""
+    return xp_of(x).abs(x), lambda g: g * ((x > 0).astype(g.dtype) - (x < 0))
 
 
 @operation
@@ -52,35 +57,55 @@ def astype(x: Array, dtype: str) -> Formula:
 
 
 @operation
-def clip(x: Array, low: float | None = None, high: float | None = None) -> Formula:
-    """x, but low where it is less and high where it is more; None is no bound. The derivative at a bound is
-    1."""
-    y = x.clip(*checks.bounds(low, high))
-    return y, lambda g: g * (y == x)
+def clip(x: Array, low: float | Array | None = None, high: float | Array | None = None) -> Formula:
+    """x, but low where it is less and high where it is more: numbers, or arrays that broadcast; None is no
+    bound. The derivative at a bound is 1. No gradient goes to the bounds."""
+    y = x.clip(*extra_checks.bounds(low, high, x))
+    return y, lambda g: unbroadcast(g * (y == x), x.shape)
 
 
 @operation_of_two
 def maximum(a: Array, b: Array) -> FormulaOfTwo:
     """The larger of a and b elementwise, with broadcasting. Where they are equal, each gets half of the
-    gradient."""
-    def to_a(g: Array) -> Array:
-        return g * ((a > b) + 0.5 * (a == b)).astype(g.dtype)
+    gradient; where one is nan, so is the result, and each gets the whole."""
+    return xp_of(a).maximum(a, b), lambda g: _share(g, a < b, a == b), lambda g: _share(g, a > b, a == b)
 
-    return xp_of(a).maximum(a, b), to_a, lambda g: g - to_a(g)
+
+@operation_of_two
+def minimum(a: Array, b: Array) -> FormulaOfTwo:
+    """The smaller of a and b elementwise, otherwise as `maximum`."""
+    return xp_of(a).minimum(a, b), lambda g: _share(g, a > b, a == b), lambda g: _share(g, a < b, a == b)
+
+
+def _share(g: Array, lost: Array, equal: Array) -> Array:
+    """g, but 0 where the operand lost and half where the two are equal."""
+    return xp_of(g).where(lost, 0, xp_of(g).where(equal, 0.5 * g, g))
 
 
 @operation
 def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
-    """The largest value over an axis, several axes, or all (None). Equal ones share the gradient evenly.
+    """The largest value over an axis, several axes, or all (None). Equal ones share the gradient evenly, and
+    so do nans, of which one makes the result nan.
 
     Raises ValueError over no elements.
     """
-    axis = checks.elements("max", x, axis)
-    kept = x.max(axis=axis, keepdims=True)
-    largest = x == kept
+    axis, _ = checks.elements("max", x, axis)
+    return _extreme(x, x.max(axis=axis, keepdims=True), axis, keepdims)
+
+
+@operation
+def min(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
+    """The smallest value over an axis, several axes, or all (None), otherwise as `max`."""
+    axis, _ = checks.elements("min", x, axis)
+    return _extreme(x, x.min(axis=axis, keepdims=True), axis, keepdims)
+
+
+def _extreme(x: Array, kept: Array, axis: Axes, keepdims: bool) -> Formula:
+    found = (x == kept) | ((x != x) & (kept != kept))
 
     def gradient(g: Array) -> Array:
-        return largest * (g.reshape(kept.shape) / largest.sum(axis=axis, keepdims=True).astype(g.dtype))
+        shares = g.reshape(kept.shape) / found.sum(axis=axis, keepdims=True)
+        return xp_of(g).where(found, shares, 0).astype(g.dtype)
 
     return kept if keepdims else kept.squeeze(axis), gradient
 
@@ -89,78 +114,92 @@ def max(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
 def softmax(x: Array, axis: int = -1) -> Formula:
     """e ** x over its sum along an axis: positive numbers that add up to 1."""
     powers = xp_of(x).exp(x - x.max(axis=axis, keepdims=True))
-    y = powers / powers.sum(axis=axis, keepdims=True)
-    return y, lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True))
+    y = powers / total(powers, axis)
+    return y, lambda g: y * (g - total(g * y, axis))
 
 
 @operation
 def log_softmax(x: Array, axis: int = -1) -> Formula:
     """log(softmax(x)) along an axis, without overflow and without log(0)."""
     xp, shifted = xp_of(x), x - x.max(axis=axis, keepdims=True)
-    y = shifted - xp.log(xp.exp(shifted).sum(axis=axis, keepdims=True))
-    return y, lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True)
+    y = shifted - xp.log(total(xp.exp(shifted), axis))
+    return y, lambda g: g - xp.exp(y) * total(g, axis)
 
 
 @operation
-def getitem(x: Array, index: Any) -> Formula:
-    """x[index], index as in NumPy: integers, slices, arrays of integers or truth values, None, or a tuple of
-    them. A value that is taken twice gets both gradients."""
-    index = checks.kept_index(index)
-    parts = index if isinstance(index, tuple) else (index,)
-    once = all(part is None or part is ... or isinstance(part, (int, slice)) for part in parts)
+def var(x: Array, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Formula:
+    """The variance over an axis, several axes, or all (None): the sum of squared distances from the mean,
+    divided by the number of values minus `correction`, so by default unbiased, as in PyTorch.
 
-    def gradient(g: Array) -> Array:
-        grad = xp_of(x).zeros(x.shape, g.dtype)
-        if once:
-            grad[index] = g
-        else:
-            xp_of(x).add.at(grad, index, g)
-        return grad
-
-    return x[index], gradient
-
-
-def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors one after the other along an axis; their other sizes must be equal, else a ValueError."""
-    parts = checks.parts("concatenate", tensors, axis)
-    xp, ends, end = xp_of(parts[0].data), [], 0
-    for x in parts[:-1]:
-        ends.append(end := end + x.shape[axis])
-    return Tensor(xp.concatenate([x.data for x in parts], axis), parents=parts,
-                  vjp=lambda g: tuple(xp.split(g, ends, axis)))
-
-
-def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Tensors of one shape beside each other along a new axis."""
-    parts = checks.parts("stack", tensors)
-    xp = xp_of(parts[0].data)
-    return Tensor(xp.stack([x.data for x in parts], axis), parents=parts,
-                  vjp=lambda g: tuple(xp.moveaxis(g, axis, 0)))
-
-
-@operation
-def max_pool2d(x: Array, size: int) -> Formula:
-    """The largest value of windows of size x size that do not overlap: (N, H, W, C) -> (N, H // size, W //
-    size, C).
-
-    Rows and columns that fill no whole window are left out. Of equal values in a window the first, row by
-    row, gets the gradient. Raises ValueError as `avg_pool2d`.
+    Raises ValueError unless there are more values than that.
     """
-    checks.window("max_pool2d", size, x)
-    xp, (N, H, W, C) = xp_of(x), x.shape
-    OH, OW = H // size, W // size
-    inside = x[:, :OH * size, :OW * size].reshape(N, OH, size, OW, size, C)
-    windows = inside.transpose(0, 1, 3, 2, 4, 5).reshape(N, OH, OW, size * size, C)
-    first = windows.argmax(axis=3)
-
-    def gradient(g: Array) -> Array:
-        grad = xp.zeros((N, H, W, C), g.dtype)
-        for i in range(size):
-            for j in range(size):
-                grad[:, i:OH * size:size, j:OW * size:size] = xp.where(first == i * size + j, g, 0)
-        return grad
-
-    return windows.max(axis=3), gradient
+    axis, kept, gradient = _variance("var", x, axis, correction)
+    return kept if keepdims else kept.squeeze(axis), lambda g: gradient(g.reshape(kept.shape))
 
 
-operations.max, operations.abs, operations.astype, operations.getitem = max, abs, astype, getitem
+@operation
+def std(x: Array, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Formula:
+    """The standard deviation, the root of `var`. Its derivative where it is 0 is 0, as in PyTorch."""
+    axis, kept, gradient = _variance("std", x, axis, correction)
+    root = xp_of(x).sqrt(kept)
+
+    def of_x(g: Array) -> Array:
+        return gradient(xp_of(g).where(root == 0, 0, g.reshape(root.shape) * (0.5 / root)))
+
+    return root if keepdims else root.squeeze(axis), of_x
+
+
+def _variance(name: str, x: Array, axis: Axes, correction: int
+              ) -> tuple[tuple[int, ...], Array, Callable[[Array], Array]]:
+    """The axes, the variance with them kept, and from its gradient to that of x."""
+    axis, count = checks.elements(name, x, axis)
+    divisor = extra_checks.divisor(name, count, correction)
+    centered = x - total(x, axis, 1 / count)
+    return axis, total(centered * centered, axis, 1 / divisor), lambda g: g * (2 / divisor) * centered
+
+
+def where(condition: Array, a: object, b: object) -> Tensor:
+    """a where the condition is true, b elsewhere, with broadcasting; one of them may be a number or an array.
+
+    condition: an array of truth values, such as x > 0. Raises TypeError for another.
+    """
+    condition = extra_checks.condition("where", condition)
+    xp = xp_of(condition)
+
+    def where(a: Array, b: Array) -> FormulaOfTwo:
+        return (xp.where(condition, a, b), lambda g: xp.where(condition, g, 0),
+                lambda g: xp.where(condition, 0, g))
+
+    return operation_of_two(where)(a, b)
+
+
+@operation_of_two
+def power_of_tensors(a: Array, b: Array) -> FormulaOfTwo:
+    """a ** b elementwise, with broadcasting."""
+    xp, y = xp_of(a), a ** b
+    return (y, lambda g: g * xp.where(b == 0, 0, b * a ** (b - 1)),
+            lambda g: g * xp.where((a == 0) & (b >= 0), 0, y * xp.log(a)))  # no 0 * inf
+
+
+def power(a: Any, b: Any) -> Tensor:
+    """a ** b, of which either may be a number, an array or a tensor."""
+    is_number = isinstance(b, (Real, str)) and isinstance(a, Tensor)
+    return arithmetic.power(a, b) if is_number else power_of_tensors(a, b)
+
+
+def matmul(a: object, b: object) -> Tensor:
+    """a (..., n, m) @ b (..., m, p): (..., n, p), with leading axes that broadcast; either may be a vector
+    (m,), as in NumPy. Raises ValueError for other shapes."""
+    a, b = checks.operands("matmul", a, b)
+    if a.ndim != 1 and b.ndim != 1:
+        return arithmetic.matmul(a, b)
+    checks.vectors("matmul", a, b)
+    matrix_a = reshape(a, (1, a.size)) if a.ndim == 1 else a
+    matrix_b = reshape(b, (b.size, 1)) if b.ndim == 1 else b
+    shape = (*a.shape[:-1], *b.shape[:-2], *b.shape[b.ndim - 1:][:b.ndim - 1])
+    return reshape(arithmetic.matmul(matrix_a, matrix_b), shape)
+
+
+operations.max, operations.min, operations.var, operations.std = max, min, var, std
+operations.abs, operations.astype, operations.clip = abs, astype, clip
+operations.power, operations.matmul = power, matmul

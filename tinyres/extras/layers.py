@@ -73,7 +73,7 @@ class BatchNorm2d(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         layer_checks.channels("BatchNorm2d", x, self.weight.shape[0])
-        if not self.training:
+        if not self.training or x.size == 0:  # of no images there are no statistics
             return (x - self.running_mean) / sqrt(self.running_variance + self.eps) * self.weight + self.bias
         count = layer_checks.several("BatchNorm2d", x)
         mu = mean(x, (0, 1, 2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -13,14 +12,13 @@ import numpy
 
 from .. import backend
 from ..backend import Array
+from ..support import names
 from ..support.context import operations, recording
+from ..support.names import explained
 
 Axes = int | Sequence[int] | None
 ndarray = numpy.ndarray  # below, numpy is a method
 Same = TypeVar("Same", bound="Methods")
-
-OTHER_NAMES = {"view": "x.reshape(...)", "flatten": "x.reshape(len(x), -1)", "pow": "x ** 2"}
-
 
 class Methods:
     """The methods of a Tensor besides its operators and `backward`."""
@@ -39,17 +37,60 @@ class Methods:
 
     # Operations, as methods.
 
+    @explained
     def sum(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
         """`tr.sum`"""
         return operations.sum(self, axis, keepdims)
 
+    @explained
     def mean(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
         """`tr.mean`"""
         return operations.mean(self, axis, keepdims)
 
+    @explained
     def max(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
         """`tr.max`"""
         return operations.max(self, axis, keepdims)
+
+    @explained
+    def min(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
+        """`tr.min`"""
+        return operations.min(self, axis, keepdims)
+
+    @explained
+    def var(self: Same, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Same:
+        """`tr.var`"""
+        return operations.var(self, axis, keepdims, correction)
+
+    @explained
+    def std(self: Same, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Same:
+        """`tr.std`"""
+        return operations.std(self, axis, keepdims, correction)
+
+    @explained
+    def clip(self: Same, low: Any = None, high: Any = None) -> Same:
+        """`tr.clip`"""
+        return operations.clip(self, low, high)
+
+    @explained
+    def squeeze(self: Same, axis: Axes = None) -> Same:
+        """`tr.squeeze`"""
+        return operations.squeeze(self, axis)
+
+    @explained
+    def unsqueeze(self: Same, axis: int) -> Same:
+        """`tr.unsqueeze`"""
+        return operations.unsqueeze(self, axis)
+
+    @explained
+    def flatten(self: Same, start_axis: int = 0, end_axis: int = -1) -> Same:
+        """`tr.flatten`"""
+        return operations.flatten(self, start_axis, end_axis)
+
+    @explained
+    def split(self: Same, size: int | Sequence[int], axis: int = 0) -> tuple[Same, ...]:
+        """`tr.split`"""
+        return operations.split(self, size, axis)
 
     def astype(self: Same, dtype: Any) -> Same:
         """`tr.astype`"""
@@ -61,7 +102,8 @@ class Methods:
 
     def transpose(self: Same, *axes: Any) -> Same:
         """`tr.transpose`, as x.transpose(), x.transpose((1, 0)) or x.transpose(1, 0)."""
-        return operations.transpose(self, axes[0] if axes and not isinstance(axes[0], int) else axes or None)
+        one_by_one = axes and hasattr(axes[0], "__index__")
+        return operations.transpose(self, axes if one_by_one else axes[0] if axes else None)
 
     @property
     def T(self: Same) -> Same:
@@ -76,10 +118,15 @@ class Methods:
         return operations.abs(self)
 
     def __getattr__(self, name: str) -> Any:
-        function = getattr(sys.modules.get("tinyres"), name, None)
-        is_operation = getattr(function, "__module__", "") in ("tinyres.ops", "tinyres.extras.functions")
-        hint = OTHER_NAMES.get(name, f"tr.{name}(x)" if is_operation else "")
-        raise AttributeError(f"a Tensor has no {name!r}{hint and f': {hint}'}")
+        raise names.missing("a Tensor", name, "(x)")
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, named: Any) -> Any:
+        """numpy.sum(x) and others that have a counterpart here, which gradients go through, name it; to all
+        others the values go, as to numpy.asarray."""
+        if here := names.function_of(function.__name__):
+            raise TypeError(f"numpy.{function.__name__} does not take a Tensor, for what NumPy computes is "
+                            f"not in the graph: write {here}, or give it x.numpy()")
+        return function._implementation(*arguments, **named)
 
     # Values out of a tensor, as Python and NumPy ask for them. None of these is recorded.
 

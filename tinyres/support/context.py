@@ -12,7 +12,6 @@ Operation = Callable[..., Any]
 recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
 
 
-
 class Operations:
     """What the operators and methods of Tensor call: functions that return Tensors, and so are defined after
     Tensor. Each file named below fills in its own, at its end."""
@@ -28,9 +27,17 @@ class Operations:
     reshape: Operation
     transpose: Operation
     max: Operation  # extras/functions.py
+    min: Operation
+    var: Operation
+    std: Operation
+    clip: Operation
     abs: Operation
     astype: Operation
-    getitem: Operation
+    getitem: Operation  # extras/shaping.py
+    squeeze: Operation
+    unsqueeze: Operation
+    flatten: Operation
+    split: Operation
 
 
 operations = Operations()

@@ -6,7 +6,6 @@ function that was called.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -17,7 +16,7 @@ from .. import backend
 from ..backend import Array, xp_of
 from ..extras.methods import Axes
 from ..tensor import Tensor
-from .tensor_checks import tensor_expected
+from .tensor_checks import plain, tensor_expected
 
 
 def tensor(name: str, x: object, shape: str = "") -> Tensor:
@@ -76,6 +75,7 @@ def _constant(name: str, value: Any, like: object) -> Tensor:
     if isinstance(like, Tensor) and isinstance(value, Real):
         return Tensor(xp_of(like.data).full((), value, like.dtype))  # made there, not sent there
     if isinstance(like, Tensor) and (isinstance(value, (list, tuple)) or backend.is_array(value)):
+        value = plain(value) if backend.is_array(value) else value
         return Tensor(xp_of(like.data).asarray(value, dtype=like.dtype))
     raise TypeError(f"{name}: expected a Tensor, an array or a number, got {type(value).__name__}: "
                     f"{value!r:.60}")
@@ -84,8 +84,7 @@ def _constant(name: str, value: Any, like: object) -> Tensor:
 def exponent(n: object) -> float:
     """The exponent of a power, which must be a number."""
     if not isinstance(n, Real):
-        raise TypeError(f"power: expected a number as exponent, got {type(n).__name__}: "
-                        f"write tr.exp(tr.log(a) * b) for a tensor exponent")
+        raise TypeError(f"power: expected a number, an array or a Tensor as exponent, got {type(n).__name__}")
     return float(n)
 
 
@@ -93,7 +92,14 @@ def matrices(name: str, a: Tensor, b: Tensor) -> None:
     """Shapes (..., n, m) and (..., m, p)."""
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not fit: expected (..., n, m) and (..., "
-                         f"m, p); reshape a vector to (1, m) or (m, 1)")
+                         "m, p), or a vector (m,)")
+
+
+def vectors(name: str, a: Tensor, b: Tensor) -> None:
+    """Operands of which one is a vector (m,), and the other has m values in the axis that meets it."""
+    if 0 in (a.ndim, b.ndim) or a.shape[-1] != b.shape[-2 if b.ndim > 1 else -1]:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not fit: a vector (m,) goes with (m,), "
+                         "(..., m, p) on its right or (..., n, m) on its left")
 
 
 def filled(shape: Any, x: Array) -> None:
@@ -109,16 +115,18 @@ def filled(shape: Any, x: Array) -> None:
 
 def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
     """The axes of x in another order, by default reversed, each >= 0."""
-    axes = range(x.ndim)[::-1] if axes is None else axes
-    if sorted(axis % max(x.ndim, 1) for axis in axes) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {tuple(axes)} are not a permutation of the {x.ndim} axes of shape "
+    order = tuple(range(x.ndim)[::-1] if axes is None else axes)
+    found = tuple(axis + x.ndim if axis < 0 else axis for axis in order)
+    if sorted(found) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes {order} are not a permutation of the {x.ndim} axes of shape "
                          f"{x.shape}")
-    return tuple(axis % x.ndim for axis in axes)
+    return found
 
 
-def pad_width(pad_width: Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
-    """One (before, after) pair of sizes >= 0 for each axis."""
-    pairs: list[Any] = [tuple(pair) for pair in pad_width]
+def pad_width(pad_width: int | Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
+    """One (before, after) pair of sizes >= 0 for each axis; one size stands for all."""
+    pairs: list[Any] = ([(int(pad_width),) * 2] * x.ndim if isinstance(pad_width, (int, Integral)) else
+                        [tuple(pair) for pair in pad_width])
     if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
         raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
@@ -136,41 +144,39 @@ def float_dtype(dtype: Any) -> str:
     return found
 
 
-def bounds(low: float | None, high: float | None) -> tuple[float | None, float | None]:
-    """Numbers or None, not both None."""
-    if low is high is None or not all(bound is None or isinstance(bound, Real) for bound in (low, high)):
-        raise ValueError(f"clip: expected numbers, one of which may be None, got low {low!r} and high "
-                         f"{high!r}")
-    # Python's numbers take the dtype of the array, NumPy's would widen it
-    return None if low is None else float(low), None if high is None else float(high)
+def axes(axis: Axes, x: Array) -> tuple[int, ...]:
+    """An axis, several of them, or all (None), as a tuple of axes >= 0."""
+    return numpy.lib.array_utils.normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
 
 
-def axes(axis: Axes) -> int | tuple[int, ...] | None:
-    """An axis, several of them as a tuple, or None for all."""
-    return axis if axis is None or isinstance(axis, int) else tuple(axis)
-
-
-def elements(name: str, x: Array, axis: Axes) -> int | tuple[int, ...] | None:
-    """At least one element in each group along the axes, which are returned."""
-    if x.size == 0:
+def elements(name: str, x: Array, axis: Axes) -> tuple[tuple[int, ...], int]:
+    """The axes as a tuple, and how many elements each group along them has: one or more."""
+    found = axes(axis, x)
+    count = math.prod(x.shape[axis] for axis in found)
+    if count == 0:
         raise ValueError(f"{name}: no elements in shape {x.shape} over axis {axis}")
-    return axes(axis)
+    return found, count
 
 
 def kept_index(index: Any) -> Any:
     """An index of which nothing changes before `backward`: arrays and lists in it are copied."""
     if isinstance(index, tuple):
         return tuple(kept_index(part) for part in index)
-    return index.copy() if backend.is_array(index) or isinstance(index, list) else index
+    if isinstance(index, list):
+        return index.copy()
+    return plain(index).copy() if backend.is_array(index) else index
 
 
 def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...]:
-    """One or more tensors of one dtype and library, and of one shape but for the axis."""
+    """One or more tensors of one dtype and library, and of one shape but for the axis; some may be arrays."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
         raise TypeError(f"{name}: expected a list or tuple of Tensors, got {type(tensors).__name__}")
-    tensors = tuple(tensor(name, x) for x in tensors)
+    tensors = tuple(tensors)
     if not tensors:
         raise ValueError(f"{name}: expected one or more Tensors, got none")
+    first = next((x for x in tensors if isinstance(x, Tensor)), None)
+    tensors = tuple(tensor(name, x) if first is None or not backend.is_array(x) else _constant(name, x, first)
+                    for x in tensors)
     for x in tensors[1:]:
         operands(name, tensors[0], x)
     shapes: list[Any] = [x.shape for x in tensors]
@@ -204,24 +210,13 @@ def differentiable(name: str, arguments: tuple[Any, ...]) -> tuple[list[Any], li
     return made, tensors
 
 
-def no_kink(name: str, number: int, left: numpy.ndarray, right: numpy.ndarray, error: float) -> None:
-    """Warn if an error is large because the derivatives on the two sides of a point differ."""
-    jump = abs(right - left)
-    if error > 1e-4 and jump.size and jump.max() > 0.01 * max(abs(left).max(), abs(right).max()):
-        index = numpy.unravel_index(jump.argmax(), jump.shape)
-        place = f"[{', '.join(map(str, index))}]" if index else ""
-        warnings.warn(f"{name}: tensor {number}{place} is at a kink: the derivative is {left[index]:.3g} on "
-                      f"its left and {right[index]:.3g} on its right (times the cotangent), and no gradient "
-                      "can be both, so the error says nothing. Choose a point away from it, such as 0.5 "
-                      "instead of 0 for relu", stacklevel=3)
-
-
-def window(name: str, size: Any, x: Array) -> None:
+def window(name: str, size: Any, x: Array) -> int:
     """The side of a square window that fits into the image x (N, H, W, C)."""
     _axes_named(name, x, "(N, H, W, C)")
     if not isinstance(size, Integral) or not 1 <= int(size) <= min(x.shape[1:3]):
         raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
                          f"{x.shape[1]} x {x.shape[2]}")
+    return int(size)
 
 
 def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
@@ -229,7 +224,7 @@ def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(sizes) != 2 or not all(isinstance(size, Integral) and int(size) >= minimum for size in sizes):
         raise ValueError(f"{name} {value!r} must be an integer >= {minimum}, or a pair of them")
-    return sizes
+    return int(sizes[0]), int(sizes[1])
 
 
 def convolution(x: Tensor, w: Tensor, stride: Any,
@@ -246,12 +241,12 @@ def convolution(x: Tensor, w: Tensor, stride: Any,
     return s, p
 
 
-def labels(labels: Any, logits: Array) -> Array:
+def labels(labels: Any, logits: Array, name: str = "softmax_cross_entropy") -> Array:
     """Labels (N,) of logits (N, classes), N >= 1: integers from 0 to classes - 1, in the same library.
 
     Their values are checked on NumPy only: on a GPU that would stall every step.
     """
-    xp, name = xp_of(logits), "softmax_cross_entropy"
+    xp = xp_of(logits)
     labels = xp.asarray(labels) if isinstance(labels, (list, tuple)) else labels
     if not backend.is_array(labels) or labels.dtype.kind not in "iu" or xp_of(labels) is not xp:
         found = f"{type(labels).__module__}.{type(labels).__name__} of dtype {getattr(labels, 'dtype', None)}"
@@ -259,7 +254,7 @@ def labels(labels: Any, logits: Array) -> Array:
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.size == 0:
         raise ValueError(f"{name}: expected logits (N, classes) and labels (N,) with N >= 1, got "
                          f"{logits.shape} and {labels.shape}")
-    classes = logits.shape[1]
+    labels, classes = plain(labels), logits.shape[1]
     if xp is numpy and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
                          f"{classes - 1} for {classes} logits")

@@ -17,7 +17,8 @@ from ..backend import Array
 
 
 def float_array(data: object) -> Array:
-    """Data as an array of floats: one of floats as it is, integers, lists and numbers as float32."""
+    """Data as an array of floats: one of floats as it is, but in this machine's byte order; integers, lists
+    and numbers as float32."""
     if _is_tensor(data):
         raise TypeError("Tensor(tensor): expected an array or numbers; tensor.detach() takes a tensor off "
                         "the graph")
@@ -26,13 +27,24 @@ def float_array(data: object) -> Array:
     if not backend.is_array(data):
         data = numpy.asarray(data)
         data = backend.current().asarray(data, numpy.float32 if data.dtype.kind in "biuf" else data.dtype)
-    array: Array = data
+    array: Array = plain(data)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         return array
     if array.dtype.kind in "biu":
         return array.astype(numpy.float32)
     raise TypeError(f"a Tensor holds float16, float32 or float64, got an array of dtype {array.dtype}: "
                     "convert it first")
+
+
+def plain(array: Array) -> Array:
+    """An array without rules of its own, in this machine's byte order: the same, unless it has to change."""
+    if isinstance(array, numpy.memmap):
+        array = numpy.asarray(array)
+    if isinstance(array, numpy.ndarray) and type(array) is not numpy.ndarray:
+        raise TypeError(f"expected a NumPy array, got a {type(array).__name__}, a subclass of it with rules "
+                        "of its own, such as a matrix's product or a mask, which gradients would not follow: "
+                        "convert it, as by numpy.array(x), or x.filled(0) for a masked array")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _is_tensor(x: object) -> bool:
@@ -116,7 +128,7 @@ def first_gradient(grad: Any, x: Any) -> Array:
     if grad is None:
         return backend.xp_of(x.data).ones_like(x.data)
     grad = grad.data if _is_tensor(grad) else grad
-    grad = grad if backend.is_array(grad) else backend.xp_of(x.data).asarray(grad, x.dtype)
+    grad = plain(grad) if backend.is_array(grad) else backend.xp_of(x.data).asarray(grad, x.dtype)
     gradient(grad, x.node or x, "the grad given to backward()")
     return grad
 
