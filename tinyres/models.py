@@ -12,13 +12,18 @@ from .support import layer_checks as checks
 from .tensor import Tensor, no_grad
 
 
+def is_residual(block: Any) -> bool:
+    """Whether a block computes x + h(x): it has `h` and `shortcut`, and is not the plain twin of one."""
+    return hasattr(block, "h") and hasattr(block, "shortcut") and getattr(block, "residual", True)
+
+
 class ResidualNetwork(Module):
     """A convolution, residual blocks, the mean over all pixels, a fixed random projection.
 
     (N, H, W, 3) images -> (N, num_classes) logits. Made by `cifar_net` and `imagenet_net`.
     """
 
-    def __init__(self, stem: Conv2d, blocks: list[ResidualBlock], projection: RandomProjection) -> None:
+    def __init__(self, stem: Module, blocks: Sequence[Module], projection: Module) -> None:
         self.stem, self.blocks, self.projection = stem, blocks, projection
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ class ResidualNetwork(Module):
         """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
         return self.projection(global_avg_pool2d(features))
 
-    def steps(self, x: Tensor) -> Iterator[tuple[str, ResidualBlock | None, Tensor, Tensor]]:
+    def steps(self, x: Tensor) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
         """Walk images through the network: (name, block, x, out) for the stem, whose block is None, and for
         each block, with its input x and its output.
 
@@ -50,12 +55,13 @@ class ResidualNetwork(Module):
     def residual_ratios(self, images: Tensor) -> list[float]:
         """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity.
 
-        Blocks of the plain twin add nothing to x, and have no ratio.
+        x is what the block's `shortcut` makes of it. Blocks without `h` and `shortcut`, and those of the
+        plain twin, which add nothing to x, have no ratio.
         """
         ratios = []
         with no_grad():
             for _, block, x, _ in self.steps(images):
-                if block and block.residual:
+                if is_residual(block):
                     squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]
                     ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
         return ratios

@@ -13,7 +13,7 @@ from ..datasets.augment import standardize
 from ..datasets.dataset import Split
 from ..datasets.loader import evaluation_batches
 from ..extras.functions import softmax
-from ..models import ResidualNetwork
+from ..models import ResidualNetwork, is_residual
 from ..nn import Module
 from ..tensor import Tensor, no_grad
 from .predict import evaluating
@@ -105,7 +105,7 @@ def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, 
     a residual network can say: its shortcuts have no weights and lead from every block to the logits.
     Raises ValueError for a network without identity.
     """
-    if not all(block.residual for block in network.blocks):
+    if not all(map(is_residual, network.blocks)):
         raise ValueError("draw_path: expected a residual network: in a plain one no shortcut leads from a "
                          "block to the logits")
     steps = []
@@ -165,7 +165,7 @@ def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequ
     draw_answers(files[2], "The first images", images, labels, likelihood, classes)
     draw_answers(files[3], "The most confident mistakes", images[worst], labels[worst], likelihood[worst],
                  classes)
-    if not all(block.residual for block in network.blocks):
+    if not all(map(is_residual, network.blocks)):
         return files[:4]
     draw_path(files[4], network, images[[*worst, 0][0]], classes)
     return files
