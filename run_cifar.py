@@ -16,12 +16,22 @@ import numpy
 
 import tinyres as tr
 from tinyres.cli.errors import run_script
-from tinyres.cli.launch import data_folder, in_precision, run, stopped_early, test, use_backend
+from tinyres.cli.launch import (
+    count_layers,
+    data_folder,
+    in_precision,
+    run,
+    seed_of,
+    stopped_early,
+    test,
+    use_backend,
+)
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
 from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
+from tinyres.support import saved_weights
 from tinyres.training import Checkpoint, draw_curves, load_checkpoint
 from tinyres.training.curves import Metrics
 from tinyres.training.pictures import draw_all, probabilities
@@ -135,9 +145,9 @@ def load_dataset(settings: CifarSettings) -> tuple[Dataset, Path]:
 def build_network(settings: CifarSettings, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.models.ResidualNetwork:
     network = tr.models.cifar_net(classes, settings.blocks, settings.widths, not settings.plain,
-                                  settings.seed, settings.initial_scale)
+                                  seed_of(settings, checkpoint), settings.initial_scale)
     if checkpoint:
-        network.load_state_dict(checkpoint.model)
+        saved_weights.load(network, checkpoint.model)
     return network
 
 
@@ -149,8 +159,9 @@ def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,
                 tr.optim.step_decay(settings.lr, settings.lr_drops))
     headline = (f"{settings.dataset}: {len(dataset.train.labels):,} training and "
                 f"{len(dataset.test.labels):,} {'held-out' if settings.held_out else 'test'} images; "
-                f"{'plain' if settings.plain else 'residual'} network of {2 * len(network.blocks) + 1} "
-                f"convolutions, {network.num_parameters():,} trainable weights; output in {launch.out}")
+                f"{'plain' if settings.plain else 'residual'} network of "
+                f"{count_layers(network, tr.nn.Conv2d)} convolutions, {network.num_parameters():,} trainable "
+                f"weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
 
 

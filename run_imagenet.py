@@ -14,11 +14,12 @@ from pathlib import Path
 
 import tinyres as tr
 from tinyres.cli.errors import run_script
-from tinyres.cli.launch import data_folder, run, stopped_early, test, use_backend
+from tinyres.cli.launch import count_layers, data_folder, run, seed_of, stopped_early, test, use_backend
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
 from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
 from tinyres.distributed import Group
+from tinyres.support import saved_weights
 from tinyres.training import Checkpoint
 from tinyres.training.curves import Metrics
 
@@ -99,9 +100,10 @@ def read_settings() -> tuple[ImagenetSettings, ImagenetLaunch, Checkpoint | None
 
 def build_network(settings: ImagenetSettings, dataset: Dataset,
                   checkpoint: Checkpoint | None) -> tr.models.ResidualNetwork:
-    network = tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths, settings.seed)
+    network = tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
+                                     seed_of(settings, checkpoint))
     if checkpoint:
-        network.load_state_dict(checkpoint.model)
+        saved_weights.load(network, checkpoint.model)
     return network
 
 
@@ -113,7 +115,8 @@ def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,
     schedule = tr.optim.exponential_decay(settings.lr, settings.lr_decay,
                                           max(1, EPOCHS_PER_DECAY * images // settings.batch_size))
     headline = (f"{settings.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
-                f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
+                f"{len(dataset.classes)} classes; network of "
+                f"{count_layers(network, tr.nn.Conv2d, tr.nn.Linear, tr.nn.RandomProjection)} layers, "
                 f"{network.num_parameters():,} trainable weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
 

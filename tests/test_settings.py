@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -80,6 +82,72 @@ def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatc
     save(tmp_path, config)
     again, _, _ = read(monkeypatch, script, "--resume", "--out", tmp_path)
     assert again == dataclasses.replace(settings, data=settings.data.absolute())
+
+
+class Third(tr.nn.ResidualBlock):
+    """A block of three convolutions."""
+    def __init__(self, in_channels, out_channels, stride=1, **options):
+        super().__init__(in_channels, out_channels, stride, **options)
+        self.conv3 = tr.nn.Conv2d(out_channels, out_channels, 3, padding=1, rng=options["rng"])
+
+    def h(self, x):
+        return self.conv3(tr.relu(super().h(x)))
+
+
+def of_layers(classes, *settings, **options):
+    """A network of other classes."""
+    return tr.nn.Sequential(tr.nn.Conv2d(3, 4, 3, stride=4), tr.relu, tr.global_avg_pool2d,
+                            tr.nn.Linear(4, classes))
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path, capsys):
+    """A script on few small pictures, with networks that a function makes: what it prints."""
+    tr.datasets.save_as_folder(tr.datasets.shapes(24, 12, size=40), tmp_path / "pictures")
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: tr.datasets.shapes(24, 12))
+
+    def run(script: ModuleType, made: Callable[..., tr.nn.Module] | None, *arguments: object) -> str:
+        with monkeypatch.context() as changes:
+            name = "cifar_net" if script is run_cifar else "imagenet_net"
+            original = getattr(tr.models, name)
+            if made:
+                changes.setattr(tr.models, name, functools.partial(original, block=made) if made is Third
+                                else made)
+            data = [] if script is run_cifar else ["--data", tmp_path / "pictures"]
+            changes.setattr(sys, "argv", [f"{script.__name__}.py", "--backend", "numpy",
+                                          *map(str, [*data, *arguments])])
+            script.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.mark.parametrize("script, start, layers", [
+    (run_cifar, ["--dataset", "shapes", "--blocks", 1], "10 convolutions"),
+    (run_imagenet, ["--blocks", 1, 1, 1], "11 layers")])
+def test_other_blocks_are_counted_resumed_and_evaluated(main, tmp_path, script, start, layers):
+    start = [*start, "--widths", 2, 4, 4, "--batch-size", 8]
+    out, paper = tmp_path / "own", tmp_path / "paper"
+    assert layers in main(script, Third, *start, "--steps", 2, "--out", out)
+    assert "step 3/3" in main(script, Third, "--resume", "--steps", 3, "--out", out)
+    assert "step 3, test loss" in main(script, Third, "--evaluate", out / "checkpoint.npz")
+    main(script, None, *start, "--steps", 1, "--out", paper)
+    wrong = "not those of the network that its settings describe: 'blocks.0.conv3.weight'"
+    for made, folder, what in (None, out, "is float32"), (Third, paper, ", of shape"):
+        for arguments in ["--resume", "--steps", 9, "--out", folder], ["--evaluate",
+                                                                       folder / "checkpoint.npz"]:
+            with pytest.raises(ValueError, match=f"{wrong},? ?{what.strip(', ')}"):
+                main(script, made, *arguments)
+
+
+@pytest.mark.parametrize("script, layers", [(run_cifar, "1 convolutions"), (run_imagenet, "2 layers")])
+def test_networks_of_other_classes_are_too(main, tmp_path, script, layers):
+    start = ["--dataset", "shapes"] if script is run_cifar else []
+    assert f"network of {layers}" in main(script, of_layers, *start, "--steps", 1, "--batch-size", 8,
+                                          "--out", tmp_path), "the settings are those of the paper's network"
+    assert "step 2/2" in main(script, of_layers, "--resume", "--steps", 2, "--out", tmp_path)
+    assert "step 2, test loss" in main(script, of_layers, "--evaluate", tmp_path / "checkpoint.npz")
+    with pytest.raises(ValueError, match="'stem.weight', of shape .*, is missing"):
+        main(script, None, "--evaluate", tmp_path / "checkpoint.npz")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -105,8 +105,6 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     values = {**paper, **preset, **saved, **typed}
     settings = settings_class(**{name: values.pop(name) for name in paper})
     launch = launch_class(**{"out": Path("runs") / settings.name(), **values})
-    if checkpoint and not _fits(checkpoint, settings):
-        parser.error(f"the weights in {_path(typed)} are not those of the network that its settings describe")
     widths, blocks = settings.widths, settings.blocks
     if list(widths) != sorted(widths) or len(widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
@@ -173,19 +171,6 @@ def _saved_settings(parser: Parser, checkpoint: Checkpoint, paper: Mapping[str, 
               file=sys.stderr)
         raise
     return {name: given.get(name, paper[name]) for name in config}
-
-
-def _fits(checkpoint: Checkpoint, settings: Settings) -> bool:
-    """Whether a checkpoint holds the weights of the network that the settings describe, judged before that
-    network, of whatever size, is made."""
-    widths, blocks = settings.widths, settings.blocks
-    counts = blocks if isinstance(blocks, tuple) else (blocks,) * len(widths)
-    if len(counts) != len(widths) or len(checkpoint.model) != 2 * sum(counts) + 2:
-        return False
-    channels = [width for width, count in zip(widths, counts, strict=True) for _ in range(count)]
-    kernels = [checkpoint.model.get(f"blocks.{i}.conv2.weight") for i in range(len(channels))]
-    return all(kernel is not None and kernel.shape == (3, 3, width, width)
-               for width, kernel in zip(channels, kernels, strict=True))
 
 
 def _plain(value: Any) -> Any:
