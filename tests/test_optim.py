@@ -2,7 +2,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.optim import SGD, Adam, exponential_decay, one_cycle, step_decay
+from tinyres.optim import SGD, Adam, cosine_decay, exponential_decay, one_cycle, step_decay
 
 
 def test_sgd_against_its_formula(xp):
@@ -201,3 +201,9 @@ def test_one_cycle_goes_up_a_line_and_down_to_nearly_zero():
     expected = [0.125, 0.25, 0.375, 0.5, 0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12]
     numpy.testing.assert_allclose([rate(step) for step in range(10)], expected)
     assert one_cycle(0.5, 1)(0) == 0.5
+
+
+def test_a_cosine_goes_down_to_zero():
+    rate = cosine_decay(0.8, 8)
+    assert [rate(step) for step in (0, 4, 8, 9)] == pytest.approx([0.8, 0.4, 0, 0])
+    assert rate(2) == pytest.approx(0.4 * (1 + 0.5**0.5)) and all(rate(i) > rate(i + 1) for i in range(8))
