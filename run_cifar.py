@@ -15,16 +15,29 @@ from pathlib import Path
 import numpy
 
 import tinyres as tr
+from tinyres.cli.classify import print_classes
 from tinyres.cli.errors import run_script
-from tinyres.cli.launch import data_folder, in_precision, run, stopped_early, test, use_backend
-from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
+from tinyres.cli.launch import (
+    build_schedule,
+    count_layers,
+    data_folder,
+    in_precision,
+    print_result,
+    run,
+    seed_of,
+    stopped_early,
+    test,
+    use_backend,
+)
+from tinyres.cli.options import Parser, flag, option, positive_int
 from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
+from tinyres.support import saved_weights
 from tinyres.training import Checkpoint, draw_curves, load_checkpoint
 from tinyres.training.curves import Metrics
-from tinyres.training.pictures import draw_all, probabilities
+from tinyres.training.pictures import draw_all
 
 DATASETS = {
     "cifar10": tr.datasets.cifar10,
@@ -35,7 +48,7 @@ HELD = {  # what the folder of a data set holds, unpacked or packed
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
     "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
-PAPER_TEST_ERROR = {"cifar10": 0.0638, "cifar100": 0.2464}
+PAPER_TEST_ERROR = {"cifar10": {"test error": 0.0638}, "cifar100": {"test error": 0.2464}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +58,11 @@ class CifarSettings(Settings):
     data: Path = option(Path("data"), "the folder of the data sets", Path, "DIR")
     blocks: int = option(9, "residual blocks per stage", positive_int, "N")
     widths: tuple[int, ...] = (64, 128, 256)
-    plain: bool = flag("without identity: h(x) instead of x + h(x)")
-    initial_scale: float | None = option(
-        None, "residual blocks start as in He et al., their second convolution times X; default: the paper's",
-        positive_float, "X")
     steps: int = 50_000
     batch_size: int = 128
     lr: float = 0.05
-    schedule: str = option("drops", "how the learning rate changes: by --lr-drops, or linearly up, then "
-                           "down, over all steps", choices=["drops", "one-cycle"])
     lr_drops: tuple[int, ...] = option((30_000, 50_000), "divide lr by 10 at these steps", positive_int,
                                        "STEP", nargs="*")
-    held_out: int | None = option(
-        None, "leave the last N training images out, and test on them instead", positive_int, "N")
 
     def network(self) -> str:
         kind = "plain" if self.plain else "residual"
@@ -108,7 +113,8 @@ def main() -> None:
         else:
             metrics = train(settings, launch, dataset, checkpoint, group)
             if not launch.dry_run and not stopped_early(settings, launch, metrics):
-                print_result(settings, launch, metrics)
+                paper = PAPER_TEST_ERROR.get(settings.dataset, {})
+                print_result(settings, launch, {"test error": metrics[-1]["test_error"]}, paper)
 
 
 def read_settings() -> tuple[CifarSettings, CifarLaunch, Checkpoint | None]:
@@ -135,9 +141,9 @@ def load_dataset(settings: CifarSettings) -> tuple[Dataset, Path]:
 def build_network(settings: CifarSettings, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.models.ResidualNetwork:
     network = tr.models.cifar_net(classes, settings.blocks, settings.widths, not settings.plain,
-                                  settings.seed, settings.initial_scale)
+                                  seed_of(settings, checkpoint), settings.initial_scale)
     if checkpoint:
-        network.load_state_dict(checkpoint.model)
+        saved_weights.load(network, checkpoint.model)
     return network
 
 
@@ -145,12 +151,12 @@ def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,
           checkpoint: Checkpoint | None = None, group: Group = SINGLE_PROCESS) -> Metrics:
     """One training run: network, schedule, loop."""
     network = build_network(settings, len(dataset.classes), checkpoint)
-    schedule = (tr.optim.one_cycle(settings.lr, settings.steps) if settings.schedule == "one-cycle" else
-                tr.optim.step_decay(settings.lr, settings.lr_drops))
+    schedule = build_schedule(settings, tr.optim.step_decay(settings.lr, settings.lr_drops))
     headline = (f"{settings.dataset}: {len(dataset.train.labels):,} training and "
-                f"{len(dataset.test.labels):,} {'held-out' if settings.held_out else 'test'} images; "
-                f"{'plain' if settings.plain else 'residual'} network of {2 * len(network.blocks) + 1} "
-                f"convolutions, {network.num_parameters():,} trainable weights; output in {launch.out}")
+                f"{len(dataset.test.labels):,} {settings.tested_on()} images; "
+                f"{'plain' if settings.plain else 'residual'} network of "
+                f"{count_layers(network, tr.nn.Conv2d)} convolutions, {network.num_parameters():,} trainable "
+                f"weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
 
 
@@ -185,7 +191,7 @@ def examine(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset, chec
         print("\n".join(map(str, drawn)))
     else:
         figures = test(settings, launch, network, dataset.test, group)
-        images = "held-out" if settings.held_out else "test"
+        images = settings.tested_on()
         print(f"{launch.evaluate}: step {checkpoint.step}, {images} loss {figures['loss']:.4f}, "
               f"{images} error {figures['error']:.2%}")
 
@@ -196,20 +202,7 @@ def classify(settings: CifarSettings, launch: CifarLaunch, checkpoint: Checkpoin
     known = settings.dataset == "cifar10"
     classes = tr.datasets.CIFAR10_CLASSES if known else load_dataset(settings)[0].classes
     model = in_precision(precision, build_network(settings, len(classes), checkpoint))
-    xp = tr.backend.current()
-    split = tr.datasets.Split(xp.asarray(images), xp.zeros(len(images), numpy.int64))  # labels are not asked
-    for file, likelihood in zip(launch.classify, probabilities(model, split), strict=True):
-        best = numpy.argsort(-likelihood)[:5]
-        print(f"{file}: {', '.join(f'{classes[i]} {likelihood[i]:.1%}' for i in best)}")
-
-
-def print_result(settings: CifarSettings, launch: CifarLaunch, metrics: Metrics) -> None:
-    """The test error beside the paper's, and every setting that is not the paper's."""
-    paper = PAPER_TEST_ERROR.get(settings.dataset)
-    print(f"\n{'':14}{'this run':>10}{'the paper':>12}\n"
-          f"{'test error':14}{metrics[-1]['test_error']:>10.2%}{f'{paper:.2%}' if paper else '-':>12}\n"
-          f"\nDifferent from the paper's run: {settings.differences()}\n"
-          f"Curves, metrics and checkpoint are in {launch.out}")
+    print_classes(launch.classify, images, classes, model)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python run_imagenet.py --data DIR           the paper's run: 34 layers, DIR/train and DIR/val
     mpirun -n 8 python run_imagenet.py --data DIR --distributed        the same, shared by eight GPUs
+    python run_imagenet.py --data DIR --size 64 --epochs 10            smaller images, any pictures in folders
     python run_imagenet.py --demo               a narrow network, on drawn shapes, without a download
 
 data/README.md says how to get ImageNet, Imagenette or Tiny ImageNet, and how DIR should look.
@@ -12,18 +13,35 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
+
 import tinyres as tr
+from tinyres.cli.classify import print_classes
 from tinyres.cli.errors import run_script
-from tinyres.cli.launch import data_folder, run, stopped_early, test, use_backend
+from tinyres.cli.launch import (
+    build_schedule,
+    count_layers,
+    data_folder,
+    in_precision,
+    print_result,
+    run,
+    seed_of,
+    stopped_early,
+    test,
+    use_backend,
+)
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
 from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
+from tinyres.datasets.image_folder import SHORTER_SIDE, SIZE
 from tinyres.distributed import Group
+from tinyres.support import saved_weights
 from tinyres.training import Checkpoint
 from tinyres.training.curves import Metrics
 
-PAPER_TEST_ERROR = {1: 0.3529, 5: 0.1417}  # by k of top-k
-ERRORS = {1: "error", 5: "top5_error"}  # their names in the figures of an evaluation
+PAPER_TEST_ERROR = {"top-1 error": 0.3529, "top-5 error": 0.1417}  # on ImageNet
+PAPER_CLASSES = 1000
+ERRORS = {"top-1 error": "error", "top-5 error": "top5_error"}  # in the figures of an evaluation
 EPOCHS_PER_DECAY = 2
 
 
@@ -35,6 +53,7 @@ class ImagenetSettings(Settings):
     """
     data: Path = option(Path("data/imagenet"), "the folder with train/ and val/", Path, "DIR")
     min_area: float = option(0.08, "smallest fraction of a picture in a training window", positive_float)
+    size: int = option(SIZE, "pixels: width and height of the network's images", positive_int, "N")
     blocks: tuple[int, ...] = option((3, 4, 6, 3), "residual blocks of each stage", positive_int, "N",
                                      nargs="+")
     widths: tuple[int, ...] = (80, 168, 328, 672)
@@ -44,7 +63,8 @@ class ImagenetSettings(Settings):
     lr_decay: float = option(0.94, "multiply lr by this every two epochs", positive_float)
 
     def network(self) -> str:
-        return "-".join(["imagenet", "x".join(map(str, self.blocks)), "x".join(map(str, self.widths))])
+        sizes = ["x".join(map(str, numbers)) for numbers in (self.blocks, self.widths)]
+        return "-".join(["imagenet", *["plain"] * self.plain, *sizes])
 
 
 # As in run_cifar.py, the rate starts high and drops before the weights have grown: two epochs are 100 steps.
@@ -69,13 +89,18 @@ def main() -> None:
         print(f"Drawing pictures into {settings.data}")
         tr.datasets.save_as_folder(tr.datasets.shapes(**DEMO_IMAGES), settings.data)
     folder = data_folder(settings.data, ["train"]) if settings.data.exists() else settings.data
-    dataset = tr.datasets.image_folder(folder, launch.workers, settings.min_area)
+    dataset = tr.datasets.image_folder(folder, launch.workers, settings.min_area, settings.size)
+    if settings.held_out:
+        dataset = dataset.held_out(settings.held_out)
     settings = completed(settings, precision, folder, len(dataset.train.labels))
+    if launch.classify:
+        classify(settings, launch, dataset, checkpoint)
+        return
     if launch.evaluate:
         figures = test(settings, launch, build_network(settings, dataset, checkpoint), dataset.test, group)
-        errors = [f"top-{k} error {figures[name]:.2%}" for k, name in ERRORS.items() if name in figures]
-        print(f"{launch.evaluate}: step {checkpoint.step}, test loss {figures['loss']:.4f}, "
-              f"{', '.join(errors)}")
+        errors = [f"{name} {figures[key]:.2%}" for name, key in ERRORS.items() if key in figures]
+        print(f"{launch.evaluate}: step {checkpoint.step}, {settings.tested_on()} loss "
+              f"{figures['loss']:.4f}, {', '.join(errors)}")
         return
     metrics = train(settings, launch, dataset, checkpoint, group)
     if launch.dry_run or stopped_early(settings, launch, metrics):
@@ -84,7 +109,7 @@ def main() -> None:
         print(f"\nTest error {metrics[-1]['test_error']:.1%} (guessing: 90.0%) after "
               f"{time.perf_counter() - start:.0f} seconds. Curves are in {launch.out / 'curve.png'}")
     else:
-        print_result(settings, launch, metrics)
+        print_errors(settings, launch, metrics, len(dataset.classes))
     for split in dataset.train, dataset.test:
         if split.broken:
             print(f"{len(split.broken)} of the {len(split.names):,} pictures in {split.folder} could not be "
@@ -94,14 +119,24 @@ def main() -> None:
 def read_settings() -> tuple[ImagenetSettings, ImagenetLaunch, Checkpoint | None]:
     """From the paper, a preset, a checkpoint and the command line, in this order."""
     parser = Parser(__doc__, ImagenetSettings, ImagenetLaunch)
-    return layered(parser, parser.typed(), ImagenetSettings, ImagenetLaunch, {"demo": DEMO})
+    typed = parser.typed()
+    if "classify" in typed and "evaluate" not in typed:
+        parser.error("--classify needs --evaluate, the checkpoint of the network to ask")
+    settings, launch, checkpoint = layered(parser, typed, ImagenetSettings, ImagenetLaunch, {"demo": DEMO})
+    halvings = len(settings.widths) + 1
+    if settings.size % 2**halvings:
+        parser.error(f"argument --size: expected a multiple of {2**halvings}, since the network halves "
+                     f"images {halvings} times, got {settings.size}")
+    return settings, launch, checkpoint
 
 
 def build_network(settings: ImagenetSettings, dataset: Dataset,
                   checkpoint: Checkpoint | None) -> tr.models.ResidualNetwork:
-    network = tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths, settings.seed)
+    network = tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
+                                     seed_of(settings, checkpoint), not settings.plain,
+                                     settings.initial_scale)
     if checkpoint:
-        network.load_state_dict(checkpoint.model)
+        saved_weights.load(network, checkpoint.model)
     return network
 
 
@@ -110,22 +145,30 @@ def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,
     """One training run: network, schedule, loop."""
     images = len(dataset.train.labels)
     network = build_network(settings, dataset, checkpoint)
-    schedule = tr.optim.exponential_decay(settings.lr, settings.lr_decay,
-                                          max(1, EPOCHS_PER_DECAY * images // settings.batch_size))
-    headline = (f"{settings.data}: {images:,} training and {len(dataset.test.labels):,} test images in "
-                f"{len(dataset.classes)} classes; network of {2 * len(network.blocks) + 2} layers, "
+    schedule = build_schedule(settings, tr.optim.exponential_decay(
+        settings.lr, settings.lr_decay, max(1, EPOCHS_PER_DECAY * images // settings.batch_size)))
+    layers = count_layers(network, tr.nn.Conv2d, tr.nn.Linear, tr.nn.RandomProjection)
+    headline = (f"{settings.data}: {images:,} training and {len(dataset.test.labels):,} "
+                f"{settings.tested_on()} images in {len(dataset.classes)} classes; "
+                f"{'plain ' * settings.plain}network of {layers} layers, "
                 f"{network.num_parameters():,} trainable weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
 
 
-def print_result(settings: ImagenetSettings, launch: ImagenetLaunch, metrics: Metrics) -> None:
-    """The test errors beside the paper's, and every setting that is not the paper's."""
-    print(f"\n{'':14}{'this run':>10}{'the paper':>12}")
-    for k, name in ERRORS.items():
-        if (error := metrics[-1].get(f"test_{name}")) is not None:
-            print(f"top-{k} error   {error:>10.2%}{PAPER_TEST_ERROR[k]:>12.2%}")
-    print(f"\nDifferent from the paper's run: {settings.differences()}\n"
-          f"Curves, metrics and checkpoint are in {launch.out}")
+def classify(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,
+             checkpoint: Checkpoint) -> None:
+    """The five likeliest classes of each picture, of which the network sees as much as in an evaluation."""
+    images = numpy.stack([tr.datasets.read_square(file, settings.size, SIZE / SHORTER_SIDE)
+                          for file in launch.classify])
+    model = in_precision(settings.precision, build_network(settings, dataset, checkpoint))
+    print_classes(launch.classify, images, dataset.classes, model)
+
+
+def print_errors(settings: ImagenetSettings, launch: ImagenetLaunch, metrics: Metrics, classes: int) -> None:
+    """The test errors beside the paper's, which are known for ImageNet's classes only."""
+    last = metrics[-1]
+    errors = {name: last[f"test_{key}"] for name, key in ERRORS.items() if f"test_{key}" in last}
+    print_result(settings, launch, errors, PAPER_TEST_ERROR if classes == PAPER_CLASSES else {})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy
 import pytest
 
 import tinyres as tr
+from tinyres.support.saved_weights import LimitedGenerator
 from tinyres.training import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,6 +210,25 @@ def test_saved_settings_are_judged_like_options(whole, tmp_path, monkeypatch, ca
         with pytest.raises((SystemExit, ValueError)) as caught:
             run_cifar.main()
         assert message in capsys.readouterr().err + str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [
+    dict(blocks=2**31 - 1, widths=[10**9]), dict(blocks=2**31 - 1, widths=[1]),
+    dict(blocks=1, widths=[30_000]), dict(blocks=100, widths=[400])])
+def test_no_giant_network_is_made_for_a_checkpoint(whole, tmp_path, settings):
+    """Not even if it holds an array with so many rows: half a gigabyte is too much."""
+    write(tmp_path / "c.npz", {**members(whole), "model/a.npy": npy(numpy.zeros((30_000, 1), "f4")),
+                               **config_of(**settings, plain=False)})
+    checkpoint = load_checkpoint(tmp_path / "c.npz")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="the weights in the checkpoint are not those of the network"):
+            tr.models.pretrained(tmp_path / "c.npz")
+        with pytest.raises(ValueError, match="the network is much larger"):
+            tr.models.cifar_net(10, **settings, seed=LimitedGenerator(0, checkpoint.model))
+        assert tracemalloc.get_traced_memory()[1] < 500e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("spoil", [lambda content: content[:len(content) // 2], lambda content: b"",

@@ -95,3 +95,53 @@ def test_the_residual_ratio_is_zero_for_an_identity_and_one_where_h_copies_x(xp)
     for conv in second.conv1, second.conv2:
         conv.weight.data[1, 1] = xp.eye(4)
     assert network.residual_ratios(images) == [0, pytest.approx(1)]
+
+
+class Doubled(tr.nn.ResidualBlock):
+    """A block of one's own: h(x) = x where the paper's block starts near 0."""
+    def h(self, x):
+        return self.shortcut(x) * 2.0
+
+
+class Twice(tr.nn.ResidualBlock):
+    """A block that is not x + h(x)."""
+    def __call__(self, x):
+        return self.shortcut(x) + self.h(x) + self.h(x)
+
+
+class Half(tr.nn.Module):
+    """A block that derives from no other."""
+    def h(self, x):
+        return x * 0.5
+
+    def shortcut(self, x):
+        return x
+
+    def __call__(self, x):
+        return self.shortcut(x) + self.h(x)
+
+
+class Scaled(tr.nn.Module):
+    def __call__(self, x):
+        return x * 3.0
+
+
+def test_residual_ratios_are_those_of_the_network_that_computes(xp):
+    """Each block, of whatever class, gets what the one before it really gives."""
+    images = tr.Tensor(abs(xp.asarray(numpy.random.default_rng(0).standard_normal((3, 8, 8, 3)), "float32")))
+    network = tr.models.cifar_net(blocks=4, widths=(4,), initial_scale=1.0)
+    first, last = network.blocks[0], network.blocks[3]
+    network.blocks = [Twice(4, 4), Doubled(4, 4), Half(), Scaled(), last]
+    for conv in "conv1", "conv2":
+        setattr(network.blocks[0], conv, getattr(first, conv))
+    x = network.stem(images)
+    expected = [norm(first.h(x)) / norm(x), 2, 0.5]
+    y = (x + first.h(x) * 2.0) * 13.5
+    expected.append(norm(last.h(y)) / norm(y))
+    assert network.residual_ratios(images) == pytest.approx(expected, rel=1e-4)
+    numpy.testing.assert_allclose(network.features(images).numpy(), (y + last.h(y)).numpy(), rtol=1e-4,
+                                  atol=1e-4)
+
+
+def norm(x):
+    return numpy.linalg.norm(x.numpy().ravel())

@@ -72,6 +72,66 @@ def test_the_size_of_a_blocks_initial_weights(options, std1, std2):
     assert block.conv2.weight.numpy().std() == pytest.approx(std2, rel=0.02)
 
 
+class Normalized(ResidualBlock):
+    """Batch normalization within the block, and a third convolution."""
+    def __init__(self, in_channels, out_channels, stride=1, **options):
+        super().__init__(in_channels, out_channels, stride, **options)
+        self.norm, self.conv3 = BatchNorm2d(out_channels), Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def h(self, x):
+        return self.conv3(tr.relu(self.norm(super().h(x))))
+
+
+class Pooled(ResidualBlock):
+    """A shortcut of another shape, which is broadcast."""
+    def shortcut(self, x):
+        return tr.mean(super().shortcut(x), (1, 2), keepdims=True)
+
+
+def with_own_h(block):
+    block.h = lambda x: block.shortcut(x) * 3.0
+    return block
+
+
+def with_layer(block, name, layer):
+    setattr(block, name, layer)
+    return block
+
+
+OWN_BLOCKS = [
+    Normalized(2, 4, 2, rng=numpy.random.default_rng(0)),
+    Normalized(3, 3, residual=False, rng=numpy.random.default_rng(0)),
+    Pooled(3, 3, rng=numpy.random.default_rng(0)),
+    with_own_h(ResidualBlock(2, 4, 2)),
+    with_layer(ResidualBlock(3, 3), "conv1", Sequential(Conv2d(3, 3, 3, padding=1), tr.tanh)),
+    with_layer(ResidualBlock(3, 3), "conv2", Conv2d(3, 3, 3, padding=1, bias=True)),
+    with_layer(ResidualBlock(3, 3), "conv2", Conv2d(3, 3, 5, padding=2)),
+    with_layer(ResidualBlock(3, 3), "conv1", Conv2d(3, 3, 1)),
+]
+
+
+@pytest.mark.parametrize("block", OWN_BLOCKS)
+def test_a_block_is_its_shortcut_and_its_h_whatever_they_are(monkeypatch, block):
+    """Variants of the paper's block, which look at weights only, get nothing else."""
+    monkeypatch.setattr(tr.nn.residual_sum, "variants", [(lambda *operands: True, refuse)])
+    channels = block.parameters()[0].shape[2]
+    x = tr.Tensor(numpy.random.default_rng(0).standard_normal((2, 4, 4, channels), "float32"))
+    expected = block.shortcut(x) + block.h(x) if block.residual else tr.relu(block.h(x))
+    numpy.testing.assert_allclose(block(x).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def refuse(*operands):
+    raise AssertionError("not the paper's block")
+
+
+def test_the_papers_block_is_left_to_variants_until_the_class_changes(monkeypatch):
+    monkeypatch.setattr(tr.nn.residual_sum, "variants", [(lambda *operands: True, lambda *operands: "fused")])
+    x = tr.Tensor(numpy.ones((1, 4, 4, 3), "float32"))
+    assert ResidualBlock(3, 3)(x) == ResidualBlock(3, 5, 2)(x) == "fused"
+    monkeypatch.setattr(ResidualBlock, "h", lambda self, x: x * 4.0)
+    assert (ResidualBlock(3, 3)(x).data == 5).all()
+
+
 def test_the_plain_twin_has_no_shortcut(xp):
     block = ResidualBlock(3, 3, residual=False)
     for parameter in block.parameters():

@@ -2,7 +2,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.optim import SGD, Adam, exponential_decay, one_cycle, step_decay
+from tinyres.optim import SGD, Adam, cosine_decay, exponential_decay, one_cycle, step_decay
 
 
 def test_sgd_against_its_formula(xp):
@@ -235,3 +235,9 @@ def test_clip_grad_norm_(xp):
     numpy.testing.assert_allclose(a.numpy(), 1 - 3 / norm, rtol=1e-6)
     with pytest.raises(ValueError, match="clip_grad_norm_: max_norm 0"):
         tr.optim.clip_grad_norm_([a], 0)
+
+
+def test_a_cosine_goes_down_to_zero():
+    rate = cosine_decay(0.8, 8)
+    assert [rate(step) for step in (0, 4, 8, 9)] == pytest.approx([0.8, 0.4, 0, 0])
+    assert rate(2) == pytest.approx(0.4 * (1 + 0.5**0.5)) and all(rate(i) > rate(i + 1) for i in range(8))

@@ -46,6 +46,29 @@ def test_weights_are_float32_again_after_an_error(xp):
     assert all(p.dtype == "float32" for p in network.parameters())
 
 
+class Third(tr.nn.ResidualBlock):
+    """A block of one's own, of three convolutions."""
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.conv3 = tr.nn.Conv2d(8, 8, 3, padding=1)
+
+    def h(self, x):
+        return self.conv3(tr.relu(super().h(x)))
+
+
+def test_a_network_with_other_blocks(xp):
+    network = tr.models.cifar_net(3, blocks=2, widths=(8,))
+    network.blocks[1] = Third(8, 8)
+    model = precision.Float16(network)
+    images = tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((2, 8, 8, 3), "float32")))
+    numpy.testing.assert_allclose(model(images).numpy(), network(images).numpy(), atol=5e-3)
+    assert model.overflowing_layer() is None
+    network.blocks[1].conv3.weight.data[...] = 3e38
+    with numpy.errstate(all="ignore"):
+        model(images)
+        assert model.overflowing_layer() == "blocks.1"
+
+
 @pytest.fixture
 def scaled(xp):
     """A float16 network that has seen a batch, and its optimizer."""

@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import tinyres as tr
+from tinyres.cli.launch import build_optimizer, build_schedule, in_precision
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
-from tinyres.training import save_checkpoint
+from tinyres.training import load_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import run_cifar  # noqa: E402
@@ -55,6 +58,38 @@ def test_paper_then_preset_then_checkpoint_then_command_line(monkeypatch, tmp_pa
     assert read(monkeypatch, run_cifar, "--demo")[1].out == Path("runs/demo")
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_adam_has_a_rate_and_a_folder_of_its_own(monkeypatch, script):
+    def adam(*arguments):
+        return read(monkeypatch, script, *arguments, "--optimizer", "adam")[0]
+    assert adam().lr == adam("--demo").lr == 0.001 and adam("--lr", 0.01).lr == 0.01
+    assert "-adam-lr0.001-" in adam().name() and "adam" not in read(monkeypatch, script)[0].name()
+
+
+def test_optimizers_and_schedules_are_those_of_their_names():
+    def learned(**changes):
+        settings = run_cifar.CifarSettings(lr=0.4, steps=8, **changes)
+        return (build_optimizer(settings, tr.nn.Linear(2, 1), None),
+                [build_schedule(settings, lambda step: 7.0)(step) for step in (0, 4)])
+    optimizer, rates = learned()
+    assert (type(optimizer), optimizer.momentum, optimizer.weight_decay) == (tr.optim.SGD, 0.9, 1e-4)
+    assert rates == [7, 7] and learned(schedule="cosine")[1] == pytest.approx([0.4, 0.2])
+    assert learned(schedule="one-cycle")[1] == [tr.optim.one_cycle(0.4, 8)(step) for step in (0, 4)]
+    optimizer, _ = learned(optimizer="adam", momentum=0.8, weight_decay=0.5)
+    assert (type(optimizer), optimizer.betas, optimizer.weight_decay) == (tr.optim.Adam, (0.8, 0.999), 0.5)
+
+
+def test_a_run_with_adam_goes_on_where_it_stopped(main, tmp_path):
+    start = ["--dataset", "shapes", "--blocks", 1, "--widths", 2, 4, "--batch-size", 8, "--optimizer", "adam"]
+    main(run_cifar, None, *start, "--steps", 4, "--out", tmp_path / "straight")
+    main(run_cifar, None, *start, "--steps", 2, "--out", tmp_path / "parts")
+    main(run_cifar, None, "--resume", "--steps", 4, "--out", tmp_path / "parts")
+    straight, parts = (load_checkpoint(tmp_path / name / "checkpoint.npz") for name in ("straight", "parts"))
+    for ours, theirs in zip(straight[:2], parts[:2], strict=True):
+        assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+    assert straight.optimizer["steps"].tolist() == [4.0] * 5
+
+
 def test_without_arguments_a_run_is_the_papers(monkeypatch):
     cifar, imagenet = run_cifar.CifarSettings(), run_imagenet.ImagenetSettings()
     assert [read(monkeypatch, script)[0] for script in SCRIPTS] == [cifar, imagenet]
@@ -64,12 +99,13 @@ def test_without_arguments_a_run_is_the_papers(monkeypatch):
 
 
 COMMON = {"precision", "widths", "steps", "epochs", "batch_size", "lr", "momentum", "weight_decay",
-          "evaluate_every", "seed", "data", "blocks"}
+          "evaluate_every", "seed", "data", "blocks", "plain", "initial_scale", "held_out", "schedule",
+          "optimizer"}
 
 
 @pytest.mark.parametrize("script, names", [
-    (run_cifar, COMMON | {"dataset", "plain", "initial_scale", "held_out", "schedule", "lr_drops"}),
-    (run_imagenet, COMMON | {"lr_decay", "min_area"})])
+    (run_cifar, COMMON | {"dataset", "lr_drops"}),
+    (run_imagenet, COMMON | {"lr_decay", "min_area", "size"})])
 def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatch, tmp_path, script, names):
     arguments = ["--widths", 4, 8, "--blocks", *([1] if script is run_cifar else [1, 1])]
     settings, _, _ = read(monkeypatch, script, *arguments)
@@ -80,6 +116,78 @@ def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatc
     save(tmp_path, config)
     again, _, _ = read(monkeypatch, script, "--resume", "--out", tmp_path)
     assert again == dataclasses.replace(settings, data=settings.data.absolute())
+
+
+class Third(tr.nn.ResidualBlock):
+    """A block of three convolutions."""
+    def __init__(self, in_channels, out_channels, stride=1, **options):
+        super().__init__(in_channels, out_channels, stride, **options)
+        self.conv3 = tr.nn.Conv2d(out_channels, out_channels, 3, padding=1, rng=options["rng"])
+
+    def h(self, x):
+        return self.conv3(tr.relu(super().h(x)))
+
+
+def of_layers(classes, *settings, **options):
+    """A network of other classes."""
+    return tr.nn.Sequential(tr.nn.Conv2d(3, 4, 3, stride=4), tr.relu, tr.global_avg_pool2d,
+                            tr.nn.Linear(4, classes))
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path, capsys):
+    """A script on few small pictures, with networks that a function makes: what it prints."""
+    tr.datasets.save_as_folder(tr.datasets.shapes(24, 12, size=40), tmp_path / "pictures")
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: tr.datasets.shapes(24, 12))
+
+    def run(script: ModuleType, made: Callable[..., tr.nn.Module] | None, *arguments: object) -> str:
+        with monkeypatch.context() as changes:
+            name = "cifar_net" if script is run_cifar else "imagenet_net"
+            original = getattr(tr.models, name)
+            if made:
+                changes.setattr(tr.models, name, functools.partial(original, block=made) if made is Third
+                                else made)
+            data = [] if script is run_cifar else ["--data", tmp_path / "pictures"]
+            changes.setattr(sys, "argv", [f"{script.__name__}.py", "--backend", "numpy",
+                                          *map(str, [*data, *arguments])])
+            script.main()
+        return capsys.readouterr().out
+    return run
+
+
+@pytest.mark.parametrize("script, start, layers", [
+    (run_cifar, ["--dataset", "shapes", "--blocks", 1], "10 convolutions"),
+    (run_imagenet, ["--blocks", 1, 1, 1], "11 layers")])
+def test_other_blocks_are_counted_resumed_and_evaluated(main, tmp_path, script, start, layers):
+    start = [*start, "--widths", 2, 4, 4, "--batch-size", 8]
+    out, paper = tmp_path / "own", tmp_path / "paper"
+    assert layers in main(script, Third, *start, "--steps", 2, "--out", out)
+    assert "step 3/3" in main(script, Third, "--resume", "--steps", 3, "--out", out)
+    assert "step 3, test loss" in main(script, Third, "--evaluate", out / "checkpoint.npz")
+    main(script, None, *start, "--steps", 1, "--out", paper)
+    wrong = "not those of the network that its settings describe: 'blocks.0.conv3.weight'"
+    for made, folder, what in (None, out, "is float32"), (Third, paper, ", of shape"):
+        for arguments in ["--resume", "--steps", 9, "--out", folder], ["--evaluate",
+                                                                       folder / "checkpoint.npz"]:
+            with pytest.raises(ValueError, match=f"{wrong},? ?{what.strip(', ')}"):
+                main(script, made, *arguments)
+
+
+@pytest.mark.parametrize("script, layers", [(run_cifar, "1 convolutions"), (run_imagenet, "2 layers")])
+def test_networks_of_other_classes_are_too(main, tmp_path, script, layers):
+    start = ["--dataset", "shapes"] if script is run_cifar else []
+    assert f"network of {layers}" in main(script, of_layers, *start, "--steps", 1, "--batch-size", 8,
+                                          "--out", tmp_path), "the settings are those of the paper's network"
+    assert "step 2/2" in main(script, of_layers, "--resume", "--steps", 2, "--out", tmp_path)
+    assert "step 2, test loss" in main(script, of_layers, "--evaluate", tmp_path / "checkpoint.npz")
+    if script is run_cifar:
+        main(script, of_layers, "--evaluate", tmp_path / "checkpoint.npz", "--pictures", tmp_path / "drawn")
+        assert {path.stem for path in (tmp_path / "drawn").iterdir()} == {"kernels", "confusion", "answers",
+                                                                          "mistakes"}, "there are no blocks"
+    with pytest.raises(ValueError, match="float16 is for a ResidualNetwork, got a Sequential"):
+        in_precision("float16", of_layers(10))
+    with pytest.raises(ValueError, match="'stem.weight', of shape .*, is missing"):
+        main(script, None, "--evaluate", tmp_path / "checkpoint.npz")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

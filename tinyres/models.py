@@ -1,10 +1,10 @@
 """The paper's networks, and nothing else. `models.pretrained` is in the folder pretrained."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy
+from numpy.random import Generator, default_rng
 
 from .module import Module, evaluating
 from .nn import Conv2d, RandomProjection, ResidualBlock
@@ -13,13 +13,18 @@ from .support import layer_checks as checks
 from .tensor import Tensor, no_grad
 
 
+def is_residual(block: Any) -> bool:
+    """Whether a block computes x + h(x): it has `h` and `shortcut`, and is not the plain twin of one."""
+    return hasattr(block, "h") and hasattr(block, "shortcut") and getattr(block, "residual", True)
+
+
 class ResidualNetwork(Module):
     """A convolution, residual blocks, the mean over all pixels, a fixed random projection.
 
     (N, H, W, 3) images -> (N, num_classes) logits. Made by `cifar_net` and `imagenet_net`.
     """
 
-    def __init__(self, stem: Conv2d, blocks: list[ResidualBlock], projection: RandomProjection) -> None:
+    def __init__(self, stem: Module, blocks: Sequence[Module], projection: Module) -> None:
         self.stem, self.blocks, self.projection = stem, blocks, projection
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -36,7 +41,7 @@ class ResidualNetwork(Module):
         """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
         return self.projection(global_avg_pool2d(features))
 
-    def steps(self, x: Tensor) -> Iterator[tuple[str, ResidualBlock | None, Tensor, Tensor]]:
+    def steps(self, x: Tensor) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
         """Walk images through the network: (name, block, x, out) for the stem, whose block is None, and for
         each block, with its input x and its output.
 
@@ -51,24 +56,27 @@ class ResidualNetwork(Module):
     def residual_ratios(self, images: Tensor) -> list[float]:
         """||h(x)|| / ||x|| of each residual block x + h(x), norms over all images: 0 is the identity.
 
-        Blocks of the plain twin add nothing to x, and have no ratio.
+        x is what the block's `shortcut` makes of it. Blocks without `h` and `shortcut`, and those of the
+        plain twin, which add nothing to x, have no ratio.
         """
         ratios = []
         with no_grad(), evaluating(self):
             for _, block, x, _ in self.steps(images):
-                if block and block.residual:
+                if is_residual(block):
                     squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]
                     ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
         return ratios
 
 
 def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (64, 128, 256),
-              residual: bool = True, seed: int = 0, initial_scale: float | None = None) -> ResidualNetwork:
+              residual: bool = True, seed: int | Generator = 0, initial_scale: float | None = None,
+              block: Callable[..., Module] = ResidualBlock) -> ResidualNetwork:
     """The paper's network for CIFAR-10 and CIFAR-100 (Table 1), 13,538,736 trainable weights at the defaults.
 
     blocks: residual blocks per stage. widths: channels of each stage; from the second stage on, the first
     block halves the resolution. residual: False gives the plain twin, without identity. seed: of the initial
-    weights. initial_scale: of residual blocks; default: the paper's (see nn.ResidualBlock).
+    weights, or their generator. initial_scale: of residual blocks; default: the paper's (see
+    nn.ResidualBlock). block: the class of the blocks, which is called as nn.ResidualBlock is.
 
     The paper says 13.59 million weights; its Table 1 adds up to the number above.
 
@@ -83,21 +91,23 @@ def cifar_net(num_classes: int = 10, blocks: int = 9, widths: Sequence[int] = (6
 
     Raises ValueError for blocks < 1, no widths, widths < 1 or in decreasing order, or num_classes < 2.
     """
-    rng = numpy.random.default_rng(seed)
+    rng = default_rng(seed)
     checks.network("cifar_net", num_classes, [blocks] * len(widths), widths)
     stem = Conv2d(3, min(16, widths[0]), 3, padding=1, rng=rng)
-    return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, rng, residual=residual,
+    return _build_stages(stem, num_classes, [blocks] * len(widths), widths, 1, rng, block, residual=residual,
                          initial_scale=initial_scale)
 
 
 def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
-                 widths: Sequence[int] = (80, 168, 328, 672), seed: int = 0) -> ResidualNetwork:
+                 widths: Sequence[int] = (80, 168, 328, 672), seed: int | Generator = 0,
+                 residual: bool = True, initial_scale: float | None = None,
+                 block: Callable[..., Module] = ResidualBlock) -> ResidualNetwork:
     """The paper's network for ImageNet (section 4.2), 35,708,208 trainable weights at the defaults.
 
-    blocks, widths: residual blocks and channels of each stage, whose first block halves the resolution.
-    seed: of the initial weights. The paper prints no table, but says: all-convolutional, 34 layers, 35.7
-    million weights. The 34-layer network of He et al. (2015) without its max pooling, in the widths below,
-    is both.
+    blocks, widths: residual blocks and channels of each stage, whose first block halves the resolution. The
+    other options are those of `cifar_net`. The paper prints no table, but says: all-convolutional, 34
+    layers, 35.7 million weights. The 34-layer network of He et al. (2015) without its max pooling, in the
+    widths below, is both.
 
     | layers              | kernel              | stride   | pixels out |
     |---------------------|---------------------|----------|------------|
@@ -111,20 +121,22 @@ def imagenet_net(num_classes: int = 1000, blocks: Sequence[int] = (3, 4, 6, 3),
 
     Raises ValueError as `cifar_net` does, and unless blocks and widths are equal in number.
     """
-    rng = numpy.random.default_rng(seed)
+    rng = default_rng(seed)
     checks.network("imagenet_net", num_classes, blocks, widths)
     stem = Conv2d(3, widths[0], 7, stride=2, padding=3, rng=rng)
-    return _build_stages(stem, num_classes, blocks, widths, 2, rng)
+    return _build_stages(stem, num_classes, blocks, widths, 2, rng, block, residual=residual,
+                         initial_scale=initial_scale)
 
 
 def _build_stages(stem: Conv2d, num_classes: int, blocks: Sequence[int], widths: Sequence[int],
-                  first_stride: int, rng: numpy.random.Generator, **block: Any) -> ResidualNetwork:
-    """Stages of residual blocks and a projection. first_stride: of the first stage; the others have 2. block:
-    options of ResidualBlock."""
+                  first_stride: int, rng: Generator, block: Callable[..., Module],
+                  **options: Any) -> ResidualNetwork:
+    """Stages of residual blocks and a projection. first_stride: of the first stage; the others have 2.
+    options: of the blocks."""
     channels, layers = stem.weight.shape[3], []
     for stage, width in enumerate(widths):
         for i in range(blocks[stage]):
             stride = 1 if i > 0 else first_stride if stage == 0 else 2
-            layers.append(ResidualBlock(channels, width, stride, rng=rng, **block))
+            layers.append(block(channels, width, stride, rng=rng, **options))
             channels = width
     return ResidualNetwork(stem, layers, RandomProjection(channels, num_classes, rng=rng))

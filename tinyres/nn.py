@@ -90,7 +90,8 @@ class RandomProjection(Module):
 
 @kernel
 def residual_sum(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """shortcut + conv2(relu(conv1(x))), both 3 x 3; on tensors, so that a variant can have its own vjp."""
+    """shortcut + conv2(relu(conv1(x))), both 3 x 3 with padding 1 and no bias; on tensors, so that a variant
+    can have its own vjp."""
     return shortcut + conv2(relu(conv1(x)))
 
 
@@ -101,6 +102,8 @@ class ResidualBlock(Module):
     the nearest thing without weights: average pooling over stride x stride pixels, and channels of zeros
     added evenly on both sides. conv1 and conv2 are 3 x 3 without bias; conv1 has the stride. Their weights
     start N(0, sigma), sigma = 1 / (9 out_channels).
+
+    A subclass may define `h`, and `shortcut`, anew: the block is their sum, whatever they are.
 
     initial_scale: if given, weights start as in He et al. (2015) instead, sigma = sqrt(2 / (9 in_channels)),
         those of conv2 times initial_scale: a short run ends before the paper's tiny weights have grown.
@@ -126,7 +129,9 @@ class ResidualBlock(Module):
     def __call__(self, x: Tensor) -> Tensor:
         if not self.residual:
             return relu(self.h(x))
-        return residual_sum(self.shortcut(x), x, self.conv1, self.conv2)
+        if self.is_papers():
+            return residual_sum(self.shortcut(x), x, self.conv1, self.conv2)
+        return self.shortcut(x) + self.h(x)
 
     def h(self, x: Tensor) -> Tensor:
         """conv2(relu(conv1(x))): what the block adds to the identity."""
@@ -140,3 +145,14 @@ class ResidualBlock(Module):
         if added:
             x = pad(x, [(0, 0), (0, 0), (0, 0), (added // 2, added - added // 2)])
         return x
+
+    def is_papers(self) -> bool:
+        """Whether `h` and `shortcut` are those above, and no other layer stands in for conv1 or conv2."""
+        methods = tuple(getattr(method, "__func__", None) for method in (self.h, self.shortcut))
+        return methods == _PAPERS and all(
+            type(conv) is Conv2d and conv.bias is None and conv.weight.shape[:2] == (3, 3)
+            and (conv.stride, conv.padding) == (stride, 1)
+            for conv, stride in ((self.conv1, self.stride), (self.conv2, 1)))
+
+
+_PAPERS = ResidualBlock.h, ResidualBlock.shortcut

@@ -181,3 +181,9 @@ def one_cycle(lr: float, steps: int, warmup: float = 0.2) -> Callable[[int], flo
     down to 0 (Smith and Topin, 2018, "Super-convergence")."""
     top = max(1, round(warmup * steps))
     return lambda step: lr * min((step + 1) / top, (steps - step) / max(1, steps - top))
+
+
+def cosine_decay(lr: float, steps: int) -> Callable[[int], float]:
+    """step -> learning rate, from lr down to 0 along half a cosine (Loshchilov and Hutter, 2017, "SGDR",
+    without its restarts)."""
+    return lambda step: lr * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from ..distributed.forked import forked, process_count
 from ..fast.gpu import block, capture, precision
 from ..models import ResidualNetwork
 from ..nn import Module
-from ..optim import SGD, Optimizer
+from ..optim import SGD, Adam, Optimizer, cosine_decay, one_cycle
+from ..support.saved_weights import LimitedGenerator
 from ..training import Checkpoint, Run, evaluate, loss_and_error, train, trial
 from ..training.curves import Metrics
 from ..training.dry_run import dry_run
@@ -58,8 +59,25 @@ def data_folder(path: Path, names: Iterable[str]) -> Path:
     return path
 
 
-def in_precision(products: str, network: ResidualNetwork) -> Module:
-    """The network as it computes in a precision; on a GPU, arranged for it."""
+def seed_of(settings: Settings, checkpoint: Checkpoint | None) -> int | numpy.random.Generator:
+    """The seed of the initial weights; if those of a checkpoint will replace them, in a generator that makes
+    no network much larger than that."""
+    return LimitedGenerator(settings.seed, checkpoint.model) if checkpoint else settings.seed
+
+
+def count_layers(network: Module, *kinds: type[Module]) -> int:
+    """How many layers of these classes a network holds."""
+    return sum(isinstance(module, kinds) for _, module in network.named_modules())
+
+
+def in_precision(products: str, network: Module) -> Module:
+    """The network as it computes in a precision; on a GPU, arranged for it.
+
+    Raises ValueError for float16 and a network of another class, whose logits would not be float32.
+    """
+    if products == "float16" and not isinstance(network, ResidualNetwork):
+        raise ValueError(f"precision float16 is for a ResidualNetwork, got a {type(network).__name__}: give "
+                         "--precision tf32")
     if backend.current() is not numpy:
         block.arrange(network)
     return precision.Float16(network) if products == "float16" else network
@@ -67,13 +85,25 @@ def in_precision(products: str, network: ResidualNetwork) -> Module:
 
 def build_optimizer(settings: Settings, model: Module, checkpoint: Checkpoint | None) -> Optimizer:
     """The optimizer that the settings describe for a model from `in_precision`, with a checkpoint's state."""
-    optimizer: Optimizer = SGD(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
+    optimizer: Optimizer
+    if settings.optimizer == "adam":
+        optimizer = Adam(model.parameters(), settings.lr, (settings.momentum, 0.999),
+                         weight_decay=settings.weight_decay)
+    else:
+        optimizer = SGD(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
     if isinstance(model, precision.Float16):
         optimizer = precision.ScaledOptimizer(optimizer, model)
     if checkpoint:  # which may come from another precision
         optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
                                    if name in optimizer.state or name not in precision.SCALE_STATE})
     return optimizer
+
+
+def build_schedule(settings: Settings, drops: Callable[[int], float]) -> Callable[[int], float]:
+    """step -> learning rate as --schedule says. drops: the paper's."""
+    if settings.schedule == "drops":
+        return drops
+    return {"one-cycle": one_cycle, "cosine": cosine_decay}[settings.schedule](settings.lr, settings.steps)
 
 
 @contextmanager
@@ -95,7 +125,7 @@ def shared(launch: Launch, batch_size: int, model: Module, group: Group) -> Iter
         yield group
 
 
-def run(settings: Settings, launch: Launch, network: ResidualNetwork, schedule: Callable[[int], float],
+def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[[int], float],
         dataset: Dataset, headline: str, checkpoint: Checkpoint | None = None,
         group: Group = SINGLE_PROCESS) -> Metrics:
     """Print the headline and train the network, from the checkpoint on if there is one; or make a dry run.
@@ -129,7 +159,7 @@ def run(settings: Settings, launch: Launch, network: ResidualNetwork, schedule: 
                      batch_size=settings.batch_size, compute=compute)
 
 
-def test(settings: Settings, launch: Launch, network: ResidualNetwork, split: Split,
+def test(settings: Settings, launch: Launch, network: Module, split: Split,
          group: Group) -> dict[str, float]:
     """The figures of a saved network, as `training.evaluate` has them."""
     model = in_precision(settings.precision, network)
@@ -145,3 +175,13 @@ def stopped_early(settings: Settings, launch: Launch, metrics: Metrics) -> bool:
           f"{Path(sys.argv[0]).name} --resume --data {shlex.quote(str(settings.data))} "
           f"--out {shlex.quote(str(launch.out))}{' --distributed' if launch.distributed else ''}")
     return True
+
+
+def print_result(settings: Settings, launch: Launch, errors: Mapping[str, float],
+                 paper: Mapping[str, float]) -> None:
+    """Errors by name beside the paper's, as far as it has them, and every setting that is not the paper's."""
+    print(f"\n{'':14}{'this run':>10}{'the paper':>12}")
+    for name, error in errors.items():
+        print(f"{name:14}{error:>10.2%}{f'{paper[name]:.2%}' if name in paper else '-':>12}")
+    print(f"\nDifferent from the paper's run: {settings.differences()}\n"
+          f"Curves, metrics and checkpoint are in {launch.out}")

@@ -15,6 +15,7 @@ from .options import Parser, flag, fraction, non_negative_int, option, positive_
 
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
+ADAM_LR = 0.001  # the paper's rates are for SGD
 CHANGEABLE = {"data", "steps", "epochs", "evaluate_every", "precision"}  # between the parts of one run
 # What the paper does not say, or what does not change a result
 NOT_COMPARED = {"data", "dataset", "precision", "epochs", "evaluate_every", "seed", "held_out", "min_area"}
@@ -34,14 +35,25 @@ class Settings:
     data: Path
     blocks: int | tuple[int, ...]
     widths: tuple[int, ...] = option(MISSING, "channels of each stage", positive_int, "N", nargs="+")
+    plain: bool = flag("without identity: h(x) instead of x + h(x)")
+    initial_scale: float | None = option(
+        None, "residual blocks start as in He et al., their second convolution times X; default: the paper's",
+        positive_float, "X")
     steps: int = option(MISSING, "length of the run, in batches", positive_int, "N", exclusive="length")
     epochs: int | None = option(None, "length of the run in epochs, instead of --steps",
                                positive_int, "N", exclusive="length")
     batch_size: int = option(MISSING, "images per step", positive_int, "N")
+    optimizer: str = option("sgd", f"what moves the weights; adam takes --momentum for its first beta, and "
+                            f"--lr {ADAM_LR} unless another one is given", choices=["sgd", "adam"])
     lr: float = option(MISSING, "learning rate", positive_float)
+    schedule: str = option("drops", "how the learning rate changes: drops, as in the paper; one-cycle, "
+                           "linearly up, then down, over all steps; cosine, down to 0 along half a cosine",
+                           choices=["drops", "one-cycle", "cosine"])
     momentum: float = option(0.9, "fraction of the previous update kept in the next", fraction)
     weight_decay: float = option(1e-4, "times the weights, added to the gradient", fraction)
     evaluate_every: int | None = option(None, "evaluate every N steps; default: one epoch", positive_int, "N")
+    held_out: int | None = option(
+        None, "leave N training images out, and test on them instead", positive_int, "N")
     seed: int = option(0, "the seed of the initial weights and the batches", non_negative_int)
     precision: str | None = option(None, "precision of matrix products; default: tf32 on a GPU, float32 with "
                                    "NumPy", choices=PRECISIONS)
@@ -53,7 +65,12 @@ class Settings:
     def name(self) -> str:
         """The name of a run's folder, such as "cifar10-residual-9x64-128-256-50000steps-lr0.05-seed0"."""
         length = f"{self.epochs}epochs" if self.epochs else f"{self.steps}steps"
-        return f"{self.network()}-{length}-lr{self.lr:g}-seed{self.seed}"
+        kind = "adam-" if self.optimizer == "adam" else ""
+        return f"{self.network()}-{length}-{kind}lr{self.lr:g}-seed{self.seed}"
+
+    def tested_on(self) -> str:
+        """Which images stand in the place of test images."""
+        return "held-out" if self.held_out else "test"
 
     def config(self) -> dict[str, Any]:
         """The settings for JSON, with the folder of the data as an absolute path."""
@@ -80,6 +97,8 @@ class Launch:
                                    "default: the number that is fastest", positive_int, "N")
     resume: bool = flag("continue from the checkpoint in --out")
     evaluate: Path | None = option(None, "print the test error of a saved network", Path, "CHECKPOINT")
+    classify: tuple[Path, ...] | None = option(
+        None, "name the likeliest classes of pictures, by the network of --evaluate", Path, "FILE", nargs="+")
     dry_run: bool = flag("take a few steps, and say what the whole run would cost in memory and hours")
     demo: bool
 
@@ -102,11 +121,10 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     paper = {field.name: field.default for field in dataclasses.fields(settings_class)}
     preset = next((presets[name] for name in presets if name in typed), {})
     checkpoint, saved = _checkpoint(parser, typed, paper)
-    values = {**paper, **preset, **saved, **typed}
+    adam = {"lr": ADAM_LR} if typed.get("optimizer") == "adam" else {}
+    values = {**paper, **preset, **adam, **saved, **typed}
     settings = settings_class(**{name: values.pop(name) for name in paper})
     launch = launch_class(**{"out": Path("runs") / settings.name(), **values})
-    if checkpoint and not _fits(checkpoint, settings):
-        parser.error(f"the weights in {_path(typed)} are not those of the network that its settings describe")
     widths, blocks = settings.widths, settings.blocks
     if list(widths) != sorted(widths) or len(widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
@@ -173,19 +191,6 @@ def _saved_settings(parser: Parser, checkpoint: Checkpoint, paper: Mapping[str, 
               file=sys.stderr)
         raise
     return {name: given.get(name, paper[name]) for name in config}
-
-
-def _fits(checkpoint: Checkpoint, settings: Settings) -> bool:
-    """Whether a checkpoint holds the weights of the network that the settings describe, judged before that
-    network, of whatever size, is made."""
-    widths, blocks = settings.widths, settings.blocks
-    counts = blocks if isinstance(blocks, tuple) else (blocks,) * len(widths)
-    if len(counts) != len(widths) or len(checkpoint.model) != 2 * sum(counts) + 2:
-        return False
-    channels = [width for width, count in zip(widths, counts, strict=True) for _ in range(count)]
-    kernels = [checkpoint.model.get(f"blocks.{i}.conv2.weight") for i in range(len(channels))]
-    return all(kernel is not None and kernel.shape == (3, 3, width, width)
-               for width, kernel in zip(channels, kernels, strict=True))
 
 
 def _plain(value: Any) -> Any:

@@ -28,6 +28,12 @@ class Split(NamedTuple):
 
     evaluation_batch_size = 250  # images at a time: few enough for a laptop's memory
 
+    def divided(self, count: int) -> tuple[Split, Split]:
+        """The first images, and the last ones, this many."""
+        first, last = (Split(*(part[rows] for part in self)) for rows in
+                       (slice(-count), slice(-count, None)))
+        return first, last
+
     def pixels(self, indices: numpy.ndarray) -> tuple[Array, Array]:
         """The images with these indices as they are, (n, H, W, C) uint8, and their labels (n,)."""
         indices = xp_of(self.images).asarray(indices)
@@ -56,14 +62,13 @@ class Dataset(NamedTuple):
         return self._replace(train=train, test=test)
 
     def held_out(self, images: int) -> Dataset:
-        """The same with the last training images, this many, in place of the test images and no longer
-        trained on: to choose settings without a look at the test set.
+        """The same with this many training images in place of the test images and no longer trained on: to
+        choose settings without a look at the test set. They are the last ones, or pictures of all folders.
 
         Raises ValueError unless images are held out and others left to train on.
         """
         if not 1 <= images < len(self.train.labels):
             raise ValueError(f"{images} images held out: expected from 1 to {len(self.train.labels) - 1}, "
                              "so that one is left to train on")
-        first, last = (Split(*(part[rows] for part in self.train)) for rows in
-                       (slice(-images), slice(-images, None)))
+        first, last = self.train.divided(images)
         return self._replace(train=first, test=last)

@@ -32,7 +32,7 @@ from ..fast.cpu.threads import core_count
 from .augment import standardize
 from .dataset import Dataset
 
-SIZE = 224  # pixels: width and height of the images that a network gets
+SIZE = 224  # pixels: width and height of the images that a network gets, unless another size is asked for
 SHORTER_SIDE = 256  # pixels: in evaluation a picture is scaled to this before its middle is cut out
 SUFFIXES = (".jpeg", ".jpg", ".png")
 MIN_AREA = 0.08  # of random windows: fraction of the picture
@@ -43,15 +43,16 @@ BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # skipped at most: files, or a fracti
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def image_folder(root: str | Path, workers: int | None = None, min_area: float = MIN_AREA) -> Dataset:
-    """The pictures below a folder as a data set: (n, 224, 224, 3) images, the sorted folder names as classes.
+def image_folder(root: str | Path, workers: int | None = None, min_area: float = MIN_AREA,
+                 size: int = SIZE) -> Dataset:
+    """The pictures below a folder as a data set: (n, size, size, 3) images, sorted folder names as classes.
 
     workers: threads that decode; default: as many as cores.
     min_area: the smallest fraction of a picture that a training window covers, above 0 and up to 1.
     Every file with the suffix .JPEG, .jpg or .png, in upper or lower case, is read; other files are ignored.
     Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in shape, mirrored half of the time, as
     for Inception networks. Evaluation: the middle 224 x 224 pixels of the picture after it is scaled to 256
-    on its shorter side.
+    on its shorter side; for another size, scaled to that.
     Raises FileNotFoundError, saying which files belong where, if the folders are missing or empty; ValueError
     if val/ has a class that train/ does not have, or labels.txt does not name every file.
     """
@@ -67,8 +68,8 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
                                 f"found {len(classes)}: see data/README.md")
     val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
     workers = workers or core_count()
-    return Dataset(FolderSplit(train, *_files_by_class(train, classes), workers, min_area),
-                   FolderSplit(val, *val_files(val, classes), workers, min_area), classes)
+    return Dataset(FolderSplit(train, *_files_by_class(train, classes), workers, min_area, size),
+                   FolderSplit(val, *val_files(val, classes), workers, min_area, size), classes)
 
 
 @functools.cache
@@ -122,21 +123,29 @@ class FolderSplit:
     evaluation_batch_size = 64  # images at a time: few enough for a laptop's memory
 
     def __init__(self, folder: Path, names: Sequence[str], labels: Sequence[int],
-                 workers: int, min_area: float) -> None:
+                 workers: int, min_area: float, size: int = SIZE) -> None:
         if not names:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
         self.folder, self.names, self.labels = folder, names, numpy.asarray(labels, numpy.int64)
         self.broken: set[str] = set()
-        self.min_area = min_area
+        self.min_area, self.size = min_area, size
         self._workers, self._lock = workers, threading.Lock()
 
     def __repr__(self) -> str:
         return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
 
+    def divided(self, count: int) -> tuple[FolderSplit, FolderSplit]:
+        """The others, and this many pictures at equal distances in order of names, so from all classes."""
+        chosen = numpy.arange(count) * len(self.names) // count
+        others = numpy.delete(numpy.arange(len(self.names)), chosen)
+        first, second = (FolderSplit(self.folder, [self.names[i] for i in rows], self.labels[rows],
+                                     self._workers, self.min_area, self.size) for rows in (others, chosen))
+        return first, second
+
     def pixels(self, indices: numpy.ndarray, windows: numpy.ndarray | None = None,
                flips: numpy.ndarray | None = None) -> tuple[Array, Array]:
-        """The pictures with these indices, (n, 224, 224, 3) uint8, and their labels (n,).
+        """The pictures with these indices, (n, size, size, 3) uint8, and their labels (n,).
 
         windows, flips: from `draw_windows`, to augment them for training. Without these the middle of each
         picture is cut out, and pictures that cannot be read are left out.
@@ -147,14 +156,14 @@ class FolderSplit:
         found = [image for image in _pool(self._workers, os.getpid()).map(read, *arguments)
                  if image is not None]
         xp = backend.current()
-        images = numpy.empty((len(found), SIZE, SIZE, 3), numpy.uint8)
+        images = numpy.empty((len(found), self.size, self.size, 3), numpy.uint8)
         for row, (image, _) in zip(images, found, strict=True):
             row[...] = image
         labels = numpy.array([label for _, label in found], numpy.int64)
         return xp.asarray(images), xp.asarray(labels)
 
     def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
-        """The same without augmentation, standardized: (n, 224, 224, 3) float32."""
+        """The same without augmentation, standardized: (n, size, size, 3) float32."""
         images, labels = self.pixels(indices)
         return standardize(images), labels
 
@@ -165,11 +174,12 @@ class FolderSplit:
 
     def _read(self, number: int, windows: numpy.ndarray | None = None,
               flip: bool = False) -> tuple[numpy.ndarray, int] | None:
-        """(the image (224, 224, 3), its label), or None if the file cannot be read."""
+        """(the image (size, size, 3), its label), or None if the file cannot be read."""
         name = self.names[number]
         if name not in self.broken:
             try:
-                return decode(self.folder / name, windows, flip, self.min_area), self.labels[number]
+                image = decode(self.folder / name, windows, flip, self.min_area, self.size)
+                return image, self.labels[number]
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
                 self._skip(name, error)
         count, limit = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
@@ -193,8 +203,8 @@ def draw_windows(count: int, rng: numpy.random.Generator) -> tuple[numpy.ndarray
 
 
 def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = False,
-           min_area: float = MIN_AREA) -> numpy.ndarray:
-    """A picture's pixels, (224, 224, 3) uint8: its middle, or the first of the windows that fits into it.
+           min_area: float = MIN_AREA, size: int = SIZE) -> numpy.ndarray:
+    """A picture's pixels, (size, size, 3) uint8: its middle, or the first of the windows that fits into it.
 
     windows: (tries, 4) from 0 to 1: area, shape, and place across and down of each. flip: whether to mirror
     the picture. Raises what `_read_window` raises.
@@ -204,17 +214,18 @@ def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = 
             return _middle(width, height, SIZE / SHORTER_SIDE)
         return _window(width, height, windows.tolist(), min_area)
 
-    pixels = _read_window(path, SIZE, box)
+    pixels = _read_window(path, size, box)
     return pixels[:, ::-1] if flip else pixels
 
 
-def read_square(path: str | Path, size: int) -> numpy.ndarray:
-    """The largest square in the middle of a picture, scaled to (size, size, 3) uint8.
+def read_square(path: str | Path, size: int, fraction: float = 1) -> numpy.ndarray:
+    """The largest square in the middle of a picture, or this fraction of its side, scaled to (size, size, 3)
+    uint8.
 
     Raises FileNotFoundError for a path that does not exist, ValueError unless the file is a whole picture.
     """
     try:
-        return _read_window(path, size, functools.partial(_middle, fraction=1))
+        return _read_window(path, size, functools.partial(_middle, fraction=fraction))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
     except Exception as error:  # damaged files make Pillow's decoders raise almost anything

@@ -26,9 +26,11 @@ import numpy
 
 from .. import backend, datasets, models, optim, plot
 from ..cli.errors import run_script
+from ..cli.launch import count_layers
 from ..cli.options import Parser, fraction, non_negative_int, option, positive_float, positive_int
 from ..datasets import Dataset, Split
 from ..distributed.forked import forked, process_count
+from ..nn import Conv2d
 from ..support.diverged import Diverged
 from ..training import Run, evaluate, load_checkpoint, read_metrics, train
 
@@ -107,9 +109,6 @@ class Experiment(NamedTuple):
         lines = [self.result(results, Setting(kind, blocks, best, seed)) for seed in self.seeds]
         return [line for line in lines if best and line]
 
-    def convolutions(self, blocks: int) -> int:
-        return 2 * blocks * len(self.common["widths"]) + 1
-
 
 def make_run(experiment: Experiment, setting: Setting, dataset: Dataset, out: Path) -> dict[str, Any] | None:
     """Train one network, from its checkpoint if there is one, and return its line of results, or None if a
@@ -132,7 +131,7 @@ def make_run(experiment: Experiment, setting: Setting, dataset: Dataset, out: Pa
         network.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
         step = checkpoint.step
-    line = {**config, "convolutions": experiment.convolutions(setting.blocks), "steps": steps}
+    line = {**config, "convolutions": count_layers(network, Conv2d), "steps": steps}
     metrics = read_metrics(folder / "metrics.jsonl")
     try:
         if step < steps:
@@ -221,12 +220,12 @@ def main() -> None:
         draw_identity(options.out / "identity.png", experiment, results)
         if not (left := experiment.runs_left(results)):
             break
-        work = sum(experiment.convolutions(setting.blocks) for setting in left)
+        work = sum(setting.blocks for setting in left)
         hours = (time.perf_counter() - start) / done * work / 3600 if done else math.nan
         print(f"\n{len(left)} runs left{f', about {hours:.1f} hours' if done else ''}. {left[0]}", flush=True)
         if (line := make_run(experiment, left[0], dataset, options.out)) is None:
             sys.exit("Stopped and saved. The same command continues.")
-        done += line["convolutions"]
+        done += line["blocks"]
         results.append(line)
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
@@ -242,7 +241,7 @@ def print_table(experiment: Experiment, results: Results) -> None:
             if found := experiment.finished(results, kind, blocks):
                 train, test = (statistics.mean(line[f"{split}_error"] for line in found)
                                for split in ("train", "test"))
-                print(f"{experiment.convolutions(blocks):12}  {kind:10}{found[0]['lr']:>7g}{len(found):>7}"
+                print(f"{found[0]['convolutions']:12}  {kind:10}{found[0]['lr']:>7g}{len(found):>7}"
                       f"{train:>9.1%}{test:>9.1%}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy
 
 from ..models import ResidualNetwork, cifar_net
+from ..support.saved_weights import LimitedGenerator, load
 from ..training import Checkpoint, load_checkpoint
 from ..training.checkpoint import write_checkpoint
 
@@ -22,8 +23,9 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     checkpoint = load_checkpoint(Path(path))
     try:
         blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
-        network = cifar_net(checkpoint.model["projection.matrix"].shape[1], blocks, widths, not plain)
-        network.load_state_dict(checkpoint.model)
+        network = cifar_net(checkpoint.model["projection.matrix"].shape[1], blocks, widths, not plain,
+                            LimitedGenerator(0, checkpoint.model))
+        load(network, checkpoint.model)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
     return network

@@ -13,8 +13,9 @@ from ..datasets.augment import standardize
 from ..datasets.dataset import Split
 from ..datasets.loader import evaluation_batches
 from ..extras.functions import softmax
-from ..models import ResidualNetwork
+from ..models import ResidualNetwork, is_residual
 from ..module import Module, evaluating
+from ..nn import Conv2d
 from ..tensor import Tensor, no_grad
 
 TEXT = 36  # pixels of height
@@ -50,7 +51,8 @@ def draw_kernels(path: str | Path, network: ResidualNetwork, columns: int = 8, s
 
     Kernels must have three channels, red, green and blue. Each is scaled by its own largest weight.
     """
-    kernels = network.stem.weight.numpy().transpose(3, 0, 1, 2)  # (O, KH, KW, 3)
+    first = next(module for _, module in network.named_modules() if isinstance(module, Conv2d))
+    kernels = first.weight.numpy().transpose(3, 0, 1, 2)  # (O, KH, KW, 3)
     rows, columns = -(-len(kernels) // columns), min(columns, len(kernels))
     page = plot.Drawing(40 + columns * (side + 40), 130 + rows * (side + 40))
     page.text(40, 50, f"First convolution: {len(kernels)} kernels of {kernels.shape[1]} x {kernels.shape[2]}",
@@ -104,7 +106,7 @@ def draw_path(path: str | Path, network: ResidualNetwork, image: numpy.ndarray, 
     a residual network can say: its shortcuts have no weights and lead from every block to the logits.
     Raises ValueError for a network without identity.
     """
-    if not all(block.residual for block in network.blocks):
+    if not all(map(is_residual, network.blocks)):
         raise ValueError("draw_path: expected a residual network: in a plain one no shortcut leads from a "
                          "block to the logits")
     steps = []
@@ -164,7 +166,7 @@ def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequ
     draw_answers(files[2], "The first images", images, labels, likelihood, classes)
     draw_answers(files[3], "The most confident mistakes", images[worst], labels[worst], likelihood[worst],
                  classes)
-    if not all(block.residual for block in network.blocks):
+    if not (isinstance(network, ResidualNetwork) and all(map(is_residual, network.blocks))):
         return files[:4]
     draw_path(files[4], network, images[[*worst, 0][0]], classes)
     return files

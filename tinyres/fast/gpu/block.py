@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from ...backend import Array
 from ...conv import convolution_gradients, convolve
-from ...models import ResidualNetwork
-from ...nn import Conv2d, residual_sum
+from ...nn import Conv2d, Module, ResidualBlock, residual_sum
 from ...tensor import Tensor
 from . import cublas, cuda, passes
 from .passes import Parts, Pixels, columns
@@ -63,9 +62,10 @@ def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d
     return Tensor(out.image, parents=(x, w1, w2) if shortcut is x else (shortcut, x, w1, w2), vjp=vjp)
 
 
-def arrange(network: ResidualNetwork) -> None:
+def arrange(network: Module) -> None:
     """Store the kernels that are used as matrices in the order of those, so that no step has to copy them."""
-    for block in network.blocks:
+    for block in (module for _, module in network.named_modules()
+                  if isinstance(module, ResidualBlock) and module.is_papers()):
         for weight in [block.conv1.weight] * (block.stride == 1) + [block.conv2.weight]:
             matrix = _as_matrix(weight.data)
             weight.data = _from_matrix(matrix, weight.shape)

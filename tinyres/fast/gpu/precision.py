@@ -21,6 +21,7 @@ from ... import backend
 from ...backend import Array, xp_of
 from ...models import ResidualNetwork
 from ...module import Module, unchanged
+from ...nn import Conv2d, ResidualBlock
 from ...ops import relu
 from ...optim import Optimizer
 from ...support.diverged import Diverged
@@ -91,7 +92,7 @@ class Float16(Module):
 
     def _layers(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         for name, block, x, out in self.network.steps(images):
-            if block:
+            if isinstance(block, ResidualBlock) and block.is_papers():
                 inner = block.conv1(x)
                 yield f"{name}.conv1", inner
                 yield f"{name}.conv2", block.conv2(relu(inner))
@@ -100,8 +101,7 @@ class Float16(Module):
     @contextmanager
     def _float16_weights(self) -> Iterator[None]:
         """Within this context the convolutions have float16 copies of their weights."""
-        blocks = self.network.blocks
-        convolutions = [self.network.stem, *(c for block in blocks for c in (block.conv1, block.conv2))]
+        convolutions = [module for _, module in self.network.named_modules() if isinstance(module, Conv2d)]
         masters = [convolution.weight for convolution in convolutions]
         try:
             for convolution, master in zip(convolutions, masters, strict=True):
