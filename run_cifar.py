@@ -12,9 +12,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+try:
+    import tinyres as tr
+except ImportError as error:  # NumPy or Pillow is absent or too old
+    sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 import numpy
 
-import tinyres as tr
 from tinyres.cli.errors import run_script
 from tinyres.cli.launch import data_folder, in_precision, run, stopped_early, test, use_backend
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int

@@ -8,11 +8,15 @@ data/README.md says how to get ImageNet, Imagenette or Tiny ImageNet, and how DI
 """
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tinyres as tr
+try:
+    import tinyres as tr
+except ImportError as error:  # NumPy or Pillow is absent or too old
+    sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 from tinyres.cli.errors import run_script
 from tinyres.cli.launch import data_folder, run, stopped_early, test, use_backend
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
