@@ -3,6 +3,7 @@ test_hostile_files.py."""
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.harness import finish, kill_at_random, outcome, start
+from support.harness import ROOT, finish, kill_at_random, outcome, start
 
 from tinyres import models, optim, plot
 from tinyres.cli.options import Parser, option
@@ -18,6 +19,7 @@ from tinyres.datasets import cifar10, image_folder, read_square, save_as_folder,
 from tinyres.support.files import locked, write_atomically
 from tinyres.training import Run, load_checkpoint, read_metrics, train
 from tinyres.training.pictures import draw_all
+from tinyres.training.progress import say
 
 STEPS = 40
 
@@ -161,3 +163,46 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
     options = Parser("", Folders).typed(["--out=~/out", "--files", "~/a", "b"])
     assert options == {"out": tmp_path / "home" / "out", "files": (tmp_path / "home" / "a", Path("b"))}
     assert not list((tmp_path / "here").iterdir())
+
+
+# Output
+
+
+CHINESE = "\u4e2d"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "utf-8"])
+def test_output_that_the_terminal_cannot_encode_does_not_end_a_run(tmp_path, encoding):
+    program = """
+import sys
+from tinyres.cli.errors import run_script
+from tinyres.distributed.forked import forked
+def main():
+    for stream in sys.stdout, sys.stderr:
+        print("B\\xe4r \\u4e2d \\udcff", file=stream)
+    with forked(2) as group:  # the others print to nowhere
+        print("\\u4e2d \\udcff")
+        group.all_reduce_sum(1.0)
+    raise ValueError("no \\u4e2d")
+run_script(main)
+"""
+    (tmp_path / "run.py").write_text(program)
+    done = subprocess.run([sys.executable, str(tmp_path / "run.py")], capture_output=True, timeout=120,
+                          env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT),
+                               "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    printed, errors = (text.decode(encoding) for text in (done.stdout, done.stderr))
+    assert "Traceback" not in errors and errors.splitlines()[-1].startswith("run.py: no ")
+    expected = f"Bär {CHINESE} \\udcff\n{CHINESE} \\udcff\n"
+    for character in "ä", CHINESE:
+        try:
+            character.encode(encoding)
+        except UnicodeEncodeError:
+            expected = expected.replace(character, ascii(character)[1:-1])
+    assert printed == expected
+
+
+def test_messages_during_training_are_not_lost_either(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    say(f"could not write {CHINESE}")
+    assert stream.buffer.getvalue() == b"could not write \\u4e2d\n"
