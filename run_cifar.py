@@ -12,9 +12,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+try:
+    import tinyres as tr
+except ImportError as error:  # NumPy or Pillow is absent or too old
+    sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 import numpy
 
-import tinyres as tr
 from tinyres.cli.classify import print_classes
 from tinyres.cli.errors import run_script
 from tinyres.cli.launch import (

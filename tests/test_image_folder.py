@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -199,6 +200,9 @@ def test_too_many_broken_files_are_an_error_and_no_hang(root, tmp_path, count, t
     files = sorted((folder / "train").rglob("*.JPEG"))
     for path in files[total:]:
         path.unlink()
+    for path in folder.glob("train/*"):
+        if not list(path.iterdir()):  # a class without pictures is another error
+            path.rmdir(), shutil.rmtree(folder / "val" / path.name)
     for path in files[:count]:
         path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=f"{count} of the {total} pictures in .* cannot be read"):
@@ -270,3 +274,59 @@ def test_a_copy_of_the_process_reads_pictures_too(root):
             signal.alarm(20)  # or a copy that waits for its threads would wait for ever
         sums = group.all_reduce_sum(float(split.evaluation_batch(numpy.arange(2))[0].var()))
     assert sums == [2 * float(images.var())]
+
+
+LITTER = ["train/.ipynb_checkpoints/a.jpg", "train/__MACOSX/heart/a.jpg", "train/.git/objects/a.png",
+          "val/.ipynb_checkpoints/a.jpg", "val/__MACOSX/a.jpg", "train/heart/._x.jpg", "train/.DS_Store",
+          "val/heart/._x.JPEG", "train/heart/.ipynb_checkpoints/a-checkpoint.jpg",
+          "train/heart/folder.jpg/a.txt"]
+
+
+def test_what_begins_with_a_dot_is_not_data(root, tmp_path):
+    folder, expected = copy(root, tmp_path), image_folder(root)
+    for name in LITTER:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no picture")
+    found = image_folder(folder)
+    assert found.classes == expected.classes
+    assert found.train.names == expected.train.names and found.test.names == expected.test.names
+    flat = tmp_path / "flat"
+    copy(root, flat)
+    for path in (flat / "val").rglob("*.JPEG"):
+        path.rename(flat / "val" / path.name)
+    names = sorted(path.name for path in (flat / "val").glob("*.JPEG"))
+    (flat / "val" / "._00000.JPEG").write_bytes(b"no picture")
+    (flat / "val" / "labels.txt").write_text("".join(f"{name} heart\n" for name in names))
+    assert image_folder(flat).test.names == names
+
+
+@pytest.mark.parametrize("leave", [None, "notes.txt", "._x.jpg"])
+def test_a_class_without_pictures_is_an_error_with_its_name(root, tmp_path, leave):
+    folder = copy(root, tmp_path)
+    (folder / "train" / "horse").mkdir()
+    (folder / "train" / "zebra").mkdir()
+    if leave:
+        (folder / "train" / "horse" / leave).write_bytes(b"no picture")
+    with pytest.raises(FileNotFoundError, match="train holds no picture of 2 of its 12 classes: .*'horse'"):
+        image_folder(folder)
+
+
+def test_a_class_without_test_pictures_is_no_error(root, tmp_path):
+    folder = copy(root, tmp_path)
+    for path in (folder / "val" / "heart").iterdir():
+        path.unlink()
+    assert len(image_folder(folder).test.names) == 18
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_of_labels_may_begin_with_a_byte_order_mark_and_hold_any_name(root, tmp_path, encoding):
+    folder = copy(root, tmp_path)
+    for path in list((folder / "val").rglob("*.JPEG")):
+        path.rename(folder / "val" / f"Bär_{path.stem}.JPEG")
+    names = sorted(path.name for path in (folder / "val").glob("*.JPEG"))
+    lines = "".join(f"{name} heart\r\n" for name in names)
+    (folder / "val" / "labels.txt").write_bytes(lines.encode(encoding))
+    assert image_folder(folder).test.names == names
+    (folder / "val" / "labels.txt").write_bytes(f"{names[0]} B\xe4r\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="labels.txt, line 1: expected a file's name and one of the folder"):
+        image_folder(folder)

@@ -1,6 +1,7 @@
 """Work in threads: results, errors, nesting, NumPy's settings; the same bits with any number of threads."""
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.cpu import im2col, stride2, threads, winograd, winograd_rows
+from tinyres.fast.cpu import cores, im2col, stride2, threads, winograd, winograd_rows
 
 
 def test_results_come_in_order_whichever_thread_computes_them():
@@ -35,6 +36,70 @@ def test_no_more_threads_than_cores():
                           env={**os.environ, "OPENBLAS_NUM_THREADS": "1000"}, capture_output=True, text=True,
                           timeout=120, cwd=Path(__file__).resolve().parent.parent, check=True)
     assert int(done.stdout) <= threads.core_count()
+
+
+@pytest.mark.parametrize(("groups", "files", "expected"), [
+    ("", {}, math.inf),
+    ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # docker run --cpus=2, version 2
+    ("0::/\n", {"cpu.max": "max 100000\n"}, math.inf),
+    ("0::/user/me\n", {"user/me/cpu.max": "max 100000\n", "user/cpu.max": "150000 100000\n"}, 1.5),
+    ("0::/user/me\n", {"user/me/cpu.max": "50000 100000\n", "user/cpu.max": "400000 100000\n"}, 0.5),
+    ("0::/docker/abc\n", {"cpu.max": "300000 100000\n"}, 3),  # a path that leads nowhere in the container
+    ("0::/../other\n", {"cpu.max": "300000 100000\n"}, 3),
+    ("4:cpu,cpuacct:/docker/abc\n3:cpuset:/x\n0::/x\n",
+     {"cpu,cpuacct/cpu.cfs_quota_us": "200000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"}, 2),
+    ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, math.inf),
+    ("4:cpuacct,cpu:/\n", {"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "50000\n"}, 5),
+    ("3:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "100\n", "cpuset/cpu.cfs_period_us": "100\n"}, math.inf),
+    ("0::/\nnonsense\n", {"cpu.max": "nonsense\n"}, math.inf),
+])
+def test_the_quota_of_a_container_is_read(tmp_path, groups, files, expected):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert cores.quota(tmp_path) == expected
+
+
+def test_no_more_cores_than_the_quota(monkeypatch):
+    for granted, expected in (1.0, 1), (0.3, 1), (math.inf, len(os.sched_getaffinity(0))):
+        monkeypatch.setattr(cores, "quota", lambda granted=granted: granted)
+        assert cores.core_count() == expected
+
+
+def test_each_item_is_taken_once():
+    """By as many threads as there are; without Python's lock a shared iterator could give one item twice."""
+    taken = []
+    for _ in range(20):
+        threads.parallel_map(taken.append, range(1000))
+    assert sorted(taken) == sorted(list(range(1000)) * 20)
+
+
+class OneAtATime:
+    """A range whose iterator, like every iterator in a Python without its lock, must not be asked twice at
+    once."""
+
+    def __init__(self, length: int) -> None:
+        self.numbers, self.asking = iter(range(length)), threading.Lock()
+
+    def __iter__(self) -> OneAtATime:
+        return self
+
+    def __next__(self) -> int:
+        assert self.asking.acquire(blocking=False), "two threads ask at once"
+        try:
+            time.sleep(0.0005)
+            return next(self.numbers)
+        finally:
+            self.asking.release()
+
+
+@two_threads
+def test_the_shared_iterator_is_asked_by_one_thread_at_a_time(monkeypatch):
+    monkeypatch.setattr(threads, "range", OneAtATime, raising=False)
+    assert threads.parallel_map(lambda i: i, list("abcdefghijklmnop")) == list("abcdefghijklmnop")
 
 
 @two_threads
@@ -164,5 +229,20 @@ def test_blas_has_one_thread_until_the_last_of_several_threads_is_done():
             other.join()
             assert get_threads() == 1
         assert get_threads() == 2
+    finally:
+        set_threads(before)
+
+
+@has_blas
+def test_blas_uses_no_more_threads_than_the_quota(monkeypatch):
+    get_threads, set_threads = threads._blas_functions()
+    before = get_threads()
+    try:
+        for count, expected in (1, 1), (64, 3):
+            set_threads(3)
+            monkeypatch.setattr(cores, "quota", lambda count=count: float(count))
+            monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+            threads.limit_blas()
+            assert get_threads() == expected
     finally:
         set_threads(before)

@@ -4,6 +4,9 @@
 
 README.md beside this file says in which order to read, and what lies in each folder.
 """
+from .support import requirements  # noqa: F401  it comes first: it checks what all others need
+
+# isort: split
 from . import backend, kernel, models, nn, optim
 from .conv import conv2d
 from .extras.functions import (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from .. import distributed
+from ..training.progress import printable
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -28,14 +29,14 @@ def run_script(main: Callable[[], None]) -> None:
 
 class _Output:
     """A text stream that goes silent when nothing can be written to it any more: a closed pipe or terminal, a
-    log on a full disk. It must not end a run."""
+    log on a full disk. Nor does text that the terminal cannot encode end a run."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
         with self._silenced_on_error():
-            self.stream.write(text)
+            self.stream.write(printable(text, self.stream))
         return len(text)
 
     def flush(self) -> None:

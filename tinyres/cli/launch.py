@@ -13,6 +13,7 @@ from .. import backend, distributed
 from ..datasets import Dataset, Split
 from ..distributed import SINGLE_PROCESS, Group, check_batch
 from ..distributed.forked import forked, process_count
+from ..fast.cpu import blas, threads
 from ..fast.gpu import block, capture, precision
 from ..models import ResidualNetwork
 from ..nn import Module
@@ -40,6 +41,10 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
     precision.use(products)
     if launch.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
+    if name == "numpy":
+        threads.limit_blas()
+        if group.rank == 0 and blas.is_slow():
+            print(blas.SLOW)
     return group, products
 
 

@@ -12,7 +12,10 @@ import argparse
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+from ..support.files import user_path
 
 
 def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: str | None = None,
@@ -44,6 +47,8 @@ class Parser(argparse.ArgumentParser):
                 # the class that declared the option has its text, the last one its default
                 how = dict(next(found.metadata for above in cls.__mro__
                                 if (found := above.__dataclass_fields__[field.name]).metadata))
+                if how.get("type") is Path:
+                    how["type"] = user_path  # no shell expands the ~ of --data=~/x
                 how["help"] += _shown(field.default) * ("default:" not in how["help"])
                 group = exclusive[how.pop("exclusive")] if "exclusive" in how else self
                 group.add_argument("--" + field.name.replace("_", "-"), **how)

@@ -14,6 +14,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
+from ..support.files import user_path
+
 CHUNK_BYTES = 2**16  # read from a connection or a file at a time
 UNPACKED_LIMIT = 200_000_000  # bytes; CIFAR's archives hold about 186 million
 
@@ -40,6 +42,7 @@ def fetch(archive: Archive, root: Path, timeout: float = 30.0) -> Path:
     Raises RuntimeError, saying what the user can do, if the archive cannot be fetched or is not the official
     one.
     """
+    root = user_path(root)
     folder = root / archive.folder
     if folder.is_dir():
         return folder

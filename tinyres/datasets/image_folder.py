@@ -29,12 +29,13 @@ from PIL import Image, ImageOps
 from .. import backend
 from ..backend import Array
 from ..fast.cpu.threads import core_count
+from ..support.files import allow_reading, user_path
 from .augment import standardize
 from .dataset import Dataset
+from .picture_files import SUFFIXES, class_folders, files_by_class, files_by_list
 
 SIZE = 224  # pixels: width and height of the images that a network gets, unless another size is asked for
 SHORTER_SIDE = 256  # pixels: in evaluation a picture is scaled to this before its middle is cut out
-SUFFIXES = (".jpeg", ".jpg", ".png")
 MIN_AREA = 0.08  # of random windows: fraction of the picture
 ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
 TRIES = 10  # windows drawn until one fits into the picture
@@ -49,26 +50,33 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
 
     workers: threads that decode; default: as many as cores.
     min_area: the smallest fraction of a picture that a training window covers, above 0 and up to 1.
-    Every file with the suffix .JPEG, .jpg or .png, in upper or lower case, is read; other files are ignored.
+    Every file with the suffix .JPEG, .jpg or .png, in upper or lower case, is read; other files are ignored,
+    and so is what begins with a dot, and the folder __MACOSX.
     Training: a random window of 8 to 100 % of the area and 3:4 to 4:3 in shape, mirrored half of the time, as
     for Inception networks. Evaluation: the middle 224 x 224 pixels of the picture after it is scaled to 256
     on its shorter side; for another size, scaled to that.
-    Raises FileNotFoundError, saying which files belong where, if the folders are missing or empty; ValueError
-    if val/ has a class that train/ does not have, or labels.txt does not name every file.
+    Raises FileNotFoundError, saying which files belong where, if the folders are missing or empty, or one in
+    train/ is; ValueError if val/ has a class that train/ does not have, or labels.txt does not name every
+    file.
     """
     if not 0 < min_area <= 1:
         raise ValueError(f"min_area {min_area} must be above 0 and up to 1")
-    train, val = Path(root) / "train", Path(root) / "val"
+    train, val = user_path(root) / "train", user_path(root) / "val"
     if not (train.is_dir() and val.is_dir()):
         raise FileNotFoundError(f"{train} and {val} must be folders of pictures, train/CLASS/NAME.JPEG: see "
                                 "data/README.md")
-    classes = tuple(sorted(entry.name for entry in os.scandir(train) if entry.is_dir()))
+    classes = class_folders(train)
     if len(classes) < 2:
         raise FileNotFoundError(f"{train} must hold a folder of pictures for each of two or more classes, "
                                 f"found {len(classes)}: see data/README.md")
-    val_files = _files_by_list if (val / "labels.txt").exists() else _files_by_class
     workers = workers or core_count()
-    return Dataset(FolderSplit(train, *_files_by_class(train, classes), workers, min_area, size),
+    train_files = files_by_class(train, classes)
+    empty = sorted(set(range(len(classes))) - set(train_files[1]))
+    if 0 < len(empty) < len(classes):
+        raise FileNotFoundError(f"{train} holds no picture of {len(empty)} of its {len(classes)} classes: "
+                                f"fill or delete the folder {classes[empty[0]]!r}")
+    val_files = files_by_list if (val / "labels.txt").exists() else files_by_class
+    return Dataset(FolderSplit(train, *train_files, workers, min_area, size),
                    FolderSplit(val, *val_files(val, classes), workers, min_area, size), classes)
 
 
@@ -76,39 +84,6 @@ def image_folder(root: str | Path, workers: int | None = None, min_area: float =
 def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     """The threads that decode in a process: a fork of it has none of its threads."""
     return ThreadPoolExecutor(workers, "decode")
-
-
-def _pictures(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
-
-
-def _files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Names relative to the folder, and the numbers of their classes, from FOLDER/CLASS/NAME."""
-    unknown = sorted({entry.name for entry in os.scandir(folder) if entry.is_dir()} - set(classes))
-    if unknown:
-        raise ValueError(f"{folder} has {len(unknown)} classes that train/ does not have, such as "
-                         f"{unknown[0]!r}")
-    files = [(f"{name}/{picture}", label) for label, name in enumerate(classes)
-             if (folder / name).is_dir() for picture in _pictures(folder / name)]
-    return [name for name, _ in files], [label for _, label in files]
-
-
-def _files_by_list(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The same from FOLDER/NAME and FOLDER/labels.txt."""
-    number = {name: label for label, name in enumerate(classes)}
-    label_of = {}
-    for row, line in enumerate((folder / "labels.txt").read_text().splitlines(), 1):
-        name, _, label = line.strip().partition(" ")
-        if line.strip() and label.strip() not in number:
-            raise ValueError(f"{folder / 'labels.txt'}, line {row}: expected a file's name and one of the "
-                             f"folder names in train/, got {line!r:.80}")
-        label_of[name] = number.get(label.strip())
-    names = _pictures(folder)
-    missing = [name for name in names if name not in label_of]
-    if missing:
-        raise ValueError(f"{folder / 'labels.txt'} does not say the class of {len(missing)} of the "
-                         f"{len(names)} pictures beside it, such as {missing[0]}")
-    return names, [label_of[name] for name in names]
 
 
 class FolderSplit:
@@ -240,7 +215,7 @@ def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) ->
     Raises OSError, or another error of Pillow's, for a file that is not a whole picture, or that has so many
     pixels (179 million) that Pillow takes it for an attack.
     """
-    with Image.open(path) as picture:
+    with Image.open(user_path(path)) as picture:
         width, height = picture.size
         left, top, right, bottom = box(width, height)
         # a JPEG file of a much larger picture is decoded at 1/2, 1/4 or 1/8 of its size, for less work
@@ -285,7 +260,7 @@ def save_as_folder(dataset: Dataset, root: str | Path) -> None:
 
     A folder that exists is left as it is, and no folder is left half written.
     """
-    root = Path(root)
+    root = user_path(root)
     if root.exists():
         return
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -296,5 +271,5 @@ def save_as_folder(dataset: Dataset, root: str | Path) -> None:
             for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
                 path = Path(unfinished) / part / dataset.classes[label] / f"{i:05}.JPEG"
                 Image.fromarray(image).save(path, quality=90)
-        Path(unfinished).chmod(0o755)
+        allow_reading(unfinished, 0o755)
         os.rename(unfinished, root)

@@ -164,7 +164,7 @@ def _in_child(connection: Connection) -> Iterator[None]:
     0 why."""
     try:
         # not the file descriptors: a notebook's output does not go there
-        sys.stdout = sys.stderr = open(os.devnull, "w")
+        sys.stdout = sys.stderr = open(os.devnull, "w", errors="replace")
         yield
     except BaseException as error:
         _end(connection, error)

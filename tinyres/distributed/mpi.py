@@ -97,7 +97,7 @@ def start(backend_name: str) -> Group:
         raise RuntimeError(f"the processes use {libraries}: give --backend numpy, or one GPU to each process")
     sys.excepthook = lambda *error: abort("".join(traceback.format_exception(*error)))
     if comm.Get_rank() > 0:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="replace")
     return MPIGroup(comm) if library == "numpy" else NCCLGroup(comm)
 
 

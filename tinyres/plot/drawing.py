@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy
 from PIL import Image, ImageColor, ImageDraw
 
-from ..support.files import write_atomically
+from ..support.files import user_path, write_atomically
 from .strokes import Point, draw_strokes
 from .style import LINE_HEIGHT, PALETTE, TEXT_COLOR
 from .text import draw_text, text_width
@@ -96,7 +96,7 @@ def tint(color: int | str, strength: float) -> str:
 
 def checked_path(path: str | os.PathLike) -> Path:
     """The path of a file to be written. Raises FileNotFoundError if its folder is missing."""
-    path = Path(path)
+    path = user_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
     return path

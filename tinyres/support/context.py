@@ -2,8 +2,9 @@
 operations by name."""
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import inspect
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any
 
@@ -43,20 +44,77 @@ class Operations:
 operations = Operations()
 
 
-@contextlib.contextmanager
-def temporarily(variable: ContextVar[bool], value: bool) -> Iterator[None]:
-    """Within this context, and in this thread, the variable has that value."""
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)
+class temporarily:
+    """Within this context, and in this thread, the variable has that value.
+
+    One object may be entered again, also within itself. As a decorator of a function, generator or coroutine
+    it holds while their own code runs.
+    """
+
+    def __init__(self, variable: ContextVar[bool], value: bool) -> None:
+        self.variable, self.value = variable, value
+
+    def __enter__(self) -> None:
+        _entered.set((*_entered.get(), (self, self.variable.get())))
+        self.variable.set(self.value)
+
+    def __exit__(self, *error: object) -> None:
+        entered = _entered.get()
+        last = max(i for i, (context, _) in enumerate(entered) if context is self)
+        self.variable.set(entered[last][1])
+        _entered.set(entered[:last] + entered[last + 1:])
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isasyncgenfunction(function):
+            raise TypeError(f"cannot decorate the asynchronous generator {function.__name__!r}: write "
+                            "`with` in it")
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            with self:
+                return function(*arguments, **named)
+
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            return (yield from _steps(self, function(*arguments, **named)))
+
+        async def awaited(*arguments: Any, **named: Any) -> Any:
+            with self:
+                return await function(*arguments, **named)
+
+        within = (stepped if inspect.isgeneratorfunction(function) else
+                  awaited if inspect.iscoroutinefunction(function) else called)
+        return functools.wraps(function)(within)
+
+
+# contexts entered and not yet left, the last one last, each with the value of its variable before it
+_entered: ContextVar[tuple[tuple[temporarily, bool], ...]] = ContextVar("entered", default=())
+
+
+def _steps(context: temporarily, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """What the generator yields; each of its steps is taken within the context, and its user's are not."""
+    step, argument = generator.send, None
+    while True:
+        try:
+            with context:
+                result = step(argument)
+        except StopIteration as end:
+            return end.value
+        try:
+            step, argument = generator.send, (yield result)
+        except GeneratorExit:
+            with context:
+                generator.close()
+            raise
+        except BaseException as error:
+            step, argument = generator.throw, error
 
 
 def no_grad(function: Callable[..., Any] | None = None) -> Any:
     """Within this context operations record no graph: for evaluation, where no gradient is needed.
 
-    Also a decorator of functions: @tr.no_grad() or @tr.no_grad.
+    Also a decorator of functions, generators and coroutines: @tr.no_grad() or @tr.no_grad.
+    Raises TypeError for anything else, and for asynchronous generators.
     """
     context = temporarily(recording, False)
-    return context(function) if function else context
+    if function is not None and not callable(function):
+        raise TypeError(f"no_grad() decorates a function, not a {type(function).__name__}")
+    return context if function is None else context(function)

@@ -23,30 +23,42 @@ except ImportError:  # on Windows, two runs in one folder go unnoticed
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
 
 
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path, in which a leading ~ is the user's home folder, as in a shell."""
+    return Path(os.path.expanduser(path))
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
     """Write a file under a temporary name and rename it, so that `path` never holds half a file."""
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp",
-                                     delete=False) as file:
-        try:
-            write(file)  # type: ignore[arg-type]
+    path = user_path(path)
+    descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        allow_reading(temporary, 0o644)
+        os.replace(temporary, path)  # after the file was closed: Windows renames no open file
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
-def read_npz(path: str | Path) -> dict[str, numpy.ndarray]:
+def allow_reading(path: str | os.PathLike[str], mode: int) -> None:
+    """Give a temporary file or folder, which only its owner can read, these permissions, where the file
+    system has any: CIFS and FAT may refuse."""
+    with suppress(OSError):
+        os.chmod(path, mode)
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
     """The arrays in a file of `numpy.savez` by name, read-only.
 
     Unlike numpy.load, this allocates nothing on the word of a header or a compressed member: a member must be
     as long as its header says, and all members together must be no longer than the file.
     Raises ValueError, and nearly any other exception, for another file; OSError if it cannot be read.
     """
-    path = Path(path)
+    path = user_path(path)
     size = path.stat().st_size
     if not path.is_file() or size > NPZ_LIMIT:
         raise ValueError(f"it is not a file, or has more than {NPZ_LIMIT} bytes")

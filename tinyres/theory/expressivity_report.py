@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 
 from .. import datasets, plot
+from ..support.files import user_path
 from ..tensor import Tensor, no_grad
 from .expressivity import first_rows, fit
 from .memorizing_network import MemorizingNetwork, batches
@@ -189,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the claims of the paper's section 3 beside measurements, and draw three pictures."""
     parser = argparse.ArgumentParser(prog="python -m tinyres.theory.expressivity_report",
                                      description=main.__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that may hold CIFAR-10")
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder for the pictures")
+    parser.add_argument("--data", type=user_path, default=Path("data"), help="folder that may hold CIFAR-10")
+    parser.add_argument("--out", type=user_path, default=Path("runs/theory"), help="folder for the pictures")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

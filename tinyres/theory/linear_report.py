@@ -14,6 +14,7 @@ import numpy
 
 from .. import ops, optim, plot
 from ..backend import Array
+from ..support.files import user_path
 from ..tensor import Tensor
 from .factorization import factorize, largest_norm, norm_bound, norm_lower_limit
 from .linear import History, compose, descend, gradient, pl_bound, population_risk, stack
@@ -187,7 +188,7 @@ def _factorization_panel(title: str, R: numpy.ndarray) -> plot.Panel:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the claims of the paper's section 2 beside measurements, and draw three pictures."""
     parser = argparse.ArgumentParser(prog="python -m tinyres.theory.linear_report", description=main.__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder for the pictures")
+    parser.add_argument("--out", type=user_path, default=Path("runs/theory"), help="folder for the pictures")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import numpy
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import read_npz, write_atomically
+from ..support.files import read_npz, user_path, write_atomically
 
 
 class Checkpoint(NamedTuple):
@@ -30,12 +30,12 @@ def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step:
     step: steps done. config: settings, for JSON.
     Raises Diverged, and writes nothing, if a weight or an array of the optimizer's state is not finite.
     """
-    write_checkpoint(Path(path), Checkpoint(model.state_dict(), optimizer.state_dict(), step, dict(config)))
+    write_checkpoint(path, Checkpoint(model.state_dict(), optimizer.state_dict(), step, dict(config)))
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """`save_checkpoint` of arrays that are in memory already."""
-    step, config = checkpoint.step, checkpoint.config
+    path, step, config = user_path(path), checkpoint.step, checkpoint.config
     arrays = {f"{part}/{name}": value for part in ("model", "optimizer")
               for name, value in getattr(checkpoint, part).items()}
     for name, value in arrays.items():
@@ -51,7 +51,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises FileNotFoundError if there is no such file, ValueError if it is not a whole checkpoint.
     """
-    if Path(path).is_dir():
+    if user_path(path).is_dir():
         raise ValueError(f"{path} is a folder: expected a file, such as the checkpoint.npz of a run")
     parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
     try:

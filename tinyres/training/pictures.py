@@ -16,6 +16,7 @@ from ..extras.functions import softmax
 from ..models import ResidualNetwork, is_residual
 from ..module import Module, evaluating
 from ..nn import Conv2d
+from ..support.files import user_path
 from ..tensor import Tensor, no_grad
 
 TEXT = 36  # pixels of height
@@ -148,13 +149,14 @@ def _sizes(x: Tensor) -> numpy.ndarray:
     return numpy.repeat(levels[:, :, None], 3, axis=2)
 
 
-def draw_all(folder: Path, network: ResidualNetwork, split: Split, classes: Sequence[str],
+def draw_all(folder: str | Path, network: ResidualNetwork, split: Split, classes: Sequence[str],
              model: Module | None = None) -> list[Path]:
     """Draw all of the above into a folder, made if absent, and return the files.
 
     split: images and labels that the network was not trained on. model: the network as it computes, if not in
     float32. The path drawn is that of the most confident mistake or, without mistakes, of the first image.
     """
+    folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = to_numpy(split.images), to_numpy(split.labels)
     likelihood = probabilities(model or network, split)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 from ..backend import Array, to_numpy
 from ..distributed import SINGLE_PROCESS, Group
@@ -18,7 +18,13 @@ DISPLAY_SECONDS = 0.5, 15.0  # between progress lines: on a terminal, elsewhere
 def say(text: str, **options: Any) -> None:
     """Print if possible: a closed pipe, or a log on a full disk, must not end a run."""
     with suppress(OSError, ValueError):  # ValueError: the stream was closed
-        print(text, flush=True, **options)
+        print(printable(text, options.get("file") or sys.stdout), flush=True, **options)
+
+
+def printable(text: str, stream: TextIO) -> str:
+    """The text with escapes such as \\xe4 for what a terminal, or the like, cannot encode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Progress:

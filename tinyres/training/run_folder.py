@@ -18,7 +18,7 @@ from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import locked, write_atomically
+from ..support.files import locked, user_path, write_atomically
 from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
 from .progress import say
@@ -42,7 +42,7 @@ class Run:
     def __init__(self, folder: str | Path, config: Mapping[str, Any], *, seed: int = 0, step: int = 0,
                  overwrite: bool = False, evaluate_every: int | None = None, metrics_every: int | None = None,
                  group: Group = SINGLE_PROCESS) -> None:
-        self.folder, self.config, self.seed, self.step = Path(folder), dict(config), seed, step
+        self.folder, self.config, self.seed, self.step = user_path(folder), dict(config), seed, step
         self.evaluate_every, self.metrics_every, self.group = evaluate_every, metrics_every, group
         self.overwrite = overwrite
         self.checkpoint, self.metrics_file = self.folder / "checkpoint.npz", self.folder / "metrics.jsonl"
@@ -139,10 +139,10 @@ class Run:
 
 def read_metrics(path: str | Path) -> Metrics:
     """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off."""
-    if not Path(path).exists():
+    if not (path := user_path(path)).exists():
         return []
     metrics = []
-    for text in Path(path).read_text().splitlines():
+    for text in path.read_text().splitlines():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 import numpy
 
+from .cores import core_count
+
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 CHUNK_SIZE = 2**16  # numbers of one array that fit in a core's cache beside as many of a few other arrays
@@ -34,10 +36,14 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     """
     items = list(items)
     results: list[Any] = [None] * len(items)
-    remaining = iter(range(len(items)))  # shared: whichever thread is free takes the next one
+    remaining, lock = iter(range(len(items))), threading.Lock()
+
+    def take() -> int | None:  # whichever thread is free takes the next one
+        with lock:  # Python's own may be absent
+            return next(remaining, None)
 
     def work() -> None:
-        for i in remaining:
+        for i in iter(take, None):
             results[i] = function(items[i])
 
     with single_threaded_blas():
@@ -94,6 +100,13 @@ def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     return None
 
 
+def limit_blas() -> None:
+    """Let BLAS use no more threads than there are cores: it counts those that a container may not use."""
+    functions = _blas_functions()
+    if functions and functions[0]() > core_count():
+        functions[1](core_count())
+
+
 @functools.cache
 def thread_count() -> int:
     """How many threads `parallel_map` uses: 1 where BLAS cannot be kept from using all cores in each."""
@@ -135,11 +148,6 @@ def _threads_of_all_processes() -> int:
         if os.environ.get(name, "").isdigit():
             return max(1, min(int(os.environ[name]), core_count()))
     return core_count()
-
-
-def core_count() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
