@@ -248,6 +248,16 @@ def test_numpys_warnings_do_not_reach_the_user(fn):
         fn(x).backward(numpy.ones(out.shape, out.dtype))
 
 
+def test_gradients_and_steps_that_overflow_do_not_warn_either(xp):
+    w = constant(xp, 2, 1)
+    (w * 1e38 * 3 + w * 3e38).sum().backward()  # of a value that is used twice
+    (w * -3e38 * 10).sum().backward()  # of two losses: inf - inf
+    assert numpy.isnan(tr.backend.to_numpy(w.grad)).all()
+    w.grad = xp.full(2, 3e38, "float32")
+    tr.optim.SGD([w], lr=1e3).step()
+    assert numpy.isinf(w.numpy()).all()
+
+
 def test_the_mean_over_pixels_of_no_images_is_empty(xp):
     for fn in tr.global_avg_pool2d, lambda x: tr.max(x, (1, 2)), lambda x: tr.mean(x, (1, 2)):
         x = constant(xp, (0, 2, 2, 3), 0)
