@@ -169,6 +169,8 @@ def test_argmax_gives_indices_and_a_missing_method_says_what_to_write():
     (lambda x: x.split(1, dim=0), "split has no argument 'dim': axis"),
     (lambda x: tr.flatten(x, start_dim=1), "start_axis"), (lambda x: tr.var(x, unbiased=False), "correction"),
     (lambda x: x.std(ddof=0), "correction"), (lambda x: tr.max_pool2d(x, kernel_size=2), "size"),
+    (lambda x: tr.clip(x, min=0), "clip has no argument 'min': low"),
+    (lambda x: tr.relu(x, inplace=True), "x ="),
     (lambda x: x.sum(dtype="float64"), r"x\.astype"),
 ])
 def test_arguments_called_as_in_pytorch_are_told_their_name_here(call, message):

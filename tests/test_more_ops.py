@@ -215,6 +215,10 @@ def test_sizes_may_be_numbers_of_numpy(xp):
         assert tr.nn.Linear(integer(2), integer(3))(x).shape == (1, 6, 6, 3)
         assert tr.nn.ResidualBlock(integer(2), integer(4), integer(2))(x).shape == (1, 3, 3, 4)
         assert tr.nn.BatchNorm2d(integer(2))(x).shape == x.shape
+        image = tr.Tensor(xp.ones((20, 20)))
+        assert image.reshape(integer(20), integer(20)).shape == image.transpose(integer(1), integer(0)).shape
+        assert tr.pad(image, [(integer(200), integer(100))] * 2).shape == (320, 320)
+        assert tr.concatenate([image, image], integer(1)).shape == (20, 40)
 
 
 def pooled(reduce, x, size, stride, padding, value):

@@ -325,3 +325,14 @@ def test_an_empty_batch_goes_through_every_layer(xp, make):
     assert out.shape[1:] == full.shape[1:]
     if isinstance(layer, BatchNorm2d) and layer.training:
         assert not any(numpy.isnan(value).any() for value in layer.state_dict().values()) and before
+
+
+def test_batch_normalization_of_many_pixels_keeps_its_accuracy():
+    layer, x = BatchNorm2d(2), tr.Tensor(numpy.full((64, 112, 112, 2), 0.1, "float32"))
+    assert abs(layer(x).numpy()).max() < 1e-3
+    numpy.testing.assert_allclose(layer.running_mean.numpy(), 0.01, rtol=1e-5)
+    half = float64(BatchNorm2d(2))
+    for _, tensor in half.named_tensors():
+        tensor.data = tensor.data.astype("float16")
+    assert half(tr.Tensor(numpy.full((8, 32, 32, 2), 10, "float16"))).numpy().tolist()[0][0][0] == [0, 0]
+    assert half.running_mean.numpy().tolist() == [1, 1]

@@ -227,6 +227,17 @@ def test_gradients_of_a_value_taken_often_keep_their_accuracy(xp):
         assert float(x.grad[0]) == pytest.approx(count / 10, rel=1e-3 if dtype == "float16" else 1e-6)
 
 
+def test_float16_is_scaled_in_float32(xp):
+    x = constant(xp, 10**6, 1, "float16")
+    tr.mean(x).backward(xp.asarray(1024, "float16"))
+    numpy.testing.assert_allclose(tr.backend.to_numpy(x.grad[:2]).astype(float), 1024e-6, rtol=1e-3)
+    x = tr.Tensor(xp.asarray([0, 600, 0, 600], "float16"), requires_grad=True)
+    out = tr.std(x, correction=0)
+    out.backward()
+    assert out.dtype == x.grad.dtype == "float16" and out.item() == 300
+    assert x.grad.tolist() == [-0.25, 0.25, -0.25, 0.25]
+
+
 def test_short_sums_are_numpys_own_to_the_bit(xp):
     x = random(xp, 4, 8, 8, 6).astype("float32")
     assert (tr.global_avg_pool2d(x).data == x.data.sum(axis=(1, 2)) * (1 / 64)).all()
@@ -246,6 +257,16 @@ def test_numpys_warnings_do_not_reach_the_user(fn):
     out.backward(numpy.ones(out.shape, out.dtype))
     with pytest.raises(FloatingPointError), numpy.errstate(all="raise"):
         fn(x).backward(numpy.ones(out.shape, out.dtype))
+
+
+def test_gradients_and_steps_that_overflow_do_not_warn_either(xp):
+    w = constant(xp, 2, 1)
+    (w * 1e38 * 3 + w * 3e38).sum().backward()  # of a value that is used twice
+    (w * -3e38 * 10).sum().backward()  # of two losses: inf - inf
+    assert numpy.isnan(tr.backend.to_numpy(w.grad)).all()
+    w.grad = xp.full(2, 3e38, "float32")
+    tr.optim.SGD([w], lr=1e3).step()
+    assert numpy.isinf(w.numpy()).all()
 
 
 def test_the_mean_over_pixels_of_no_images_is_empty(xp):

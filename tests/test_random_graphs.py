@@ -19,6 +19,8 @@ from tinyres.training import Run, train
 
 GRAPHS, STEPS = 600, (3, 9)
 LARGEST = 96  # values of a tensor
+OF_FEW_SHAPES = ["softmax_cross_entropy", "cross_entropy", "conv2d", "max_pool2d", "any_avg_pool2d",
+                 "avg_pool2d", "global_avg_pool2d", "sqrt"]  # tried more often than others
 
 
 class Step(NamedTuple):
@@ -39,7 +41,7 @@ class Graph:
         self.leaf(tuple(self.rng.integers(1, 4, self.rng.choice([0, 1, 2, 3, 4, 4]))))
         count = self.rng.integers(*STEPS)
         while sum(step.name != "leaf" for step in self.steps) < count:
-            name = self.rng.choice(list(OPERATIONS))
+            name = self.rng.choice([*OPERATIONS, *3 * OF_FEW_SHAPES])
             index = int(self.rng.integers(len(self.nodes)))
             if step := OPERATIONS[name](self, index):
                 self.take(name, *step)

@@ -12,7 +12,7 @@ from .extras.methods import Axes
 from .kernel import kernel
 from .support import operation_checks as checks
 from .support.context import operations
-from .support.numerics import total, wide
+from .support.numerics import scaled, total, wide
 from .tensor import Formula, Tensor, operation
 
 
@@ -87,7 +87,7 @@ def mean(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
     """The arithmetic mean over an axis, several axes, or all (None); ValueError over no elements."""
     axis, count = checks.elements("mean", x, axis)
     kept = total(x, axis, 1 / count)
-    return kept if keepdims else kept.squeeze(axis), lambda g: _repeat(g * (1 / count), kept, x)
+    return kept if keepdims else kept.squeeze(axis), lambda g: _repeat(scaled(g, 1 / count), kept, x)
 
 
 def _repeat(g: Array, kept: Array, x: Array) -> Array:

@@ -12,6 +12,7 @@ from .backend import Array
 from .kernel import kernel
 from .support import layer_checks as checks
 from .support import names
+from .support.numerics import quietly
 from .tensor import Tensor
 
 __all__ = ["Adam", "Optimizer", "SGD", "clip_grad_norm_", "exponential_decay", "one_cycle", "step_decay"]
@@ -69,7 +70,8 @@ def _once(step: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         for p in self.parameters:
             if p.is_spent():
                 p.grad = None
-        step(self)
+        with quietly():
+            step(self)
         for p in self.parameters:
             if not p.is_spent():
                 p.version += 1

@@ -96,13 +96,13 @@ class Tensor(Methods):
         for node in _topological_order(self.node or self):
             gradient = gradients.pop(node)
             if isinstance(node, Tensor):  # a leaf
-                node.grad = leaf_gradient(gradient) if node.is_spent() else sum_of_two(node.grad, gradient)
+                node.grad = leaf_gradient(gradient) if node.is_spent() else _sum(node.grad, gradient)
                 continue
             for parent, part in zip(node.parents, node.gradients(gradient), strict=True):
                 if parent.requires_grad:
                     checks.gradient(part, parent, f"a gradient computed by {node.operation}")
                     # a tensor that is used twice gets the sum
-                    gradients[parent] = sum_of_two(gradients[parent], part) if parent in gradients else part
+                    gradients[parent] = _sum(gradients[parent], part) if parent in gradients else part
 
     # What operators call returns Tensors, so it comes after this class: arithmetic.py fills in `operations`.
     def __add__(self, other: object) -> Tensor: return operations.add(self, other)
@@ -148,6 +148,11 @@ class Node:
             gradients = self.vjp(g)
         checks.gradients(gradients, self)
         return gradients
+
+
+def _sum(a: Array, b: Array) -> Array:
+    with quietly():
+        return sum_of_two(a, b)
 
 
 def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:

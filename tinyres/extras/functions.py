@@ -17,7 +17,7 @@ from ..ops import reshape
 from ..support import extra_checks
 from ..support import operation_checks as checks
 from ..support.context import operations
-from ..support.numerics import total
+from ..support.numerics import total, wide
 from ..tensor import Formula, Tensor, operation
 from .methods import Axes
 
@@ -134,7 +134,8 @@ def var(x: Array, axis: Axes = None, keepdims: bool = False, correction: int = 1
     Raises ValueError unless there are more values than that.
     """
     axis, kept, gradient = _variance("var", x, axis, correction)
-    return kept if keepdims else kept.squeeze(axis), lambda g: gradient(g.reshape(kept.shape))
+    y = kept if keepdims else kept.squeeze(axis)
+    return y.astype(x.dtype, copy=False), lambda g: gradient(g.reshape(kept.shape))
 
 
 @operation
@@ -146,16 +147,18 @@ def std(x: Array, axis: Axes = None, keepdims: bool = False, correction: int = 1
     def of_x(g: Array) -> Array:
         return gradient(xp_of(g).where(root == 0, 0, g.reshape(root.shape) * (0.5 / root)))
 
-    return root if keepdims else root.squeeze(axis), of_x
+    return (root if keepdims else root.squeeze(axis)).astype(x.dtype, copy=False), of_x
 
 
 def _variance(name: str, x: Array, axis: Axes, correction: int
               ) -> tuple[tuple[int, ...], Array, Callable[[Array], Array]]:
-    """The axes, the variance with them kept, and from its gradient to that of x."""
+    """The axes, the variance with them kept, for float16 in float32, and from its gradient to that of x."""
     axis, count = checks.elements(name, x, axis)
     divisor = extra_checks.divisor(name, count, correction)
-    centered = x - total(x, axis, 1 / count)
-    return axis, total(centered * centered, axis, 1 / divisor), lambda g: g * (2 / divisor) * centered
+    centered = x.astype(wide(x.dtype), copy=False)
+    centered = centered - total(centered, axis, 1 / count)
+    return (axis, total(centered * centered, axis, 1 / divisor),
+            lambda g: (g * (2 / divisor) * centered).astype(x.dtype, copy=False))
 
 
 def where(condition: Array, a: object, b: object) -> Tensor:

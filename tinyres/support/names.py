@@ -11,6 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 KEYWORDS = {"dim": "axis", "dims": "axes", "dim0": "axes", "keepdim": "keepdims", "start_dim": "start_axis",
             "end_dim": "end_axis", "kernel_size": "size", "ddof": "correction", "dtype": "x.astype(dtype)",
+            "min": "low", "max": "high", "inplace": "x = tr.relu(x) instead",
             "split_size_or_sections": "size", "unbiased": "correction=1 or correction=0"}
 
 _IN_SEQUENTIAL = ", as a layer of tr.nn.Sequential too"
@@ -37,6 +38,8 @@ OTHER_NAMES = {
     "AvgPool2d": "lambda x: tr.avg_pool2d(x, 2)" + _IN_SEQUENTIAL,
     "AdaptiveAvgPool2d": "tr.global_avg_pool2d" + _IN_SEQUENTIAL, "Identity": "lambda x: x" + _IN_SEQUENTIAL,
     "ZeroPad2d": "tr.pad", "ModuleList": "a Python list of modules", "ModuleDict": "a Python dict of modules",
+    "BatchNorm1d": "tr.nn.BatchNorm2d, on (N, 1, 1, C)", "Conv1d": "tr.nn.Conv2d, with a kernel of (1, k)",
+    "Embedding": "weight[indices]", "LeakyReLU": "lambda x: tr.maximum(x, 0.01 * x)" + _IN_SEQUENTIAL,
     "CrossEntropyLoss": "tr.cross_entropy", "NLLLoss": "tr.cross_entropy, of logits",
     "MSELoss": "tr.mse_loss", "utils": "tr.optim.clip_grad_norm_",
     "clip_grad_norm": "tr.optim.clip_grad_norm_",

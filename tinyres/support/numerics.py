@@ -13,7 +13,7 @@ from ..backend import Array, xp_of
 # NumPy adds in pairs along the fastest axis only, elsewhere one value after another. Of n equal values that
 # loses up to n / 2 units in the last place: of 512 less than 2^-15, of 3 million more than 3 percent.
 ONE_AFTER_ANOTHER = 512  # values at most; a pass over blocks costs more than it brings for fewer
-BLOCK = 32
+BLOCK = 16
 
 
 def quietly() -> contextlib.AbstractContextManager[Any]:
@@ -43,6 +43,11 @@ def total(x: Array, axis: int | tuple[int, ...] | None = None, scale: float = 1.
         else:
             out = _in_blocks(x, axes)
         return (out if scale == 1 else out * scale).astype(x.dtype, copy=False)
+
+
+def scaled(x: Array, factor: float) -> Array:
+    """x times a number, which float16 may not hold: computed in float32."""
+    return (x.astype(wide(x.dtype), copy=False) * factor).astype(x.dtype, copy=False)
 
 
 def _in_blocks(x: Array, axes: Sequence[int]) -> Array:

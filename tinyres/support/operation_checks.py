@@ -6,6 +6,7 @@ function that was called.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -107,7 +108,7 @@ def filled(shape: Any, x: Array) -> None:
     sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Sequence) or numpy.ndim(shape) else (shape,)
     if not all(hasattr(size, "__index__") for size in sizes):
         return  # NumPy says what is wrong
-    known = math.prod(size for size in sizes if size != -1)
+    known = math.prod(int(size) for size in sizes if size != -1)
     fits = sizes.count(-1) <= 1 and min(sizes, default=0) >= -1
     if not fits or (known != x.size if -1 not in sizes else known == 0 or x.size % known):
         raise ValueError(f"reshape: {x.shape} holds {x.size} values, which do not fill {shape}")
@@ -126,7 +127,7 @@ def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
 def pad_width(pad_width: int | Iterable[Sequence[int]], x: Array) -> list[tuple[int, int]]:
     """One (before, after) pair of sizes >= 0 for each axis; one size stands for all."""
     pairs: list[Any] = ([(int(pad_width),) * 2] * x.ndim if isinstance(pad_width, (int, Integral)) else
-                        [tuple(pair) for pair in pad_width])
+                        [tuple(map(operator.index, pair)) for pair in pad_width])
     if len(pairs) != x.ndim or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
         raise ValueError(f"pad: expected a (before, after) pair >= 0 for each axis of shape {x.shape}, "
                          f"got {pairs}")
