@@ -27,7 +27,6 @@ from tinyres.cli.launch import (
     in_precision,
     print_result,
     run,
-    seed_of,
     stopped_early,
     test,
     use_backend,
@@ -37,7 +36,7 @@ from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
 from tinyres.distributed import SINGLE_PROCESS, Group
 from tinyres.pretrained import NETWORK, save_network
-from tinyres.support import saved_weights
+from tinyres.support.saved_weights import build
 from tinyres.training import Checkpoint, draw_curves, load_checkpoint
 from tinyres.training.curves import Metrics
 from tinyres.training.pictures import draw_all
@@ -142,12 +141,10 @@ def load_dataset(settings: CifarSettings) -> tuple[Dataset, Path]:
 
 
 def build_network(settings: CifarSettings, classes: int,
-                  checkpoint: Checkpoint | None = None) -> tr.models.ResidualNetwork:
-    network = tr.models.cifar_net(classes, settings.blocks, settings.widths, not settings.plain,
-                                  seed_of(settings, checkpoint), settings.initial_scale)
-    if checkpoint:
-        saved_weights.load(network, checkpoint.model)
-    return network
+                  checkpoint: Checkpoint | None = None) -> tr.nn.Module:
+    return build(lambda seed: tr.models.cifar_net(classes, settings.blocks, settings.widths,
+                                                  not settings.plain, seed, settings.initial_scale),
+                 settings.seed, checkpoint and checkpoint.model)
 
 
 def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,

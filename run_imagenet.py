@@ -29,7 +29,6 @@ from tinyres.cli.launch import (
     in_precision,
     print_result,
     run,
-    seed_of,
     stopped_early,
     test,
     use_backend,
@@ -39,7 +38,7 @@ from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
 from tinyres.datasets.image_folder import SHORTER_SIDE, SIZE
 from tinyres.distributed import Group
-from tinyres.support import saved_weights
+from tinyres.support.saved_weights import build
 from tinyres.training import Checkpoint
 from tinyres.training.curves import Metrics
 
@@ -135,13 +134,10 @@ def read_settings() -> tuple[ImagenetSettings, ImagenetLaunch, Checkpoint | None
 
 
 def build_network(settings: ImagenetSettings, dataset: Dataset,
-                  checkpoint: Checkpoint | None) -> tr.models.ResidualNetwork:
-    network = tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
-                                     seed_of(settings, checkpoint), not settings.plain,
-                                     settings.initial_scale)
-    if checkpoint:
-        saved_weights.load(network, checkpoint.model)
-    return network
+                  checkpoint: Checkpoint | None) -> tr.nn.Module:
+    return build(lambda seed: tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
+                                                     seed, not settings.plain, settings.initial_scale),
+                 settings.seed, checkpoint and checkpoint.model)
 
 
 def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,

@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.support.saved_weights import LimitedGenerator
+from tinyres.support.saved_weights import build
 from tinyres.training import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,10 +225,22 @@ def test_no_giant_network_is_made_for_a_checkpoint(whole, tmp_path, settings):
         with pytest.raises(ValueError, match="the weights in the checkpoint are not those of the network"):
             tr.models.pretrained(tmp_path / "c.npz")
         with pytest.raises(ValueError, match="the network is much larger"):
-            tr.models.cifar_net(10, **settings, seed=LimitedGenerator(0, checkpoint.model))
+            build(lambda seed: tr.models.cifar_net(10, **settings, seed=seed), 0, checkpoint.model)
         assert tracemalloc.get_traced_memory()[1] < 500e6
     finally:
         tracemalloc.stop()
+
+
+def test_the_limit_ends_when_the_network_is_made():
+    """A layer that adds noise may keep the generator, whose numbers are those of any other of this seed."""
+    kept = []
+    build(lambda rng: kept.append(rng) or tr.nn.Linear(2, 3, rng=rng), 5,
+          tr.nn.Linear(2, 3).state_dict())
+    other = numpy.random.default_rng(5)
+    other.standard_normal(6, dtype="f")
+    for _ in range(1100):
+        assert kept[0].standard_normal((10, 10)).tolist() == other.standard_normal((10, 10)).tolist()
+    assert kept[0].spawn(1)[0].random() == other.spawn(1)[0].random()
 
 
 @pytest.mark.parametrize("spoil", [lambda content: content[:len(content) // 2], lambda content: b"",

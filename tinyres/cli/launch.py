@@ -18,7 +18,6 @@ from ..fast.gpu import block, capture, precision
 from ..models import ResidualNetwork
 from ..nn import Module
 from ..optim import SGD, Adam, Optimizer, cosine_decay, one_cycle
-from ..support.saved_weights import LimitedGenerator
 from ..training import Checkpoint, Run, evaluate, loss_and_error, train, trial
 from ..training.curves import Metrics
 from ..training.dry_run import dry_run
@@ -62,12 +61,6 @@ def data_folder(path: Path, names: Iterable[str]) -> Path:
         if any((folder / name).exists() for name in names):
             return folder
     return path
-
-
-def seed_of(settings: Settings, checkpoint: Checkpoint | None) -> int | numpy.random.Generator:
-    """The seed of the initial weights; if those of a checkpoint will replace them, in a generator that makes
-    no network much larger than that."""
-    return LimitedGenerator(settings.seed, checkpoint.model) if checkpoint else settings.seed
 
 
 def count_layers(network: Module, *kinds: type[Module]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy
 
 from ..models import ResidualNetwork, cifar_net
-from ..support.saved_weights import LimitedGenerator, load
+from ..support.saved_weights import build
 from ..training import Checkpoint, load_checkpoint
 from ..training.checkpoint import write_checkpoint
 
@@ -23,9 +23,8 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     checkpoint = load_checkpoint(Path(path))
     try:
         blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
-        network = cifar_net(checkpoint.model["projection.matrix"].shape[1], blocks, widths, not plain,
-                            LimitedGenerator(0, checkpoint.model))
-        load(network, checkpoint.model)
+        classes = checkpoint.model["projection.matrix"].shape[1]
+        network = build(lambda seed: cifar_net(classes, blocks, widths, not plain, seed), 0, checkpoint.model)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
     return network

@@ -3,7 +3,7 @@ made if it would be much larger."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy
@@ -15,25 +15,37 @@ ROOM = 50_000_000, 1000  # numbers and arrays of any network like the paper's, f
 OTHERS = "the weights in the checkpoint are not those of the network that its settings describe"
 
 
-class LimitedGenerator(Generator):
-    """The generator of initial weights that a checkpoint's will replace: it gives not many more
-    than those.
+def build(make: Callable[[int | Generator], Module], seed: int,
+          model: Mapping[str, numpy.ndarray] | None) -> Module:
+    """The network that `make` makes from a seed or a generator, with a checkpoint's weights by name if given.
 
-    seed: as in numpy.random.default_rng. model: the checkpoint's weights by name.
-    Raises ValueError for more than twice their numbers, or twice as many arrays, and the margin ROOM.
+    Raises ValueError for more than twice their numbers, or twice as many arrays, and the margin ROOM, before
+    those are made; and if a name or a shape differs.
     """
+    if model is None:
+        return make(seed)
+    rng = LimitedGenerator(PCG64(seed))  # the one that default_rng(seed) gives
+    rng.held = sum(value.size for value in model.values()), len(model)
+    rng.left = [2 * held + room for held, room in zip(rng.held, ROOM, strict=True)]
+    network = make(rng)
+    rng.left = None  # a layer may keep the generator
+    load(network, model)
+    return network
 
-    def __init__(self, seed: int, model: Mapping[str, numpy.ndarray]) -> None:
-        super().__init__(PCG64(seed))
-        self.numbers, self.arrays = sum(value.size for value in model.values()), len(model)
-        self.numbers_left, self.arrays_left = 2 * self.numbers + ROOM[0], 2 * self.arrays + ROOM[1]
+
+class LimitedGenerator(Generator):
+    """A generator of so many initial weights."""
+
+    held: tuple[int, int]  # numbers and arrays of the checkpoint
+    left: list[int] | None = None  # how many may still be made; None: any number
 
     def standard_normal(self, size: Any = None, *arguments: Any, **keywords: Any) -> Any:
-        self.numbers_left -= math.prod(numpy.atleast_1d(() if size is None else size).tolist())
-        self.arrays_left -= 1
-        if min(self.numbers_left, self.arrays_left) < 0:
-            raise ValueError(f"{OTHERS}: they are {self.numbers:,} numbers in {self.arrays:,} arrays, and "
-                             "the network is much larger")
+        if self.left:
+            count = math.prod(size) if isinstance(size, tuple) else size or 1
+            self.left = [self.left[0] - count, self.left[1] - 1]
+            if min(self.left) < 0:
+                raise ValueError(f"{OTHERS}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, "
+                                 "and the network is much larger")
         return super().standard_normal(size, *arguments, **keywords)
 
 
