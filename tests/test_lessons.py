@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -111,3 +114,141 @@ def test_a_wrong_solution_is_caught_and_explained(name, function, explanation):
 
 def test_every_exercise_is_broken_once():
     assert {name for name, _, _ in BROKEN} == set(exercise_checks.CHECKS)
+
+
+# A file of solutions, written in exercises.py with nothing but what it imports
+
+WRITTEN = {
+    "relu_gradient": "return numpy.where(y > 0, g, 0)",
+    "multiply": "return Tensor(a.data * b.data, parents=(a, b), vjp=lambda g: (g * b.data, g * a.data))",
+    "unbroadcast": """extra = gradient.ndim - len(shape)
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+    return numpy.sum(gradient, axes, keepdims=True).reshape(shape)""",
+    "matmul": "return Tensor(a.data @ b.data, parents=(a, b), vjp=lambda g: (g @ b.data.T, a.data.T @ g))",
+    "softmax_cross_entropy": """rows = numpy.arange(len(labels))
+    z = logits.data - logits.data.max(axis=1, keepdims=True)
+    p = numpy.exp(z) / numpy.exp(z).sum(axis=1, keepdims=True)
+    truth = numpy.eye(p.shape[1])[labels]
+    loss = (numpy.log(numpy.exp(z).sum(axis=1)) - z[rows, labels]).mean()
+    return Tensor(loss, parents=(logits,), vjp=lambda g: (g * (p - truth) / len(p),))""",
+    "topological_order": """order = []
+    def visit(node):
+        if node.requires_grad and node not in order:
+            for parent in () if isinstance(node, Tensor) else node.parents:
+                visit(parent)
+            order.append(node)
+    visit(root)
+    return order[::-1]""",
+    "windows": """KH, KW = w_shape[:2]
+    OH, OW = (padded.shape[1] - KH) // stride[0] + 1, (padded.shape[2] - KW) // stride[1] + 1
+    out = numpy.empty((len(padded), OH, OW, *w_shape[:3]), padded.dtype)
+    for i in range(OH):
+        for j in range(OW):
+            top, left = i * stride[0], j * stride[1]
+            out[:, i, j] = padded[:, top:top + KH, left:left + KW]
+    return out""",
+    "convolve": """padded = numpy.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    return numpy.tensordot(windows(padded, w.shape, stride), w, 3)""",
+    "sgd_update": """for w, g, v in zip(weights, gradients, velocities):
+        v[...] = momentum * v + g + weight_decay * w
+        w -= lr * v""",
+    "residual_block": """h = block.conv2(relu(block.conv1(x)))
+    return block.shortcut(x) + h if block.residual else relu(h)""",
+}
+
+
+def solved(path, **others):
+    """A copy of exercises.py with the solutions, some replaced by others; its lines."""
+    text = Path(exercises.__file__).read_text()
+    for name, body in {**WRITTEN, **others}.items():
+        before, found, after = text.partition(f"def {name}(")
+        text = before + found + after.replace("raise TODO", body, 1)
+    path.write_text(text)
+    return text.splitlines()
+
+
+def scored(path, capsys):
+    """The lines that the program prints: one for each exercise by name, and all."""
+    exercise_checks.main(path)
+    printed = capsys.readouterr().out
+    assert str(path) in printed
+    return {line.split()[1]: line.split(maxsplit=2)[2] for line in printed.splitlines()[2:12]}, printed
+
+
+def test_solutions_need_nothing_that_the_file_does_not_import(tmp_path, capsys):
+    solved(tmp_path / "mine.py")
+    assert "10 of 10" in scored(tmp_path / "mine.py", capsys)[1]
+
+
+@pytest.mark.parametrize("body, error", [
+    ("return g * (y > 0", "SyntaxError"), ("return g * (y > 0))", "SyntaxError"),
+    ("return g ** ** y", "SyntaxError"), ("if True:\n    return g", "IndentationError"),
+    ('return """', "SyntaxError")])
+@pytest.mark.parametrize("name", ["relu_gradient", "unbroadcast", "residual_block"])
+def test_a_syntax_error_costs_one_exercise(tmp_path, capsys, name, body, error):
+    lines = solved(tmp_path / "mine.py", **{name: body})
+    results, printed = scored(tmp_path / "mine.py", capsys)
+    number, = re.findall(rf"^{error}: .* \(line (\d+)\)$", results[name])
+    first = next(i for i, line in enumerate(lines, 1) if line.startswith(f"def {name}"))
+    assert first < int(number) <= first + 12
+    assert all((result == "right") != (other == name) for other, result in results.items()), printed
+
+
+def test_an_error_outside_the_functions_costs_no_more_than_that(tmp_path, capsys):
+    solved(tmp_path / "mine.py", multiply=WRITTEN["multiply"] + "\n\nprint(undefined)")
+    results, printed = scored(tmp_path / "mine.py", capsys)
+    assert "9 of 10" in printed and "NameError" in results["multiply"]
+    path = tmp_path / "mine.py"
+    path.write_text(path.read_text().replace("def matmul", "def matrix_product"))
+    assert scored(path, capsys)[0]["matmul"] == "there is no function of this name"
+
+
+@pytest.mark.parametrize("name, body, marked", [
+    ("matmul", "return Tensor(a.data @ b, parents=(a, b), vjp=lambda g: (g, g))  # here", None),
+    ("matmul", "return Tensor(numpy.dot(a.data, b.data.T), parents=(a, b))  # here", "# here"),
+    ("matmul", "return Tensor(a.data @ b.data, parents=(a, b), vjp=lambda g: (  # no\n"
+               "        g @ b.data,  # here\n        a.data.T @ g))", "# here"),
+    ("windows", "return numpy.lib.stride_tricks.as_strided(padded, 'abc')  # here", "# here"),
+    ("sgd_update", "weights[5] = 0  # here", "# here"),
+    ("multiply", "assert a is b  # here", "# here")])
+def test_an_error_is_placed_in_the_students_file(tmp_path, capsys, name, body, marked):
+    lines = solved(tmp_path / "mine.py", **{name: body})
+    result = scored(tmp_path / "mine.py", capsys)[0][name]
+    if marked:
+        number = next(i for i, line in enumerate(lines, 1) if line.endswith(marked))
+        assert re.search(rf"Error: .*\(.*, line {number}\)$", result), result
+    else:
+        assert result != "right"
+
+
+def test_a_solution_that_needs_one_still_missing_says_so(tmp_path, capsys):
+    solved(tmp_path / "mine.py", windows="raise TODO")
+    results, printed = scored(tmp_path / "mine.py", capsys)
+    assert results["windows"] == "to be filled in" and "8 of 10" in printed
+    assert results["convolve"] == "windows, which it calls, is to be filled in"
+
+
+@pytest.mark.parametrize("name, body", [
+    ("matmul", "return a @ b"), ("multiply", "return a * b"), ("multiply", "return b * a"),
+    ("softmax_cross_entropy", "from tinyres import softmax_cross_entropy as f; return f(logits, labels)"),
+    ("relu_gradient", "from tinyres import ops; return ops.relu_gradient(g, y)"),
+    ("unbroadcast", "from tinyres import arithmetic; return arithmetic.unbroadcast(gradient, shape)"),
+    ("topological_order", "from tinyres import tensor; return tensor._topological_order(root)"),
+    ("windows", "from tinyres import conv; return conv._windows(padded, w_shape, stride)"),
+    ("convolve", "from tinyres import conv; return conv.convolve(x, w, stride, padding)"),
+    ("convolve", "from tinyres import conv2d; return conv2d(Tensor(x), Tensor(w), stride, padding).data"),
+    ("sgd_update", "from tinyres.optim import sgd_update as f\n"
+                   "    f(weights, gradients, velocities, lr, momentum, weight_decay)"),
+    ("residual_block", "return block(x)")])
+def test_to_call_what_is_to_be_written_is_no_solution(tmp_path, capsys, name, body):
+    solved(tmp_path / "mine.py", **{name: body})
+    results, printed = scored(tmp_path / "mine.py", capsys)
+    assert "calls the package's own" in results[name] and "9 of 10" in printed, printed
+
+
+def test_the_program_names_the_file_to_edit():
+    for module in "exercises", "exercise_checks":
+        done = subprocess.run([sys.executable, "-m", f"tinyres.lessons.{module}"], capture_output=True,
+                              text=True, timeout=120, cwd=Path(tr.__file__).parent.parent)
+        assert str(Path(exercises.__file__)) in done.stdout and "0 of 10" in done.stdout, done.stderr
+        assert done.stdout.count("to be filled in") == 10

@@ -17,6 +17,7 @@ from tinyres.training.pictures import (
     _if_identity,
     confusion_matrix,
     draw_all,
+    draw_confusion,
     draw_path,
     probabilities,
     worst_mistakes,
@@ -45,6 +46,30 @@ def test_the_worst_mistake_is_the_most_confident():
     likelihood = numpy.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.4, 0.6]])
     assert worst_mistakes(numpy.array([0, 0, 1, 0]), likelihood).tolist() == [1, 3]
     assert worst_mistakes(numpy.array([0, 1, 1, 1]), likelihood).tolist() == []
+
+
+def brightness(color: numpy.ndarray) -> float:
+    """Relative luminance, https://www.w3.org/TR/WCAG21/#dfn-relative-luminance."""
+    part = color / 255
+    linear = numpy.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_every_number_of_a_confusion_matrix_can_be_read(tmp_path):
+    """Digits and cell have a contrast of 4.5 or more, as web pages must for people of weak sight."""
+    counts = numpy.array([[percent, 100 - percent] if row == 0 else [100 - percent, percent]
+                          for percent in range(2, 100, 7) for row in (0, 1)])
+    for pair in range(0, len(counts), 2):
+        draw_confusion(tmp_path / "a.png", counts[pair:pair + 2], ["one", "two"])
+        with Image.open(tmp_path / "a.png") as image:
+            pixels = numpy.asarray(image.convert("RGB")).astype(int)
+        for i in range(2):
+            for j in range(2):
+                cell = pixels[155 + 110 * i:255 + 110 * i, 335 + 110 * j:435 + 110 * j].reshape(-1, 3)
+                fill = brightness(cell[0])
+                contrasts = [(max(fill, other) + 0.05) / (min(fill, other) + 0.05)
+                             for other in map(brightness, numpy.unique(cell, axis=0))]
+                assert max(contrasts) >= 4.5, counts[pair + i, j]
 
 
 def test_probabilities_are_those_of_the_logits(xp, shapes):

@@ -268,6 +268,15 @@ def test_legend_stands_in_the_free_corner_or_between_two(tmp_path, x, y, corner)
     assert legend[:, 1].min() > left and legend[:, 1].max() < right
 
 
+def test_legend_hides_no_line_where_only_the_middle_is_free(tmp_path):
+    x, y = [0, 10, 10, 0, 0], [0, 0, 10, 10, 0]
+    lines = [Line([scale * a + 5 - 5 * scale for a in x], [scale * b + 5 - 5 * scale for b in y], color=4)
+             for scale in (1, 0.97, 0.94)]  # three frames, one in another
+    without = has_color(draw(tmp_path, Panel(lines)), PALETTE[4]).sum()
+    lines.append(Line([], [], "name of a line", color=5))
+    assert has_color(draw(tmp_path, Panel(lines)), PALETTE[4]).sum() == without
+
+
 @pytest.mark.parametrize("text", ["many words " * 20, "word" * 40, "word"])
 def test_no_text_is_cut_at_the_edge(tmp_path, text):
     lines = [Line([100000000.01, 100000000.03], [0, 1], f"{text}{k}") for k in range(12)]

@@ -1,12 +1,14 @@
 """Section 2 of the paper: every theorem, corrected, and the counterexamples to what is printed."""
 import math
 import warnings
+from dataclasses import replace
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 import tinyres as tr
+from tinyres.plot.panel import draw_panel, line_colors
 from tinyres.theory import factorization, linear_report
 from tinyres.theory.linear import (
     compose,
@@ -380,8 +382,21 @@ def test_descend_errors(options, message):
 # The program
 
 
-def test_program_prints_and_draws(tmp_path, capsys):
+def test_program_prints_and_draws(tmp_path, capsys, monkeypatch):
+    panels, save = {}, linear_report.plot.save
+
+    def kept(path, drawn, title=""):
+        panels[path.stem] = drawn
+        save(path, drawn, title)
+
+    monkeypatch.setattr(linear_report.plot, "save", kept)
     linear_report.main(["--out", str(tmp_path / "a")])
+    for panel in panels["linear_descent"]:  # axes that end where the data do, and no line behind a legend
+        assert panel.y_range[1] <= 1e4 * max(max(line.y) for line in panel.lines)
+        without = replace(panel, lines=[replace(line, label="") for line in panel.lines])
+        drawn, plain = (numpy.asarray(draw_panel(panel)) for panel in (panel, without))
+        for color in map(ImageColor.getrgb, line_colors(panel.lines)):
+            assert (drawn == color).all(axis=-1).sum() >= (plain == color).all(axis=-1).sum()
     printed = capsys.readouterr().out
     for claim in ("Theorem 2.1", "Lemma 2.4", "Theorem 2.2", "left 0.574, right 2.297", "standard, zero",
                   "-I_8", "a reflection"):

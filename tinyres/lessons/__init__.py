@@ -5,7 +5,8 @@
     python -m tinyres.lessons.convolution      im2col, and why the gradient is a convolution again
     python -m tinyres.lessons.optimizers       SGD, momentum and Adam in a valley
     python -m tinyres.lessons.depth            what thirty layers without identity lose, and what they do not
-    python -m tinyres.lessons.exercises        ten functions of this package, for you to write again
+    python -m tinyres.lessons.exercise_checks  ten functions of this package, for you to write again in
+                                               exercises.py: what is wrong with them, and your score
 
 Pictures go to runs/lessons/. Each lesson takes a second or two, except depth: it trains two networks, which
 takes about 35 seconds on two cores.

@@ -5,9 +5,11 @@ Take the two networks of `python run_cifar.py --demo`: 31 convolutions, 15 block
     residual    x + conv(relu(conv(x)))              starts as the paper says, close to the identity
     plain       relu(conv(relu(conv(x))))            starts as He et al. (2015) say, so that nothing vanishes
 
-The residual network learns; the plain one keeps guessing. The usual suspect is the gradient, which is said to
-vanish on its way back through a deep network. Not here. He et al.'s weights preserve its size: in the plain
-network the gradient of the first block is as large as that of the last, and as large as in the residual one.
+The residual network learns: after 250 steps it gets from 10 to 40 % of the test images wrong, since rounding
+differs from machine to machine. The plain one keeps guessing: 90 %. The usual suspect is the gradient, which
+is said to vanish on its way back through a deep network. Not here. He et al.'s weights preserve its size: in
+the plain network the gradient of the first block is as large as that of the last, and as large as in the
+residual one.
 
 What vanishes, on the way forward, is the *difference between images*. At each layer, split the energy of the
 activations, the mean of a^2, into what all images have in common and what tells them apart:

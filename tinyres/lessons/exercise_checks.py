@@ -1,19 +1,33 @@
-"""What each exercise must do. A check raises AssertionError with an explanation of what is wrong."""
+"""What each exercise in exercises.py must do. This prints what is wrong, and the score:
+
+    python -m tinyres.lessons.exercise_checks
+
+A check raises AssertionError with an explanation of what is wrong.
+"""
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
+import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy
 
-from .. import conv, ops
+from .. import arithmetic, conv, ops, optim, tensor
 from ..arithmetic import multiply as product
 from ..backend import Array, is_array
 from ..gradcheck import gradcheck
+from ..kernel import plain
 from ..nn import ResidualBlock
 from ..tensor import Tensor
+
+EXERCISES = Path(__file__).with_name("exercises.py")  # the file to fill in
 
 
 def _tensor(*shape: int, seed: int = 0) -> Tensor:
@@ -141,26 +155,101 @@ CHECKS = {check.__name__: check for check in (
     sgd_update, residual_block)}
 
 
-def explain(name: str, function: Callable[..., Any]) -> str:
-    """What is wrong with a solution: "" if it is right, "to be filled in" if it is missing."""
+# what each exercise asks for, as the package has it: a solution must not call it
+OWN = {
+    "relu_gradient": ops.relu_gradient, "multiply": arithmetic.multiply,
+    "unbroadcast": arithmetic.unbroadcast, "matmul": arithmetic.matmul,
+    "softmax_cross_entropy": ops.softmax_cross_entropy, "topological_order": tensor._topological_order,
+    "windows": conv._windows, "convolve": conv.convolve, "sgd_update": optim.sgd_update,
+    "residual_block": ResidualBlock.__call__}
+
+
+def _code(function: Any) -> CodeType | None:
+    """What Python runs when a function, or the formula within an operation or a kernel, is called."""
+    return getattr(inspect.unwrap(function), "__code__", None)
+
+
+def _check(name: str, function: Callable[..., Any]) -> None:
+    """The check of that name, and then whether the function calls the package's own."""
+    own, calls = _code(OWN[name]), []
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is own:
+            calls.append(frame)
+
+    def watched(*arguments: Any) -> Any:
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            with plain():
+                return function(*arguments)
+        finally:
+            sys.setprofile(before)
+
+    CHECKS[name](watched)
+    assert not calls or function is OWN[name], (
+        f"right, but it calls the package's own {OWN[name].__name__}: write here what that does")
+
+
+def explain(name: str, function: Callable[..., Any] | str) -> str:
+    """What is wrong with a solution: "" if it is right, "to be filled in" if it is missing.
+
+    function: or why there is none, which is returned.
+    """
+    if isinstance(function, str):
+        return function
     try:
-        CHECKS[name](function)
-    except AssertionError as error:
-        return str(error)
-    except NotImplementedError:
-        return "to be filled in"
-    except Exception as error:  # raised by the student's code, or by the engine about the student's vjp
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{type(error).__name__}: {error} ({line.name}, line {line.lineno})"
+        _check(name, function)
+    except Exception as error:  # of the checks, of the student's code, or of the engine about a student's vjp
+        frames = traceback.extract_tb(error.__traceback__)
+        code = _code(function)
+        theirs = [frame for frame in frames if code and frame.filename == code.co_filename]
+        if isinstance(error, AssertionError) and frames[-1].filename == __file__:
+            return str(error)
+        if isinstance(error, NotImplementedError) and theirs:
+            return f"{theirs[-1].name}, which it calls, is " * (theirs[-1].name != name) + "to be filled in"
+        place = f" ({theirs[-1].name}, line {theirs[-1].lineno})" if theirs else ""
+        return f"{type(error).__name__}: {error}{place}"
     return ""
 
 
-def score(functions: Mapping[str, Callable[..., Any]]) -> int:
+def read(path: Path) -> dict[str, Any]:
+    """The functions in a file of solutions by name. A function that Python cannot read is replaced by the
+    reason, and the others are there all the same."""
+    names: dict[str, Any] = {"__name__": f"{__package__}.exercises", "__package__": __package__}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    starts = [0, *(i for i, line in enumerate(lines) if re.match(r"(async )?def |class |if __name__", line)),
+              len(lines)]
+    for start, end in itertools.pairwise(starts):
+        part = "".join(lines[start:end])
+        try:  # the empty lines in front keep the numbers of the lines
+            exec(compile("\n" * start + part, str(path), "exec", annotations.compiler_flag), names)
+        except Exception as error:
+            last = error if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {getattr(error, 'msg', error)} (line {last.lineno})"
+            found = re.match(r"def (\w+)", part)
+            names |= dict.fromkeys([found[1]] if found else CHECKS, reason)
+    return names
+
+
+def score(functions: Mapping[str, Callable[..., Any] | str]) -> int:
     """Print a line for each exercise and then the score; return the score."""
     right = 0
     for number, name in enumerate(CHECKS, 1):
-        wrong = explain(name, functions[name])
+        wrong = explain(name, functions.get(name, "there is no function of this name"))
         right += not wrong
         print(f"{number:2}  {name:22} {wrong or 'right'}")
     print(f"\n{right} of {len(CHECKS)}")
     return right
+
+
+def main(path: Path = EXERCISES) -> None:
+    """Print the score of the solutions in a file."""
+    if not __debug__:
+        sys.exit("the checks are assertions, which python -O leaves out: run python without -O")
+    print(f"The file to fill in: {path}\n")
+    score(read(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -168,8 +168,8 @@ def _draw_grid(image: Image.Image, x_axis: Axis, y_axis: Axis, x_ticks: Ticks, y
 def _draw_legend(
     image: Image.Image, entries: list[tuple[Line, str]], drawn: list[list[Point]], box: Box
 ) -> None:
-    """Draw the legend where it hides the least line: in a corner of the box, or halfway between two at the
-    top or bottom."""
+    """Draw the legend where it hides the least line: if possible in a corner of the box, or halfway between
+    two at the top or bottom, else anywhere."""
     left, top, right, bottom = (box[0] + 16, box[1] + 16, box[2] - 16, box[3] - 16)
     for size in (TICK_SIZE * 0.93**k for k in range(50)):  # as large as fits
         width = 4.8 * size + max(text_width(line.label, size) for line, _ in entries)
@@ -185,7 +185,9 @@ def _draw_legend(
 
     corners = [(x, y) for y in (top, bottom - height) for x in (right - width, left)]
     between = [((left + right - width) / 2, y) for y in (top, bottom - height)]
-    x, y = map(round, min(corners + between, key=hidden))
+    anywhere = [(left + i / 8 * (right - width - left), top + j / 8 * (bottom - height - top))
+                for j in range(9) for i in range(9)]
+    x, y = map(round, min(corners + between + anywhere, key=hidden))
     veil = Image.new("L", (round(width), round(height)), 215)
     image.paste("white", (x, y), veil)
     ImageDraw.Draw(image).rectangle((x, y, x + veil.width, y + veil.height), outline=GRID_COLOR, width=2)

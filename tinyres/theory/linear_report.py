@@ -218,13 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "linear_descent.png": [
             *(_panel(f"descent with {layers} layers", "step", "risk",
                      by_step({name: runs[layers] for name, runs in descents.items()}, "risk"),
-                     log_y=True, y_range=(1e-12, 1e8)) for layers in (2, 10)),
+                     log_y=True, y_range=(1e-12, 1e2)) for layers in (2, 10)),
             _panel("gradient at the start", "layers l", "gradient norm (0 is drawn as 10^-90)",
                    by_depth(lambda h: max(h["gradient_norm"][0], 1e-90)), log_x=True, log_y=True,
-                   y_range=(1e-93, 1e45)),  # room for the legend
+                   y_range=(1e-93, 1e5)),
             _panel("convergence", "layers l", "steps to 1e-10 of the risk (400: not reached)",
                    by_depth(lambda h: numpy.nan_to_num(_steps_to_converge(h), nan=400)), log_x=True,
-                   y_range=(0, 600))],
+                   log_y=True, y_range=(10, 500))],
         "linear_failures.png": [
             _panel(f"residual descent to {target}", "step", key.replace("_", " "), by_step(runs, key),
                    log_y=True, y_range=y_range)

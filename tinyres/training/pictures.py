@@ -21,6 +21,7 @@ from ..tensor import Tensor, no_grad
 
 TEXT = 36  # pixels of height
 RIGHT, WRONG = "#0072B2", "#D55E00"
+STRONGEST = 0.6  # tint of a cell, on which dark digits can be read
 
 
 def probabilities(model: Module, split: Split) -> numpy.ndarray:
@@ -72,8 +73,9 @@ def draw_confusion(path: str | Path, counts: numpy.ndarray, classes: Sequence[st
     page = plot.Drawing(left + width + 40, top + width + 200)
     page.text(40, 50, "Of each row's class, percent taken for each column's", TEXT, 0)
     page.cells(left, top, side, [[round(value) or "" for value in row] for row in percent],
-               [[plot.tint(RIGHT, value / 100) if i == j else plot.tint(WRONG, min(1, value / 25))
-                 for j, value in enumerate(row)] for i, row in enumerate(percent)])
+               [[plot.tint(RIGHT, STRONGEST * value / 100) if i == j else
+                 plot.tint(WRONG, STRONGEST * min(1, value / 25)) for j, value in enumerate(row)]
+                for i, row in enumerate(percent)])
     for i, name in enumerate(classes):
         page.text(left - 20, top + (i + 0.5) * side, name, TEXT, 1)
         page.text(left + (i + 0.5) * side, top + width + 40 + i % 2 * 50, name, 0.8 * TEXT)
