@@ -199,5 +199,6 @@ def _units(x: Array) -> tuple[int, str]:
 def _launch(name: str, total: int, *arguments: Array | int) -> None:
     """Run a CUDA kernel, whose last argument is `total`, with one thread for each of that many results."""
     if total:
-        values = tuple(numpy.uint32(a) if isinstance(a, (int, numpy.integer)) else a for a in (*arguments, total))
+        integers = int, numpy.integer
+        values = tuple(numpy.uint32(a) if isinstance(a, integers) else a for a in (*arguments, total))
         cuda.function(SOURCE, NAMES, name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)
