@@ -101,6 +101,8 @@ class CUDAGraph:
     def _after(self, outside: Any) -> Iterator[None]:
         """Within this context work goes to our stream: after the work that `outside` has, before its next."""
         self.stream.wait_event(outside.record())
-        with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
-            yield
-        outside.wait_event(self.stream.record())
+        try:
+            with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
+                yield
+        finally:  # after an error, too, `outside` may touch the same arrays
+            outside.wait_event(self.stream.record())
