@@ -93,16 +93,17 @@ class Tensor(Methods):
         Raises RuntimeError without a graph or if a leaf has changed, ValueError for an unfit grad.
         """
         gradients = {self.node or self: checks.first_gradient(grad, self)}
-        for node in _topological_order(self.node or self):
-            gradient = gradients.pop(node)
-            if isinstance(node, Tensor):  # a leaf
-                node.grad = leaf_gradient(gradient) if node.is_spent() else _sum(node.grad, gradient)
-                continue
-            for parent, part in zip(node.parents, node.gradients(gradient), strict=True):
-                if parent.requires_grad:
-                    checks.gradient(part, parent, f"a gradient computed by {node.operation}")
-                    # a tensor that is used twice gets the sum
-                    gradients[parent] = _sum(gradients[parent], part) if parent in gradients else part
+        with quietly():
+            for node in _topological_order(self.node or self):
+                g = gradients.pop(node)
+                if isinstance(node, Tensor):  # a leaf
+                    node.grad = leaf_gradient(g) if node.is_spent() else sum_of_two(node.grad, g)
+                    continue
+                for parent, part in zip(node.parents, node.gradients(g), strict=True):
+                    if parent.requires_grad:
+                        checks.gradient(part, parent, f"a gradient computed by {node.operation}")
+                        known = gradients.get(parent)  # a tensor that is used twice gets the sum
+                        gradients[parent] = part if known is None else sum_of_two(known, part)
 
     # What operators call returns Tensors, so it comes after this class: arithmetic.py fills in `operations`.
     def __add__(self, other: object) -> Tensor: return operations.add(self, other)
@@ -144,15 +145,9 @@ class Node:
     def gradients(self, g: Array) -> tuple[Array | None, ...]:
         """What the vjp returns, one gradient for each parent; TypeError if it does not."""
         checks.parents_unchanged(self)
-        with quietly():
-            gradients = self.vjp(g)
+        gradients = self.vjp(g)
         checks.gradients(gradients, self)
         return gradients
-
-
-def _sum(a: Array, b: Array) -> Array:
-    with quietly():
-        return sum_of_two(a, b)
 
 
 def _topological_order(root: Node | Tensor) -> list[Node | Tensor]:
