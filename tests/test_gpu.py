@@ -8,7 +8,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import capture, cublas, precision
+from tinyres.fast.gpu import capture, cublas, loss_scale, precision
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.training import loss_and_error, training_step
 
@@ -84,6 +84,60 @@ def test_a_replay_leaves_the_gradients_of_its_batch_whatever_was_there():
                    for p, gradient in zip(network.parameters(), gradients, strict=True)), f"call {call}"
         optimizer.step()
         assert all(p.is_spent() for p in network.parameters())
+
+
+def test_a_step_that_no_graph_holds_is_computed_as_usual(capsys):
+    xp = tr.backend.use("cupy")
+    network, other = (in_precision("float32", tr.models.cifar_net(blocks=1, widths=(8,), seed=seed))
+                      for seed in (0, 1))
+    rng = numpy.random.default_rng(0)
+    images, labels = xp.asarray(rng.standard_normal((4, 8, 8, 3), dtype="float32")), xp.arange(4)
+    compute = capture.captured(loss_and_error)
+
+    def agrees(model, images, labels):
+        found = [float(value) for value in compute(model, images, labels)]
+        gradients = [p.grad.copy() for p in model.parameters()]
+        for p in model.parameters():
+            p.grad = None
+        assert found == [float(value) for value in loss_and_error(model, images, labels)]
+        assert all((p.grad == g).all() for p, g in zip(model.parameters(), gradients, strict=True))
+        for p in model.parameters():
+            p.grad = None
+
+    for _ in range(capture.WARM_UP_CALLS + 2):
+        agrees(network, images, labels)
+    assert not capsys.readouterr().err
+    for _ in range(2):
+        agrees(network, images[:3], labels[:3])
+    assert capsys.readouterr().err.count("(3, 8, 8, 3)") == 1
+    agrees(other, images, labels)
+    assert "another model was recorded" in capsys.readouterr().err
+    for parameter in network.parameters():  # replaced, not changed in place: the graph has to follow
+        parameter.data = parameter.data * 2
+    for _ in range(capture.WARM_UP_CALLS + 2):
+        agrees(network, images, labels)
+    network.stem.weight.requires_grad = False
+    agrees(network, images, labels)
+    assert network.stem.weight.grad is None
+
+
+@pytest.mark.parametrize("products", precision.PRECISIONS)
+def test_a_step_waits_for_nothing(products):
+    """Whoever waits cannot be captured, so all of a step is, the optimizer's part too."""
+    xp = tr.backend.use("cupy")
+    precision.use(products)
+    network = in_precision(products, tr.models.cifar_net(blocks=2, widths=(16, 32)))
+    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
+    if products == "float16":
+        optimizer = loss_scale.ScaledOptimizer(optimizer, network)
+    images, labels = xp.ones((4, 16, 16, 3), "float32"), xp.arange(4)
+    graph = capture.CUDAGraph(lambda: training_step(network, optimizer, images, labels))
+    moved = []
+    for _ in range(capture.WARM_UP_CALLS + 3):
+        before = network.parameters()[1].data.copy()
+        loss, _ = graph()
+        moved.append(bool((network.parameters()[1].data != before).any()))
+    assert all(moved) and numpy.isfinite(float(loss))
 
 
 @pytest.mark.parametrize("products, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])

@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.gpu import block, cublas, cuda, passes, sgd, uncopied_gradients
+from tinyres.fast.gpu import block, cublas, cuda, lists, passes, uncopied_gradients
 from tinyres.fast.gpu import conv as gpu_conv
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
@@ -279,8 +279,8 @@ def test_an_unshared_gradient_is_kept_once():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, passes, sgd],
-                         ids=["conv", "passes", "sgd"])
+@pytest.mark.parametrize("module", [gpu_conv, passes, lists],
+                         ids=["conv", "passes", "lists"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

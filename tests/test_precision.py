@@ -5,7 +5,7 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.fast.gpu import precision
+from tinyres.fast.gpu import loss_scale, precision
 from tinyres.support.diverged import Diverged
 
 
@@ -74,7 +74,7 @@ def scaled(xp):
     """A float16 network that has seen a batch, and its optimizer."""
     model = precision.Float16(tr.models.cifar_net(3, blocks=1, widths=(4, 8), seed=1))
     model(tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((2, 8, 8, 3), dtype="float32"))))
-    return model, precision.ScaledOptimizer(tr.optim.SGD(model.parameters(), 0.1, 0.9, 1e-4), model)
+    return model, loss_scale.ScaledOptimizer(tr.optim.SGD(model.parameters(), 0.1, 0.9, 1e-4), model)
 
 
 def step(model, optimizer, gradient=1.0):
@@ -89,7 +89,7 @@ def step(model, optimizer, gradient=1.0):
 
 def bytes_of(model, optimizer):
     return [array.tobytes() for name, array in {**model.state_dict(), **optimizer.state_dict()}.items()
-            if name not in precision.SCALE_STATE]
+            if name not in loss_scale.SCALE_STATE]
 
 
 @pytest.mark.parametrize("gradient", [numpy.inf, -numpy.inf, numpy.nan])
@@ -103,9 +103,9 @@ def test_an_overflow_halves_the_scale_and_skips_the_step(scaled, gradient):
 
 
 def test_good_steps_double_the_scale_up_to_a_limit(scaled, monkeypatch):
-    assert precision.GROWTH_STEPS == 2000
-    monkeypatch.setattr(precision, "GROWTH_STEPS", 3)
-    monkeypatch.setattr(precision, "MAX_LOSS_SCALE", precision.LOSS_SCALE * 2)
+    assert loss_scale.GROWTH_STEPS == 2000
+    monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(loss_scale, "MAX_LOSS_SCALE", precision.LOSS_SCALE * 2)
     step(*scaled), step(*scaled, numpy.inf)  # the count begins again
     scales = [step(*scaled) / precision.LOSS_SCALE for _ in range(9)]
     assert scales == [0.5, 0.5, 1, 1, 1, 2, 2, 2, 2]

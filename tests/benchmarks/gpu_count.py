@@ -17,12 +17,13 @@ import argparse
 import ctypes
 import sys
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy
 
 import tinyres as tr
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import cublas, passes, precision, sgd
+from tinyres.fast.gpu import cublas, lists, passes, precision
 from tinyres.training import training_step
 
 BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
@@ -58,7 +59,7 @@ class CountingLibrary:
 
 def correct_counts(cupy: object) -> None:
     """Where a kernel reads or writes less or more than the arrays given to it, count what it does."""
-    launch, at_once = passes._launch, sgd._at_once
+    launch, launch_lists = passes._launch, lists._launch
 
     def launch_pass(name: str, shape: tuple, arrays: tuple, units: int, *settings: int) -> None:
         launch(name, shape, arrays, units, *settings)
@@ -69,12 +70,15 @@ def correct_counts(cupy: object) -> None:
             moved += bool(adds_parts) * sum(array.nbytes for array in parts)
             cupy.BYTES["K combine"] += moved - sum(array.nbytes for array in arrays)
 
-    def update(parameters: list, *settings: float) -> None:
-        at_once(parameters, *settings)
-        cupy.BYTES["K sgd"] += 5 * sum(weight.nbytes for weight, *_ in parameters)  # reads 3, writes 2
+    def launch_on_lists(name: str, rows: Iterable[tuple], *arguments: object) -> None:
+        rows = list(rows)
+        launch_lists(name, rows, *arguments)
+        kernel = "K " + name.split("<")[0]
+        cupy.BYTES[kernel] += sum(array.nbytes for arrays in rows for array in arrays)
+        if kernel == "K sgd":  # reads three arrays and writes two of them
+            cupy.BYTES[kernel] += sum(w.nbytes + v.nbytes for w, _, v in rows)
 
-    passes._launch = launch_pass
-    sgd._at_once = update
+    passes._launch, lists._launch = launch_pass, launch_on_lists
 
 
 def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Counter[str], CountingLibrary]:

@@ -14,7 +14,7 @@ from ..datasets import Dataset, Split
 from ..distributed import SINGLE_PROCESS, Group, check_batch
 from ..distributed.forked import forked, process_count
 from ..fast.cpu import blas, threads
-from ..fast.gpu import block, capture, precision
+from ..fast.gpu import block, capture, loss_scale, precision
 from ..models import ResidualNetwork
 from ..nn import Module
 from ..optim import SGD, Adam, Optimizer, cosine_decay, one_cycle
@@ -90,10 +90,10 @@ def build_optimizer(settings: Settings, model: Module, checkpoint: Checkpoint | 
     else:
         optimizer = SGD(model.parameters(), settings.lr, settings.momentum, settings.weight_decay)
     if isinstance(model, precision.Float16):
-        optimizer = precision.ScaledOptimizer(optimizer, model)
+        optimizer = loss_scale.ScaledOptimizer(optimizer, model)
     if checkpoint:  # which may come from another precision
         optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
-                                   if name in optimizer.state or name not in precision.SCALE_STATE})
+                                   if name in optimizer.state or name not in loss_scale.SCALE_STATE})
     return optimizer
 
 

@@ -6,11 +6,12 @@ from . import (
     cublas,
     cuda,
     elementwise,
+    lists,
+    loss_scale,
     passes,
     precision,
-    sgd,
     uncopied_gradients,
 )
 
-__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "passes", "precision",
-           "sgd", "uncopied_gradients"]
+__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "lists", "loss_scale", "passes",
+           "precision", "uncopied_gradients"]

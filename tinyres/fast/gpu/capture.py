@@ -5,6 +5,8 @@ the GPU to run. A graph records them once and launches all of them with one call
 """
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,40 +22,59 @@ cupy = backend.cupy
 
 WARM_UP_CALLS = 3  # before recording, so that kernels are compiled and memory is allocated
 
-Compute = Callable[[Module, Array, Array], tuple[Array, Array]]
+Compute = Callable[..., tuple[Array, ...]]
 
 
 def captured(compute: Compute) -> Compute:
-    """compute(model, images, labels) for one model and batches of one shape, recorded and launched whole.
+    """compute(model, *arrays), forward and backward pass of a step, launched whole on a GPU.
 
-    Images and labels are copied to where the first ones were; the gradients that it leaves are the same
-    arrays each time, and replace those that were there.
-    Raises ValueError if the backend in use is NumPy, or if the model draws random numbers: each launch would
-    repeat those that were recorded.
+    compute leaves gradients in the model's parameters and returns a tuple of arrays. It must do the same work
+    each time, and copy nothing off the GPU. On NumPy it is called as it is.
+
+        @tr.fast.captured
+        def compute(net, images, labels):
+            loss = tr.softmax_cross_entropy(net(tr.Tensor(images)), labels)
+            loss.backward()
+            return (loss.data,)
+
+    Arrays are copied to where the first ones were; the gradients that it leaves are the same arrays each
+    time, and replace those that were there. If an array of the model is replaced, the step is recorded anew.
+    What a graph cannot repeat is computed as usual, and stderr says so once: a model that draws random
+    numbers, arrays of other shapes than the first ones, another model.
     """
-    if backend.current() is numpy:
-        raise ValueError("capture is for a GPU: leave it out")
-    inputs: list[Array] = []
-    graphs: list[CUDAGraph] = []
+    recorded: list[_Recorded] = []
 
-    def step(model: Module, images: Array, labels: Array) -> tuple[Array, Array]:
-        def compute_anew() -> tuple[tuple[Array, Array], list[Array | None], list[Tensor]]:
-            for parameter in model.parameters():
-                parameter.grad = None
-            versions = {tensor: tensor.version for _, tensor in model.named_tensors()}
-            state = [str(generator.bit_generator.state) for _, generator in model.named_generators()]
-            results = compute(model, *inputs)
-            if state != [str(generator.bit_generator.state) for _, generator in model.named_generators()]:
-                raise ValueError("capture would repeat the random numbers that the model draws: leave it out")
-            return (results, [parameter.grad for parameter in model.parameters()],
-                    [tensor for tensor, version in versions.items() if tensor.version != version])
+    @functools.wraps(compute)
+    def step(model: Module, *arrays: Array) -> tuple[Array, ...]:
+        if backend.current() is numpy:
+            return compute(model, *arrays)
+        if not recorded:
+            recorded.append(_Recorded(compute, model, arrays))
+        return recorded[0](model, arrays)
 
-        if not graphs:
-            inputs.extend((images.copy(), labels.copy()))
-            graphs.append(CUDAGraph(compute_anew))
-        for recorded, new in zip(inputs, (images, labels), strict=True):
+    return step
+
+
+class _Recorded:
+    """A step of one model, for arrays of the shapes of the first ones."""
+
+    def __init__(self, compute: Compute, model: Module, arrays: tuple[Array, ...]) -> None:
+        self.compute, self.model, self.inputs = compute, model, [array.copy() for array in arrays]
+        self.state: list[tuple[int, bool]] | None = None  # of the model's tensors: addresses, requires_grad
+        self.draws_random_numbers, self.said = False, ""
+
+    def __call__(self, model: Module, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        if why := self._obstacle(model, arrays):
+            if why != self.said:
+                print(f"A step is launched kernel by kernel, not whole: {why}", file=sys.stderr)
+            self.said = why
+            return self.compute(model, *arrays)
+        state = [(tensor.data.data.ptr, tensor.requires_grad) for _, tensor in model.named_tensors()]
+        if state != self.state:
+            self.graph, self.state = CUDAGraph(self._compute_anew), state
+        for recorded, new in zip(self.inputs, arrays, strict=True):
             recorded[...] = new
-        results, gradients, replaced = graphs[0]()
+        results, gradients, replaced = self.graph()
         for tensor in replaced:
             tensor.version += 1  # as the recorded Python did
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -61,7 +82,30 @@ def captured(compute: Compute) -> Compute:
         # copied, since the next call writes its results to the same place
         return tuple(result.copy() for result in results)
 
-    return step
+    def _obstacle(self, model: Module, arrays: tuple[Array, ...]) -> str:
+        """Why a step cannot be launched whole; empty if it can."""
+        if self.draws_random_numbers:
+            return "the model draws random numbers, and a recorded step would repeat its own"
+        if model is not self.model:
+            return "another model was recorded"
+        shapes, expected = ([(array.shape, str(array.dtype)) for array in some] for some in (arrays, self.inputs))
+        return "" if shapes == expected else f"arrays of {shapes}, and {expected} were recorded"
+
+    def _compute_anew(self) -> tuple[tuple[Array, ...], list[Array | None], list[Tensor]]:
+        """Results, gradients, and the tensors that have other values afterwards."""
+        model = self.model
+        for parameter in model.parameters():
+            parameter.grad = None
+        versions = {tensor: tensor.version for _, tensor in model.named_tensors()}
+        drawn = _generator_states(model)
+        results = self.compute(model, *self.inputs)
+        self.draws_random_numbers = drawn != _generator_states(model)
+        return (results, [parameter.grad for parameter in model.parameters()],
+                [tensor for tensor, version in versions.items() if tensor.version != version])
+
+
+def _generator_states(model: Module) -> list[str]:
+    return [str(generator.bit_generator.state) for _, generator in model.named_generators()]
 
 
 class CUDAGraph:

@@ -5,13 +5,12 @@ wrapped in `Float16` keeps images and activations in float16, half the memory tr
 stay float32. NumPy knows "float32" only.
 
 Gradients of pixels are about 1e-6; the smallest number that float16 holds is 6e-8, the largest 65504. So
-gradients inside the network are multiplied by a scale, as large as possible (Micikevicius et al., 2018): a
-step in which a gradient overflows is skipped and the scale halved; after GROWTH_STEPS good steps the scale is
-doubled.
+gradients inside the network are multiplied by a scale, as large as possible (Micikevicius et al., 2018), which
+loss_scale.py adapts.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy
@@ -19,20 +18,16 @@ from numpy.random import Generator
 
 from ... import backend
 from ...backend import Array, xp_of
+from ...kernel import kernel
 from ...models import ResidualNetwork
 from ...module import Module, unchanged
 from ...nn import Conv2d, ResidualBlock
 from ...ops import relu
-from ...optim import Optimizer
-from ...support.diverged import Diverged
 from ...tensor import Tensor, no_grad
 from .uncopied_gradients import unshared
 
 PRECISIONS = "float32", "tf32", "float16"
 LOSS_SCALE = 4096.0  # to begin with; powers of two only, so that scaling rounds nothing
-MAX_LOSS_SCALE = 2.0**24
-GROWTH_STEPS = 2000
-SCALE_STATE = "loss_scale", "good_steps"  # names in an optimizer's state
 
 _tf32 = False
 
@@ -53,6 +48,19 @@ def use(precision: str) -> None:
 def tf32() -> bool:
     """Whether float32 matrices are multiplied as TF32."""
     return _tf32
+
+
+@kernel
+def converted(arrays: list[Array], dtype: str, scale: Array | None) -> list[Array]:
+    """Each array in another dtype, divided by the scale if there is one."""
+    return [(array if scale is None else array / scale).astype(dtype) for array in arrays]
+
+
+@kernel
+def any_not_finite(arrays: list[Array]) -> Array:
+    """1 if a number is infinite or not a number, else 0: of type uint32, without axes."""
+    xp = xp_of(arrays[0])
+    return 1 - xp.stack([xp.isfinite(array).all() for array in arrays]).all().astype("uint32")
 
 
 class Float16(Module):
@@ -104,56 +112,36 @@ class Float16(Module):
         convolutions = [module for _, module in self.network.named_modules() if isinstance(module, Conv2d)]
         masters = [convolution.weight for convolution in convolutions]
         try:
-            for convolution, master in zip(convolutions, masters, strict=True):
-                convolution.weight = _to_float16(master, self.loss_scale)
+            for convolution, copy in zip(convolutions, _copies(masters, self.loss_scale), strict=True):
+                convolution.weight = copy
             yield
         finally:
             for convolution, master in zip(convolutions, masters, strict=True):
                 convolution.weight = master
 
 
-class ScaledOptimizer(Optimizer):
-    """An optimizer of a `Float16` network that adapts its scale: a step whose gradients are not all finite is
-    skipped.
+def _copies(weights: list[Tensor], scale: Tensor) -> list[Tensor]:
+    """Float16 copies of weights. Their gradients are kept until the last one is there and then scaled back
+    together: a launch for all, where one for each takes the GPU longer than the work."""
+    scaled: dict[int, Array] = {}  # gradients, by the copy's place
 
-    Its state is that of the optimizer and the scale. On a GPU it waits for the gradients at every step.
-    """
+    def vjp_of_all(_: Array) -> tuple[Array | None, ...]:
+        gradients = converted(list(scaled.values()), "float32", scale.data)
+        by_place = dict(zip(scaled, map(unshared, gradients), strict=True))
+        scaled.clear()
+        return tuple(by_place.get(i) for i in range(len(weights)))
 
-    def __init__(self, optimizer: Optimizer, model: Float16) -> None:
-        super().__init__(optimizer.parameters, optimizer.lr)
-        self.optimizer, self.model = optimizer, model
-        self.good_steps: Array = xp_of(model.loss_scale.data).zeros((), "float32")
-        scale_state = model.loss_scale.data, self.good_steps
-        self.state = optimizer.state | dict(zip(SCALE_STATE, scale_state, strict=True))
+    def vjp_of(i: int) -> Callable[[Array], tuple[Array]]:
+        def vjp(g: Array) -> tuple[Array]:
+            scaled[i] = g
+            return (nothing,)
+        return vjp
 
-    def step(self) -> None:
-        """Move the parameters or, if a gradient is not finite, halve the scale.
-
-        Raises Diverged, naming the layer, if activations overflow, which no scale can prevent.
-        """
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if bool(numpy.isfinite(float(sum(gradient.sum() for gradient in gradients)))):
-            self.optimizer.lr = self.lr
-            self.optimizer.step()
-            self.good_steps += 1
-            if float(self.good_steps) >= GROWTH_STEPS and float(self.model.loss_scale) < MAX_LOSS_SCALE:
-                self._set_scale(2.0)
-        elif name := self.model.overflowing_layer():
-            raise Diverged(f"the output of {name}, in float16,", "Start another run with a lower learning "
-                           "rate, or go on with --precision tf32, whose numbers may be larger")
-        elif float(self.model.loss_scale) <= 1:
-            raise Diverged("a gradient, in float16 and unscaled,", "Go on with --precision tf32")
-        else:
-            self._set_scale(0.5)
-
-    def load_state_dict(self, state: Mapping[str, numpy.ndarray]) -> None:
-        """Set the state, in place; the scale stays as it is if the state comes from another precision."""
-        super().load_state_dict({name: self.state[name] for name in SCALE_STATE} | dict(state))
-
-    def _set_scale(self, factor: float) -> None:
-        scale = self.model.loss_scale.data
-        scale *= numpy.float32(factor)
-        self.good_steps.fill(0)
+    arrays = converted([weight.data for weight in weights], "float16", None)
+    nothing = xp_of(arrays[0]).zeros(0, "float16")  # what passes from copies to weights beside `scaled`
+    together = Tensor(nothing, parents=tuple(weights), vjp=vjp_of_all)
+    return [Tensor(array, parents=(together,) if weight.requires_grad else (), vjp=vjp_of(i))
+            for i, (array, weight) in enumerate(zip(arrays, weights, strict=True))]
 
 
 def _to_float16(x: Tensor, scale: Tensor) -> Tensor:
