@@ -1,4 +1,4 @@
-"""What is done to lists of arrays at once: as the definitions have it, wherever and however the arrays lie."""
+"""What is done to lists of arrays at once: as the definitions have it, however the arrays lie in memory."""
 from __future__ import annotations
 
 import numpy
@@ -31,7 +31,7 @@ def copies(them):
 def test_sgd(xp, dtype, skip):
     weights, velocities = arrays(xp, dtype), arrays(xp, dtype, seed=1)
     gradients = arrays(xp, dtype, seed=2)
-    gradients[5] = gradients[5].transpose(1, 0, 2).copy().transpose(1, 0, 2)  # another order than its weight's
+    gradients[5] = gradients[5].transpose(1, 0, 2).copy().transpose(1, 0, 2)  # not its weight's
     expected = [copies(them) for them in (weights, gradients, velocities)]
     if skip != 1 or xp is numpy:
         sgd_update.definition(*expected, 0.1, 0.9, 0.01)
@@ -49,7 +49,8 @@ def test_weights_of_two_dtypes_move_together(xp):
     assert [w.tolist() for w in them] == [[0.5] * 3] * 3
 
 
-@pytest.mark.parametrize("source, dtype", [("float32", "float16"), ("float16", "float32"), ("float64", "float32")])
+@pytest.mark.parametrize("source, dtype", [("float32", "float16"), ("float16", "float32"),
+                                           ("float64", "float32")])
 @pytest.mark.parametrize("scale", [None, 4.0])
 def test_converted(xp, source, dtype, scale):
     them = arrays(xp, source)

@@ -2,8 +2,8 @@
 checkpoints, and where a network is only looked at."""
 from __future__ import annotations
 
-import os
 import itertools
+import os
 import sys
 import types
 from contextlib import contextmanager

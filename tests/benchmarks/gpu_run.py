@@ -178,7 +178,7 @@ def train(args: argparse.Namespace) -> list[list[str]]:
         command.append("--resume")
     else:
         command += ["--steps", str(args.steps), "--lr-drops", *map(str, drops)]
-    return [*commands, command + ["--capture"] * args.capture]
+    return [*commands, command + ["--no-capture"] * (not args.capture)]
 
 
 STAGES = {  # in the order of running: the most valuable first

@@ -33,11 +33,14 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
     """
     group = distributed.start(launch.backend) if launch.distributed else SINGLE_PROCESS
     name = backend.use(launch.backend).__name__
-    products = settings.precision or ("float32" if name == "numpy" else "tf32")
+    products = settings.precision or ("float32" if name == "numpy" else "float16")
     if name == "numpy" and products != "float32" and (launch.resume or launch.evaluate):
         print(f"The run was started with precision {products}, which needs a GPU: float32 here.")
         products = "float32"
     precision.use(products)
+    if settings.precision is None and name != "numpy" and group.rank == 0:
+        print("Precision float16: activations in 16 bits, weights and sums in 32 (--precision tf32 and "
+              "float32 have more bits, and are slower).")
     if launch.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     if name == "numpy":
@@ -145,12 +148,14 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
             return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group)
         record = Run(launch.out, settings.config(), seed=settings.seed, group=group, overwrite=launch.demo,
                      step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
-        compute = capture.captured(loss_and_error) if launch.capture else loss_and_error
+        whole = launch.capture and group.size == 1
+        compute = capture.captured(loss_and_error) if whole else loss_and_error
         if backend.current() is not numpy:
             images, _ = dataset.test.evaluation_batch(numpy.arange(1))
             text = trial.describe(model, compute, images.shape[1:], settings.batch_size // group.size,
                                   settings.steps - record.step,
-                                  f"{settings.precision}{', captured' * launch.capture}")
+                                  f"{settings.precision}, {'captured' if whole else 'not captured'}"
+                                  f"{': several processes' * (group.size > 1)}")
             if group.rank == 0:
                 print(text)
         return train(model, optimizer, schedule, dataset, record, steps=settings.steps,

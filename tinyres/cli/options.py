@@ -29,6 +29,12 @@ def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: s
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def switch(default: bool, help: str) -> Any:
+    """An `option` --name that is also there as --no-name."""
+    metadata = {"help": help, "action": argparse.BooleanOptionalAction}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 def flag(help: str) -> Any:
     """An `option` without a value, False unless it is given."""
     return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..fast.gpu.precision import PRECISIONS
 from ..training import Checkpoint, load_checkpoint
-from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int
+from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int, switch
 
 OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
@@ -55,8 +55,8 @@ class Settings:
     held_out: int | None = option(
         None, "leave N training images out, and test on them instead", positive_int, "N")
     seed: int = option(0, "the seed of the initial weights and the batches", non_negative_int)
-    precision: str | None = option(None, "precision of matrix products; default: tf32 on a GPU, float32 with "
-                                   "NumPy", choices=PRECISIONS)
+    precision: str | None = option(None, "precision of matrix products; default: float16 on a GPU, float32 "
+                                   "with NumPy", choices=PRECISIONS)
 
     def network(self) -> str:
         """The network and what it learns, as used in folder names."""
@@ -91,7 +91,8 @@ class Launch:
     out: Path = option(MISSING, "default: runs/NAME, where NAME is made from the settings", Path, "DIR")
     backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
                           choices=["auto", "numpy", "cupy"])
-    capture: bool = flag("on a GPU, launch steps whole instead of kernel by kernel")
+    capture: bool = switch(True, "on a GPU, launch steps whole, not kernel by kernel; default: where it "
+                           "works")
     distributed: bool = flag("share the work among the processes that mpirun -n N started")
     processes: int | None = option(None, "share the work among N processes on the cores of this CPU; "
                                    "default: the number that is fastest", positive_int, "N")

@@ -6,5 +6,7 @@ tinyres.fast` lists them, and `with tinyres.kernel.plain():` switches them off.
 """
 from . import cpu, gpu
 from .cpu.memory import memory_kept
+from .gpu.block import arrange
+from .gpu.capture import captured
 
-__all__ = ["cpu", "gpu", "memory_kept"]
+__all__ = ["arrange", "captured", "cpu", "gpu", "memory_kept"]

@@ -67,8 +67,8 @@ def arrange(network: Module) -> None:
     for block in (module for _, module in network.named_modules()
                   if isinstance(module, ResidualBlock) and module.is_papers()):
         for weight in [block.conv1.weight] * (block.stride == 1) + [block.conv2.weight]:
-            matrix = _as_matrix(weight.data)
-            weight.data = _from_matrix(matrix, weight.shape)
+            if cuda.cupy_arrays(weight.data):
+                weight.data = _from_matrix(_as_matrix(weight.data), weight.shape)
 
 
 def _as_matrix(w: Array) -> Array:

@@ -88,7 +88,8 @@ class _Recorded:
             return "the model draws random numbers, and a recorded step would repeat its own"
         if model is not self.model:
             return "another model was recorded"
-        shapes, expected = ([(array.shape, str(array.dtype)) for array in some] for some in (arrays, self.inputs))
+        shapes, expected = ([(array.shape, str(array.dtype)) for array in some]
+                            for some in (arrays, self.inputs))
         return "" if shapes == expected else f"arrays of {shapes}, and {expected} were recorded"
 
     def _compute_anew(self) -> tuple[tuple[Array, ...], list[Array | None], list[Tensor]]:

@@ -92,7 +92,7 @@ def any_not_finite_in_one_launch(arrays: list[Array]) -> Array:
 
 
 def _launch(name: str, lists: Iterable[tuple[Array, ...]], *arguments: Any) -> None:
-    """Run a kernel of lists.cu on tuples of arrays that lie in memory alike, as often as the table is full."""
+    """Run a kernel of lists.cu on tuples of arrays that lie in memory alike; again if a table is full."""
     rows = iter([(*map(cuda.address, arrays), arrays[0].size) for arrays in lists])
     while some := list(islice(rows, 120)):
         table = numpy.zeros((), TABLE)

@@ -1,10 +1,10 @@
 """The scale of a float16 network's gradients, adapted as it trains (Micikevicius et al., 2018).
 
-A step in which a gradient overflows is skipped and the scale halved; after GROWTH_STEPS good steps the scale is
-doubled.
+A step in which a gradient overflows is skipped and the scale halved; after GROWTH_STEPS good steps the scale
+is doubled.
 
-Why it is faster: a GPU finds out by itself whether a step is to be skipped, and what becomes of the scale, and
-Python launches the next step meanwhile. It looks at every LOOK_EVERY-th step only.
+Why it is faster: a GPU finds out by itself whether a step is to be skipped, and what becomes of the scale,
+while Python launches the next step. Python looks at every LOOK_EVERY-th step only.
 """
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ SCALE_STATE = "loss_scale", "good_steps"  # names in an optimizer's state
 
 @kernel
 def adapt(scale: Array, good_steps: Array, overflowed: Array) -> None:
-    """Halve the scale after a step that overflowed, double it after GROWTH_STEPS others; in place, and without
-    looking: all three are arrays without axes."""
+    """Halve the scale after a step that overflowed, double it after GROWTH_STEPS others.
+
+    All three are arrays without axes, so that nobody needs to look at them; the first two change in place.
+    """
     where = xp_of(scale).where
     good_steps[...] = where(overflowed, 0, good_steps + 1)
     grows = (good_steps >= GROWTH_STEPS) & (scale < MAX_LOSS_SCALE)

@@ -5,8 +5,8 @@ wrapped in `Float16` keeps images and activations in float16, half the memory tr
 stay float32. NumPy knows "float32" only.
 
 Gradients of pixels are about 1e-6; the smallest number that float16 holds is 6e-8, the largest 65504. So
-gradients inside the network are multiplied by a scale, as large as possible (Micikevicius et al., 2018), which
-loss_scale.py adapts.
+gradients inside the network are multiplied by a scale, as large as possible (Micikevicius et al., 2018);
+loss_scale.py adapts it.
 """
 from __future__ import annotations
 
