@@ -16,6 +16,8 @@ from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
 from tinyres.fast.cpu import elementwise, im2col, stride2, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
+from tinyres.fast.gpu import loss_scale
+from tinyres.fast.gpu.precision import any_not_finite, converted
 from tinyres.fast.gpu.uncopied_gradients import unshared
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
@@ -92,6 +94,22 @@ class Draw:
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
         return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
 
+    def conversion(self):
+        source, dtype = self.choice(("float32", "float16"), ("float16", "float32"))
+        scale = self.choice(None, self.xp.full((), 8.0, "float32"))
+        return [array.astype(source) for array in self.alike(self.size(1, 4))], dtype, scale
+
+    def perhaps_infinite(self):
+        arrays = self.alike(3)
+        if self.size(0, 1) and arrays[1].size:
+            arrays[1][(-1,) * arrays[1].ndim] = self.choice(numpy.inf, -numpy.inf, numpy.nan)
+        return arrays,
+
+    def loss_scale(self):
+        scale, good = 2.0 ** self.size(-3, 24), float(self.choice(0, 5, loss_scale.GROWTH_STEPS - 1))
+        return *(self.xp.full((), value, "float32") for value in (scale, good)), self.xp.full(
+            (), self.size(0, 1), "uint32")
+
 
 ARGUMENTS = {
     sum_of_two: lambda draw: draw.alike(2),
@@ -103,6 +121,9 @@ ARGUMENTS = {
     convolution_gradients: Draw.gradients,
     residual_sum: Draw.block,
     sgd_update: Draw.update,
+    converted: Draw.conversion,
+    any_not_finite: Draw.perhaps_infinite,
+    loss_scale.adapt: Draw.loss_scale,
 }
 
 
@@ -124,7 +145,8 @@ def flat(value):
         if value.node:
             value.backward(tr.backend.xp_of(value.data).cos(value.data))
             return flat(value.data)
-        return flat(value.grad)
+        gradient, value.grad = value.grad, None  # or the next one would be added
+        return flat(gradient)
     if isinstance(value, (list, tuple)):
         return [array for item in value for array in flat(item)]
     return [tr.backend.to_numpy(value)] if tr.backend.is_array(value) else [None]

@@ -5,7 +5,7 @@ import numpy
 import pytest
 
 from tinyres.backend import to_numpy, xp_of
-from tinyres.fast.gpu import lists, loss_scale, precision
+from tinyres.fast.gpu import lists, precision
 from tinyres.kernel import plain
 from tinyres.optim import SGD, sgd_update
 from tinyres.tensor import Tensor
@@ -72,18 +72,6 @@ def test_any_not_finite(xp, dtype):
             spoiled[place][-1, -1, -1] = value
             flag = precision.any_not_finite([*spoiled, large])
             assert flag.dtype == "uint32" and flag.shape == () and int(flag) == 1
-
-
-def test_the_scale_of_a_variant_is_that_of_the_definition(xp, monkeypatch):
-    monkeypatch.setattr(loss_scale, "GROWTH_STEPS", 2)
-    found = []
-    for adapt in loss_scale.adapt, loss_scale.adapt.definition:
-        scale, good = xp.full((), 2.0**23, "float32"), xp.zeros((), "float32")
-        for overflowed in (0, 0, 0, 0, 1, 0, 0, 0):
-            adapt(scale, good, xp.full((), overflowed, "uint32"))
-            found.append((float(scale), float(good)))
-    assert found[:8] == found[8:]
-    assert [scale / 2**23 for scale, _ in found[:8]] == [1, 2, 2, 2, 1, 1, 2, 2]
 
 
 def test_which_optimizers_skip_by_themselves(xp):
