@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.gpu import block, cublas, cuda, passes, sgd, uncopied_gradients
+from tinyres.fast.gpu import block, cublas, cuda, passes, precision, sgd, uncopied_gradients
 from tinyres.fast.gpu import conv as gpu_conv
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
@@ -169,7 +169,7 @@ def block_kernels(tmp_path_factory):
     names = [name for name in passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = (5, 11) if name.startswith("combine") else (2, 9)
+        pointers, count = (5, 13) if name.startswith("combine") else (2, 9)
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
@@ -179,7 +179,7 @@ def block_kernels(tmp_path_factory):
     loaded = compiled(tmp_path_factory.mktemp("block_kernels"), passes.SOURCE, calls)
 
     def run(name, shape, arrays, units, *settings):
-        assert all(array.flags.c_contiguous for array in arrays) or name.startswith("lay_out")
+        assert all(array.flags.c_contiguous for array in arrays[1:])  # the first one has strides
         N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
@@ -203,8 +203,12 @@ def launched(monkeypatch, block_kernels):
 @pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
 @pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, size, dtype):  # noqa: E741
+@pytest.mark.parametrize("form", block.FORMS)
+def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, form, C, O, stride,  # noqa: E741
+                                                        size, dtype):
     rng, results = numpy.random.default_rng(0), []
+    monkeypatch.setattr(block, "FORM", form)
+    monkeypatch.setattr(precision, "_tf32", dtype == "float32")
 
     def leaf(*shape):
         return tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)

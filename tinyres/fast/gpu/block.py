@@ -22,9 +22,13 @@ from ...backend import Array
 from ...conv import convolution_gradients, convolve
 from ...nn import Conv2d, Module, ResidualBlock, residual_sum
 from ...tensor import Tensor
-from . import cublas, cuda, passes
-from .passes import Parts, Pixels, columns
+from . import cublas, cuda, passes, precision
+from .passes import Parts, Pixels
 from .uncopied_gradients import unshared
+
+# How X @ M and G @ M^T are cut up for cuBLAS (passes.py), a choice for benchmarks. G is stored whole: one matrix.
+FORMS = {"columns": ("columns", "columns"), "matrix": ("columns", "matrix"), "thirds": ("thirds", "matrix")}
+FORM = "matrix"
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
@@ -83,18 +87,20 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
 
 def _product(pixels: Pixels, matrix: Array) -> Array:
     """Partial sums (N, H, W, 3, C): X or G @ a matrix (..., 3C)."""
-    N, H, W, _ = pixels.image.shape
-    out = cuda.cupy.empty((N, H, W, 3, matrix.shape[1] // 3), matrix.dtype)
-    cublas.matmul(columns(pixels), matrix[None], out.reshape(N * H, W, -1).swapaxes(0, 1))
-    return out
+    if precision.tf32() and FORM != "columns":  # Hopper's kernels want both factors' inner dimension contiguous
+        matrix = cuda.cupy.ascontiguousarray(matrix.T).T
+    left = passes.windows(pixels, FORMS[FORM][pixels.stacked])
+    out = cuda.cupy.empty((left.shape[1], left.shape[0], matrix.shape[1]), matrix.dtype)
+    cublas.matmul(left, matrix, out.swapaxes(0, 1))
+    return passes.of_windows(out, pixels.image.shape)
 
 
 def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Array | None]:
     """X^T @ G in parts, and a view of their sum as (3, 3, C, O); None for both if w needs no gradient."""
     if not w.requires_grad:
         return None, None
-    left, right = columns(x), columns(g)
-    shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype == "float16" else w.dtype
+    left, right = (passes.windows(pixels, "columns") for pixels in (x, g))
+    shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype.itemsize == 2 else w.dtype
     parts = Parts(cuda.cupy.empty((len(left), *shape), sums), cuda.cupy.empty(shape, w.dtype))
     cublas.matmul(left.swapaxes(1, 2), right, parts.parts)
     return parts, unshared(_from_matrix(parts.total, w.shape))
