@@ -26,7 +26,7 @@ from . import cublas, cuda, passes, precision
 from .passes import Parts, Pixels
 from .uncopied_gradients import unshared
 
-# How X @ M and G @ M^T are cut up for cuBLAS (passes.py), a choice for benchmarks. G is stored whole: one matrix.
+# How X @ M and G @ M^T are cut up for cuBLAS (`passes.windows`): a choice that benchmarks make
 FORMS = {"columns": ("columns", "columns"), "matrix": ("columns", "matrix"), "thirds": ("thirds", "matrix")}
 FORM = "matrix"
 
@@ -87,7 +87,7 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
 
 def _product(pixels: Pixels, matrix: Array) -> Array:
     """Partial sums (N, H, W, 3, C): X or G @ a matrix (..., 3C)."""
-    if precision.tf32() and FORM != "columns":  # Hopper's kernels want both factors' inner dimension contiguous
+    if precision.tf32() and FORM != "columns":  # for Hopper's kernels: the inner dimension is contiguous
         matrix = cuda.cupy.ascontiguousarray(matrix.T).T
     left = passes.windows(pixels, FORMS[FORM][pixels.stacked])
     out = cuda.cupy.empty((left.shape[1], left.shape[0], matrix.shape[1]), matrix.dtype)

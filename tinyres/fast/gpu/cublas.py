@@ -62,9 +62,8 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
     sizes, of_b, of_a, of_out = arguments
     library, handle = _cublas(cupy.cuda.Device().id)
     _set_stream(library, handle)
-    pointer = ctypes.c_void_p
-    status = library.cublasGemmStridedBatchedEx(
-        handle, *sizes, pointer(b.data.ptr), *of_b, pointer(a.data.ptr), *of_a, pointer(out.data.ptr), *of_out)
+    to_a, to_b, to_out = (ctypes.c_void_p(array.data.ptr) for array in (a, b, out))
+    status = library.cublasGemmStridedBatchedEx(handle, *sizes, to_b, *of_b, to_a, *of_a, to_out, *of_out)
     if status:
         raise RuntimeError(f"cuBLAS refused {a.shape} @ {b.shape} -> {out.shape} of {a.dtype} with status "
                            f"{status}: see cublasStatus_t in its documentation")
@@ -74,14 +73,15 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
 @functools.lru_cache(maxsize=4096)
 def _arguments(a: Layout, b: Layout, out: Layout, accumulate: bool,
                tf32: bool) -> tuple[tuple[Any, ...], ...] | None:
-    """The arguments of cublasGemmStridedBatchedEx before, between and after the addresses of b, a and out; None
-    for arrays without numbers. Worked out once: this takes Python longer than the product a GPU."""
+    """The arguments of cublasGemmStridedBatchedEx around the addresses of b, a and out; None for arrays
+    without numbers. Worked out once and kept, for Python takes longer to do so than a GPU to multiply."""
     if 0 in (*a.shape, *b.shape, *out.shape):
         return None
     transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
     double = out.dtype == "float64"
     products = "float64" if double else "tf32" if tf32 and a.dtype == "float32" else "float32"
-    one, beta = (ctypes.byref((ctypes.c_double if double else ctypes.c_float)(value)) for value in (1, accumulate))
+    scalar = ctypes.c_double if double else ctypes.c_float
+    one, beta = (ctypes.byref(scalar(value)) for value in (1, accumulate))
     of_a, of_b, of_out = ((DATA_TYPE[array.dtype], rows_apart, ctypes.c_longlong(stride))
                           for array, rows_apart, stride in zip((a, b, out), leading, strides, strict=True))
     # cuBLAS counts along columns: it sees the transpose of each array, and out^T = b^T a^T

@@ -3,8 +3,8 @@
 A product needs three pixels for each one: of x those to the left, here and to the right, of a gradient those
 below, here and above (block.py). Of x nothing is stored twice: with a pixel of zeros between its rows, any
 three pixels already lie side by side. Such windows around neighboring pixels overlap, which the rows of a
-matrix must not, but the windows in one column of pixels do not, nor does every third window. So a product is a
-batch of W products, one for each column, or of three, and reads its image from memory about once: what two
+matrix must not, but the windows in one column of pixels do not, nor does every third window. So a product is
+a batch of W products, one for each column, or of three, and reads its image from memory about once: what two
 windows share is still in the cache.
 
 Of a gradient, whose neighbors are in other rows, all three pixels are stored, one matrix, and the rest of the
@@ -111,8 +111,8 @@ def windows(pixels: Pixels, form: str) -> Array:
     """The three pixels of each one as a batch of matrices, a view (batch, rows, 3C).
 
     form: "columns", those of the image, (W, N H, 3C); "matrix", all of a stacked image, (1, N H W, 3C);
-    "thirds", those of an image that begin at pixels 0, 3, 6, ..., at 1, 4, 7, ..., at 2, 5, 8, ... of its memory,
-    where each row has a few more.
+    "thirds", of an image that is not: those that begin at pixels 0, 3, 6, ..., at 1, 4, 7, ... and at 2, 5,
+    8, ... of its memory, also those that cross a border.
     """
     shape, strides = _windows(pixels.image.shape, pixels.memory.shape, pixels.memory.itemsize, form)
     return cuda.cupy.lib.stride_tricks.as_strided(pixels.memory, shape, strides)
@@ -130,7 +130,7 @@ def _windows(image: tuple[int, ...], memory: tuple[int, ...], itemsize: int,
 
 
 def of_windows(sums: Array, shape: tuple[int, ...]) -> Array:
-    """Sums for each of `windows`, (rows, batch, 3C), as those for the pixels of (N, H, W, _): (N, H, W, 3, C)."""
+    """(N, H, W, 3, C), a view of the sums (rows, batch, 3C) for all `windows` of a shape (N, H, W, _)."""
     (N, H, W, _), C = shape, sums.shape[2] // 3
     if len(sums) * sums.shape[1] == N * H * W:
         return sums.reshape(N, H, W, 3, C)
@@ -161,8 +161,8 @@ def _empty(shape: tuple[int, ...], dtype: numpy.dtype, stacked: bool) -> Pixels:
 
 @functools.cache
 def _kernel(kernel: str, dtype: numpy.dtype, C: int, stacked: bool, aligned: bool) -> tuple[str, int]:
-    """The name of a CUDA kernel, and the units in a pixel: units of 16 bytes if pixels and addresses are multiples
-    of that, else of one number."""
+    """The name of a CUDA kernel, and the units in a pixel: units of 16 bytes if pixels and addresses are
+    multiples of that, else of one number."""
     width = 16 // dtype.itemsize if aligned and C * dtype.itemsize % 16 == 0 else 1
     return _name(kernel, dtype.name, width, stacked), C // width
 
