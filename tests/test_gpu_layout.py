@@ -235,6 +235,21 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, f
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
 
 
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize("form", block.FORMS)
+def test_in_tf32_the_inner_dimension_of_images_and_kernels_is_contiguous(monkeypatch, form):
+    """cuBLAS has kernels for Hopper only then; gradients of kernels have none."""
+    seen = []
+    monkeypatch.setattr(block, "FORM", form)
+    monkeypatch.setattr(precision, "_tf32", True)
+    monkeypatch.setattr(cublas, "matmul", lambda a, b, out: (
+        seen.append((a.strides[2], b.strides[-2])), product(a, b, out)))
+    x = tr.Tensor(numpy.ones((2, 3, 3, 4), "float32"))
+    layer = convolution_of(tr.Tensor(numpy.ones((3, 3, 4, 4), "float32"), requires_grad=True))
+    tr.sum(block.residual_sum_fused(x, x, layer, layer)).backward()
+    assert sum(strides == (4, 4) for strides in seen) == (2 if form == "columns" else 4) and len(seen) == 6
+
+
 def test_a_view_of_an_image_is_another_image(launched):
     """It may start where the image starts, but its pixels have other neighbors."""
     rng, results = numpy.random.default_rng(0), []
