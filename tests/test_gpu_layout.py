@@ -49,8 +49,8 @@ def memory_of(array):
     return numpy.lib.stride_tricks.as_strided(array, (extent // array.itemsize + 1,), (array.itemsize,))
 
 
-def product(a, b, out, accumulate=False):
-    gemm(*cublas.gemm_arguments(a, b, out), memory_of(a), memory_of(b), memory_of(out), accumulate)
+def product(a, b, out, accumulate=False, layouts=None):
+    gemm(*cublas.gemm_arguments(*layouts or (a, b, out)), *map(memory_of, (a, b, out)), accumulate)
     return out
 
 
@@ -242,8 +242,8 @@ def test_in_tf32_the_inner_dimension_of_images_and_kernels_is_contiguous(monkeyp
     seen = []
     monkeypatch.setattr(block, "FORM", form)
     monkeypatch.setattr(precision, "_tf32", True)
-    monkeypatch.setattr(cublas, "matmul", lambda a, b, out: (
-        seen.append((a.strides[2], b.strides[-2])), product(a, b, out)))
+    monkeypatch.setattr(cublas, "matmul", lambda a, b, out, layouts: (
+        seen.append((layouts[0].strides[2], layouts[1].strides[-2])), product(a, b, out, False, layouts)))
     x = tr.Tensor(numpy.ones((2, 3, 3, 4), "float32"))
     layer = convolution_of(tr.Tensor(numpy.ones((3, 3, 4, 4), "float32"), requires_grad=True))
     tr.sum(block.residual_sum_fused(x, x, layer, layer)).backward()

@@ -220,18 +220,22 @@ def products_of(size: int, side: int, channels: int, dtype: str) -> Iterator[tup
             out = cupy.empty((batch, m, right.shape[2]), "float32")
         return lambda: cublas.matmul(left, right, out)
 
+    def windows(pixels: passes.Pixels, form: str) -> tr.backend.Array:
+        shape, strides, _ = passes.windows(pixels.image.shape, pixels.image.dtype, pixels.stacked, form)
+        return cupy.lib.stride_tricks.as_strided(pixels.memory, shape, strides)
+
     x, g = (passes.lay_out(random(size, side, side, channels), stacked) for stacked in (False, True))
     matrix = random(3 * channels, 3 * channels)
     turned = cupy.ascontiguousarray(matrix.T).T  # contiguous along the inner dimension
     for form in "columns", "thirds":
-        yield f"forward, {form}", multiply(passes.windows(x, form), matrix)
-        yield f"forward, {form}, kernel transposed", multiply(passes.windows(x, form), turned)
+        yield f"forward, {form}", multiply(windows(x, form), matrix)
+        yield f"forward, {form}, kernel transposed", multiply(windows(x, form), turned)
     for form in "columns", "matrix":
-        yield f"image's gradient, {form}", multiply(passes.windows(g, form), turned)
-    left, right = passes.windows(x, "columns"), passes.windows(g, "columns")
+        yield f"image's gradient, {form}", multiply(windows(g, form), turned)
+    left, right = windows(x, "columns"), windows(g, "columns")
     yield "kernel's gradient, columns", multiply(left.swapaxes(1, 2), right)
     # other ways to store the images: x in threes as well, both also transposed; g with the zeros that x has
-    whole = passes.windows(g, "matrix")
+    whole = windows(g, "matrix")
     yield "kernel's gradient, x in threes", multiply(whole.swapaxes(1, 2), whole)
     turned = cupy.ascontiguousarray(whole.swapaxes(1, 2))
     yield "the same, both transposed", multiply(turned, turned.swapaxes(1, 2))

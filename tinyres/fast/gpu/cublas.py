@@ -26,11 +26,16 @@ COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
 
 
 class Layout(NamedTuple):
-    """What a product needs to know of an array but its address; each array has these attributes itself."""
+    """How an array lies in memory. Arrays have these attributes, too."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: numpy.dtype
+
+
+def layout(array: Array) -> Layout:
+    """How an array lies in memory."""
+    return Layout(array.shape, array.strides, array.dtype)
 
 
 def cupy_matrices(a: Array, b: Array) -> bool:
@@ -45,28 +50,32 @@ def product_by_cublas(a: Array, b: Array) -> Array:
     return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
 
 
-def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+def matmul(a: Array, b: Array, out: Array, accumulate: bool = False,
+           layouts: tuple[Layout, Layout, Layout] | None = None) -> Array:
     """out = a @ b, or out += a @ b, for (m, k), (k, n), (m, n), or batches of them with one axis in front.
 
     One of the last two axes of each array must be contiguous; all other strides are free, so rows may
     overlap. a and b have one dtype; out has the same, or float32 where theirs is float16. float16 is added up
-    in float32; `precision.tf32()` decides how float32 is multiplied.
+    in float32; `precision.tf32()` decides how float32 is multiplied. layouts: how to see a, b and out from
+    where they begin, if not as they are; it takes Python less time than views.
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
-    layouts = (Layout(array.shape, array.strides, array.dtype) for array in (a, b, out))
+    layouts = layouts or (layout(a), layout(b), layout(out))
     arguments = _arguments(*layouts, accumulate, precision.tf32())
     if arguments is None:
         if not accumulate:
             out.fill(0)
         return out
-    sizes, of_b, of_a, of_out = arguments
+    first, after_b, after_a, after_out = arguments
     library, handle = _cublas(cupy.cuda.Device().id)
     _set_stream(library, handle)
-    to_a, to_b, to_out = (ctypes.c_void_p(array.data.ptr) for array in (a, b, out))
-    status = library.cublasGemmStridedBatchedEx(handle, *sizes, to_b, *of_b, to_a, *of_a, to_out, *of_out)
+    pointer = ctypes.c_void_p
+    status = library.cublasGemmStridedBatchedEx(
+        handle, *first, pointer(b.data.ptr), *after_b, pointer(a.data.ptr), *after_a, pointer(out.data.ptr),
+        *after_out)
     if status:
-        raise RuntimeError(f"cuBLAS refused {a.shape} @ {b.shape} -> {out.shape} of {a.dtype} with status "
-                           f"{status}: see cublasStatus_t in its documentation")
+        raise RuntimeError(f"cuBLAS refused a product a @ b -> out of {layouts} with status {status}: see "
+                           "cublasStatus_t in its documentation")
     return out
 
 
@@ -104,13 +113,13 @@ def gemm_arguments(a: Layout, b: Layout, out: Layout) -> tuple[
         raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} -> {out.shape} do not fit: expected "
                          "(m, k) @ (k, n) -> (m, n), or batches of them")
     transposes, leading, strides = [], [], []
-    for array in (a, b, out):
+    for i, array in enumerate((a, b, out)):
         step, row, column = (stride // array.dtype.itemsize for stride in (0, *array.strides)[-3:])
         rows, columns = array.shape[-2:]
         if (column == 1 or columns == 1) and (row >= columns or rows == 1):
             transposes.append(0)
             leading.append(max(row, columns))
-        elif (row == 1 or rows == 1) and (column >= rows or columns == 1) and array is not out:
+        elif (row == 1 or rows == 1) and (column >= rows or columns == 1) and i < 2:
             transposes.append(1)
             leading.append(max(column, rows))
         else:

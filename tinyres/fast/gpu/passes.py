@@ -21,6 +21,7 @@ import numpy
 
 from ...backend import Array
 from . import cuda
+from .cublas import Layout
 
 THREADS = 256  # of a block
 
@@ -94,39 +95,40 @@ def combine(partial: Array, then: int, other: Pixels | Array | None = None, part
     """
     N, H, W, _, C = partial.shape
     out = _empty((N, H, W, C), partial.dtype, stacked)
-    if isinstance(other, Pixels):
-        memory, place = other.memory, (3 * W, 3, 1) if other.stacked else (_pitch(W), 1, 1)
-    else:
-        memory, place = out.memory if other is None else cuda.cupy.ascontiguousarray(other), (W, 1, 0)
-    name, units = _kernel("combine", partial.dtype, C, stacked, cuda.address(memory) % 16 == 0)
+    memory = (out.memory if other is None else other.memory if isinstance(other, Pixels) else
+              cuda.cupy.ascontiguousarray(other))
+    name, settings = _combination(partial.shape, partial.strides, partial.dtype, memory.ndim,
+                                  cuda.address(memory) % 16 == 0, then, stacked)
     sums = (*parts, len(parts.parts), parts.total.size) if parts else (out.memory, out.memory, 0, 0)
-    between = (stride * units // partial.strides[3] for stride in partial.strides[1:3])
-    _launch(name, (N, H, W), (partial, memory, out.memory, *sums[:2]), units, *between,
-            *(units * n for n in place), then, *sums[2:])
+    _launch(name, (N, H, W), (partial, memory, out.memory, *sums[:2]), *settings, *sums[2:])
     _memory[stacked][cuda.address(out.image)] = out.memory
     return out
 
 
-def windows(pixels: Pixels, form: str) -> Array:
-    """The three pixels of each one as a batch of matrices, a view (batch, rows, 3C).
+@functools.cache
+def _combination(shape: tuple[int, ...], strides: tuple[int, ...], dtype: numpy.dtype, other_axes: int,
+                 aligned: bool, then: int, stacked: bool) -> tuple[str, tuple[int, ...]]:
+    """The CUDA kernel for `combine`, and its arguments from the units in a pixel to `then`."""
+    _, _, W, _, C = shape
+    name, units = _kernel("combine", dtype, C, stacked, aligned)
+    partial = (stride * units // strides[3] for stride in strides[1:3])
+    other = {5: (3 * W, 3, 1), 2: (_pitch(W), 1, 1), 4: (W, 1, 0)}[other_axes]  # stacked, padded, neither
+    return name, (units, *partial, *(units * number for number in other), then)
+
+
+@functools.cache
+def windows(image: tuple[int, ...], dtype: numpy.dtype, stacked: bool, form: str) -> Layout:
+    """The layout (batch, rows, 3C) of the three pixels of each one, in the memory of an image (N, H, W, C).
 
     form: "columns", those of the image, (W, N H, 3C); "matrix", all of a stacked image, (1, N H W, 3C);
     "thirds", of an image that is not: those that begin at pixels 0, 3, 6, ..., at 1, 4, 7, ... and at 2, 5,
     8, ... of its memory, also those that cross a border.
     """
-    shape, strides = _windows(pixels.image.shape, pixels.memory.shape, pixels.memory.itemsize, form)
-    return cuda.cupy.lib.stride_tricks.as_strided(pixels.memory, shape, strides)
-
-
-@functools.cache
-def _windows(image: tuple[int, ...], memory: tuple[int, ...], itemsize: int,
-             form: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and strides of `windows`."""
-    (N, H, W, C), stacked = image, len(memory) == 5
-    next_pixel = (3 if stacked else 1) * C * itemsize
-    batch, rows, apart = {"columns": (W, N * H, W if stacked else _pitch(W)), "matrix": (1, N * H * W, 1),
-                          "thirds": (3, memory[0] // 3, 3)}[form]
-    return (batch, rows, 3 * C), (next_pixel, apart * next_pixel, itemsize)
+    N, H, W, C = image
+    pitch, pixel = (W, 3 * C * dtype.itemsize) if stacked else (_pitch(W), C * dtype.itemsize)
+    batch, rows, apart = {"columns": (W, N * H, pitch), "matrix": (1, N * H * W, 1),
+                          "thirds": (3, -(-N * H * pitch // 3), 3)}[form]
+    return Layout((batch, rows, 3 * C), (pixel, apart * pixel, dtype.itemsize), dtype)
 
 
 def of_windows(sums: Array, shape: tuple[int, ...]) -> Array:
