@@ -20,7 +20,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres import nn
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.gpu import block, cublas, cuda, passes, precision, sgd, uncopied_gradients
+from tinyres.fast.gpu import block, cublas, cuda, passes, sgd, uncopied_gradients
 from tinyres.fast.gpu import conv as gpu_conv
 
 HEADER = Path(__file__).parent / "support" / "cuda_on_cpu.h"
@@ -208,7 +208,7 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, f
                                                         size, dtype):
     rng, results = numpy.random.default_rng(0), []
     monkeypatch.setattr(block, "FORM", form)
-    monkeypatch.setattr(precision, "_tf32", dtype == "float32")
+    monkeypatch.setattr(block.precision, "_tf32", dtype == "float32")
 
     def leaf(*shape):
         return tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
@@ -241,7 +241,7 @@ def test_in_tf32_the_inner_dimension_of_images_and_kernels_is_contiguous(monkeyp
     """cuBLAS has kernels for Hopper only then; gradients of kernels have none."""
     seen = []
     monkeypatch.setattr(block, "FORM", form)
-    monkeypatch.setattr(precision, "_tf32", True)
+    monkeypatch.setattr(block.precision, "_tf32", True)
     monkeypatch.setattr(cublas, "matmul", lambda a, b, out, layouts: (
         seen.append((layouts[0].strides[2], layouts[1].strides[-2])), product(a, b, out, False, layouts)))
     x = tr.Tensor(numpy.ones((2, 3, 3, 4), "float32"))
