@@ -49,8 +49,8 @@ def memory_of(array):
     return numpy.lib.stride_tricks.as_strided(array, (extent // array.itemsize + 1,), (array.itemsize,))
 
 
-def product(a, b, out, accumulate=False):
-    gemm(*cublas.gemm_arguments(a, b, out), memory_of(a), memory_of(b), memory_of(out), accumulate)
+def product(a, b, out, accumulate=False, layouts=None):
+    gemm(*cublas.gemm_arguments(*layouts or (a, b, out)), *map(memory_of, (a, b, out)), accumulate)
     return out
 
 
@@ -169,7 +169,7 @@ def block_kernels(tmp_path_factory):
     names = [name for name in passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = (5, 11) if name.startswith("combine") else (2, 9)
+        pointers, count = (5, 13) if name.startswith("combine") else (2, 9)
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
@@ -179,7 +179,7 @@ def block_kernels(tmp_path_factory):
     loaded = compiled(tmp_path_factory.mktemp("block_kernels"), passes.SOURCE, calls)
 
     def run(name, shape, arrays, units, *settings):
-        assert all(array.flags.c_contiguous for array in arrays) or name.startswith("lay_out")
+        assert all(array.flags.c_contiguous for array in arrays[1:])  # the first one has strides
         N, H, W = shape
         getattr(loaded, f"kernel_{names.index(name)}")(
             *(ctypes.c_void_p(array.ctypes.data) for array in arrays),
@@ -203,8 +203,12 @@ def launched(monkeypatch, block_kernels):
 @pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (2, 3, 2), (4, 8, 2)])
 @pytest.mark.parametrize("size", [(4, 6), (1, 2), (3, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, size, dtype):  # noqa: E741
+@pytest.mark.parametrize("form", block.FORMS)
+def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, form, C, O, stride,  # noqa: E741
+                                                        size, dtype):
     rng, results = numpy.random.default_rng(0), []
+    monkeypatch.setattr(block, "FORM", form)
+    monkeypatch.setattr(block.precision, "_tf32", dtype == "float32")
 
     def leaf(*shape):
         return tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
@@ -229,6 +233,21 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, 
     gc.collect()
     kept = *passes._memory.values(), uncopied_gradients._unshared
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
+
+
+@pytest.mark.usefixtures("launched")
+@pytest.mark.parametrize("form", block.FORMS)
+def test_in_tf32_the_inner_dimension_of_images_and_kernels_is_contiguous(monkeypatch, form):
+    """cuBLAS has kernels for Hopper only then; gradients of kernels have none."""
+    seen = []
+    monkeypatch.setattr(block, "FORM", form)
+    monkeypatch.setattr(block.precision, "_tf32", True)
+    monkeypatch.setattr(cublas, "matmul", lambda a, b, out, layouts: (
+        seen.append((layouts[0].strides[2], layouts[1].strides[-2])), product(a, b, out, False, layouts)))
+    x = tr.Tensor(numpy.ones((2, 3, 3, 4), "float32"))
+    layer = convolution_of(tr.Tensor(numpy.ones((3, 3, 4, 4), "float32"), requires_grad=True))
+    tr.sum(block.residual_sum_fused(x, x, layer, layer)).backward()
+    assert sum(strides == (4, 4) for strides in seen) == (2 if form == "columns" else 4) and len(seen) == 6
 
 
 def test_a_view_of_an_image_is_another_image(launched):

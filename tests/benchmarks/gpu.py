@@ -1,13 +1,16 @@
-"""tinyres against PyTorch on this GPU: whole training steps of the paper's CIFAR network.
+"""tinyres against PyTorch on this GPU: whole training steps of the paper's networks, and single products.
 
     python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; about five minutes
+    python tests/benchmarks/gpu.py --forms columns matrix thirds         also other forms of the products
+    python tests/benchmarks/gpu.py --imagenet         twenty steps of 256 drawn pictures at 224 x 224 instead
+    python tests/benchmarks/gpu.py --products         instead of steps, the products in them, one by one
 
-All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel and
-launching the captured step whole; PyTorch (channels_last, fused SGD) as it is and compiled. Figures are
-medians over the rounds after a warm-up; each round launches several steps and then waits for the GPU. Ratios
-are tinyres / PyTorch. The first line is what this GPU reaches: in a large copy, and in a large matrix product
-at each precision. "products" and "memory" are the milliseconds that a step's products and tinyres's memory
-traffic would take at those rates.
+All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel, and
+launching the captured step whole; PyTorch (channels_last, fused SGD) as it is, as a CUDA graph of the step,
+and compiled. Figures are medians over the rounds after a warm-up; each round launches several steps and then
+waits for the GPU. The ratio is that of the best times, tinyres / PyTorch. The first line is what this GPU
+reaches: in a large copy, and in a large matrix product at each precision. "products" and "memory" are the
+milliseconds that a step's products and the memory traffic of tinyres's blocks would take at those rates.
 """
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy
 
 import tinyres as tr
-from tinyres.fast.gpu import block, capture, cublas, precision
+from tinyres.fast.gpu import block, capture, cublas, passes, precision
+from tinyres.models import ResidualNetwork
 from tinyres.training import loss_and_error, training_step
 
 if not tr.backend.gpu_available():
@@ -32,48 +36,61 @@ try:
 except ImportError:
     torch = None
 
-STEP_FLOP_PER_IMAGE = 2 * 1972.8e6 * 3  # forward and two gradients of 1972.8 million multiply-adds
 # Bytes that a residual block moves, counted in images of its output (fast/gpu/block.py): forward, each of its
 # two convolutions multiplies 1 into 3 and adds 3 up into 1; backward, it multiplies 3 into 3, adds 3 up into
 # 3, and multiplies 1 by 3 for the kernel's gradient; the shortcut, its gradient and relu's are one more each.
 IMAGES_PER_BLOCK = 2 * (8 + 12 + 4) + 3
 STEPS = 10  # in one measurement
+LAUNCHES = 50  # of one product, in one graph
+STAGES = (32, 64), (16, 128), (8, 256)  # pixels of a side and channels, in the paper's network for CIFAR
 Work = Callable[[], object]
 
 
-def step_bytes(batch_size: int, products: str) -> float:
-    """Memory traffic of all residual blocks of the paper's network in one step."""
-    numbers = batch_size * 9 * sum(side * side * width for side, width in ((32, 64), (16, 128), (8, 256)))
-    return IMAGES_PER_BLOCK * numbers * (2 if products == "float16" else 4)
-
-
-def tinyres_step(batch_size: int, products: str, captured: bool, arranged: bool = True) -> Work:
-    tr.backend.use("cupy")
-    precision.use(products)
-    network = tr.models.cifar_net()
-    if arranged:
-        block.arrange(network)
-    network = precision.Float16(network) if products == "float16" else network
-    optimizer = tr.optim.SGD(network.parameters(), 0.05, 0.9, 1e-4)
+def batch_of(size: int, side: int, drawn: bool) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Images, (size, side, side, 3) float32, of noise or drawn, and labels."""
+    if drawn:
+        return tr.datasets.shapes(size, 10, size=side).train.evaluation_batch(numpy.arange(size))
     rng = numpy.random.default_rng(0)
-    images = cupy.asarray(rng.standard_normal((batch_size, 32, 32, 3), "float32"))
-    labels = cupy.asarray(rng.integers(0, 10, batch_size))
+    return rng.standard_normal((size, side, side, 3), "float32"), rng.integers(0, 10, size)
+
+
+def work_of(network: ResidualNetwork, side: int) -> tuple[int, int]:
+    """For one image of side x side: multiply-adds forward, and numbers that blocks put out."""
+    side //= network.stem.stride
+    products, numbers = side**2 * network.stem.weight.size, 0
+    for layer in network.blocks:
+        side //= layer.stride
+        products += side**2 * (layer.conv1.weight.size + layer.conv2.weight.size)
+        numbers += side**2 * layer.conv2.weight.shape[3]
+    return products, numbers
+
+
+def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
+                 captured: bool, form: str = block.FORM) -> Work:
+    block.arrange(network)
+    model = precision.Float16(network) if products == "float16" else network
+    optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
+    images, labels = map(cupy.asarray, batch)
     compute = capture.captured(loss_and_error) if captured else loss_and_error
-    return lambda: training_step(network, optimizer, images, labels, compute=compute)
+
+    def step() -> None:
+        block.FORM = form
+        training_step(model, optimizer, images, labels, compute=compute)
+
+    return step
 
 
-def torch_step(batch_size: int, products: str, compiled: bool) -> Work:
+def torch_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
+               compiled: bool = False) -> Work:
     from parity import TorchNetwork
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = products != "float32"
     torch.backends.cudnn.benchmark = True
-    tr.backend.use("numpy")
-    network = TorchNetwork(tr.models.cifar_net()).cuda().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), 0.05, 0.9, weight_decay=1e-4, fused=True)
-    rng = numpy.random.default_rng(0)
-    images = torch.from_numpy(rng.standard_normal((batch_size, 32, 32, 3), "float32").transpose(0, 3, 1, 2))
-    images = images.cuda().contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(rng.integers(0, 10, batch_size)).cuda()
-    forward = torch.compile(network) if compiled else network
+    twin = TorchNetwork(network).cuda().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(twin.parameters(), 0.05, 0.9, weight_decay=1e-4, fused=True)
+    images = torch.from_numpy(batch[0].transpose(0, 3, 1, 2)).cuda()
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(batch[1]).cuda()
+    forward = torch.compile(twin) if compiled else twin
 
     def step() -> None:
         optimizer.zero_grad()
@@ -83,6 +100,19 @@ def torch_step(batch_size: int, products: str, compiled: bool) -> Work:
         optimizer.step()
 
     return step
+
+
+def torch_graph(step: Work) -> Work:
+    """PyTorch's step recorded as a CUDA graph, and launched whole."""
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        step()
+    return lambda: (graph.replay(), step)  # the graph works on what the step's closure keeps alive
 
 
 def milliseconds(work: Work, steps: int = STEPS) -> float:
@@ -105,7 +135,6 @@ def limits() -> tuple[float, dict[str, float]]:
     target = cupy.empty_like(source)
     copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
     rates = {}
-    tr.backend.use("cupy")
     for products in precision.PRECISIONS:
         precision.use(products)
         a = cupy.ones((8192, 8192), cupy.float16 if products == "float16" else cupy.float32)
@@ -117,63 +146,140 @@ def limits() -> tuple[float, dict[str, float]]:
     return copy, rates
 
 
-def measure(batch_size: int, products: str, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """(median milliseconds, peak GiB) of each contender. One that fails is reported and left out."""
-    makers = {"eager": lambda: tinyres_step(batch_size, products, False),
-              "captured": lambda: tinyres_step(batch_size, products, True)}
+def measure(make: Callable[[], ResidualNetwork], batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
+            forms: list[str], compiled: bool, rounds: int) -> tuple[float, float]:
+    """Print milliseconds and memory of each contender, and return the best of tinyres and of PyTorch. One
+    that fails is reported and left out."""
+    def step(captured: bool, form: str) -> Work:
+        return tinyres_step(make(), batch, products, captured, form)
+
+    def twin(compiled: bool = False) -> Work:
+        tr.backend.use("numpy")
+        return torch_step(make(), batch, products, compiled)
+
+    makers: dict[str, Callable[[], Work]] = {"tinyres": lambda: step(False, forms[0])}
+    makers |= {f"tinyres, captured, {form}": lambda form=form: step(True, form) for form in forms}
     if torch and torch.cuda.is_available():
-        makers |= {"torch": lambda: torch_step(batch_size, products, False),
-                   "torch.compile": lambda: torch_step(batch_size, products, True)}
+        makers |= {"PyTorch": twin, "PyTorch, CUDA graph": lambda: torch_graph(twin())}
+        makers |= {"PyTorch, torch.compile": lambda: twin(True)} if compiled else {}
     steps, memory, times = {}, {}, {}
-    for name, make in makers.items():
+    for name, maker in makers.items():
         try:
+            tr.backend.use("cupy")
+            precision.use(products)
             free = cupy.cuda.runtime.memGetInfo()[0]
-            work = make()
-            if name in ("eager", "captured"):
-                tr.backend.use("cupy")
+            work = maker()
+            tr.backend.use("cupy")
             milliseconds(work)
             memory[name] = (free - cupy.cuda.runtime.memGetInfo()[0]) / 2**30
             steps[name], times[name] = work, []
         except Exception as error:
             print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", flush=True)
+    tr.backend.use("cupy")
     for _ in range(rounds):
         for name, work in steps.items():
-            if name in ("eager", "captured"):
-                tr.backend.use("cupy")
             times[name].append(milliseconds(work))
-    return {name: statistics.median(values) for name, values in times.items()}, memory
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    for name, value in medians.items():
+        print(f"   {name:<28}{value:>9.2f} ms{memory[name]:>9.2f} GiB", flush=True)
+    ours, theirs = (min((value for name, value in medians.items() if name.startswith(library)),
+                        default=float("nan")) for library in ("tinyres", "PyTorch"))
+    return ours, theirs
+
+
+def compare_steps(args: argparse.Namespace) -> None:
+    copy, rates = limits()
+    make, side = (tr.models.imagenet_net, 224) if args.imagenet else (tr.models.cifar_net, 32)
+    multiply_adds, numbers = work_of(make(), side)
+    for products in args.precisions:
+        for size in args.batch_sizes:
+            floor = 6 * multiply_adds * size / rates[products] / 1e9  # forward and two gradients
+            item = 2 if products == "float16" else 4
+            traffic = IMAGES_PER_BLOCK * numbers * size * item / copy / 1e9
+            print(f"{make.__name__}, batch {size}, {products}: products {floor:.1f} ms, memory {traffic:.1f}")
+            ours, theirs = measure(make, batch_of(size, side, args.imagenet), products, args.forms,
+                                   not args.imagenet, args.rounds)
+            print(f"   ratio {ours / theirs:.2f}, {1000 * size / ours:.0f} images/s", flush=True)
+            cupy.get_default_memory_pool().free_all_blocks()
+            if torch:
+                torch.cuda.empty_cache()
+
+
+def products_of(size: int, side: int, channels: int, dtype: str) -> Iterator[tuple[str, Work]]:
+    """The products of one convolution: forward, for the image's gradient, and for the kernel's."""
+    rng = numpy.random.default_rng(0)
+
+    def random(*shape: int) -> tr.backend.Array:
+        return cupy.asarray(rng.standard_normal(shape, "float32").astype(dtype))
+
+    def multiply(left: tr.backend.Array, right: tr.backend.Array) -> Work:
+        batch, m, _ = left.shape
+        if right.ndim == 2:  # for pixels, which stay in their order
+            out = cupy.empty((m, batch, right.shape[1]), dtype).swapaxes(0, 1)
+        else:
+            out = cupy.empty((batch, m, right.shape[2]), "float32")
+        return lambda: cublas.matmul(left, right, out)
+
+    def windows(pixels: passes.Pixels, form: str) -> tr.backend.Array:
+        shape, strides, _ = passes.windows(pixels.image.shape, pixels.image.dtype, pixels.stacked, form)
+        return cupy.lib.stride_tricks.as_strided(pixels.memory, shape, strides)
+
+    x, g = (passes.lay_out(random(size, side, side, channels), stacked) for stacked in (False, True))
+    matrix = random(3 * channels, 3 * channels)
+    turned = cupy.ascontiguousarray(matrix.T).T  # contiguous along the inner dimension
+    for form in "columns", "thirds":
+        yield f"forward, {form}", multiply(windows(x, form), matrix)
+        yield f"forward, {form}, kernel transposed", multiply(windows(x, form), turned)
+    for form in "columns", "matrix":
+        yield f"image's gradient, {form}", multiply(windows(g, form), turned)
+    left, right = windows(x, "columns"), windows(g, "columns")
+    yield "kernel's gradient, columns", multiply(left.swapaxes(1, 2), right)
+    # other ways to store the images: x in threes as well, both also transposed; g with the zeros that x has
+    whole = windows(g, "matrix")
+    yield "kernel's gradient, x in threes", multiply(whole.swapaxes(1, 2), whole)
+    turned = cupy.ascontiguousarray(whole.swapaxes(1, 2))
+    yield "the same, both transposed", multiply(turned, turned.swapaxes(1, 2))
+    padded = random(len(x.memory), 3 * channels)
+    for parts in 3, 8, 14, 33:
+        left, right = (cupy.lib.stride_tricks.as_strided(
+            memory, (parts, len(x.memory) // parts - 1, 3 * channels),
+            (memory.strides[0], parts * memory.strides[0], memory.itemsize)) for memory in (x.memory, padded))
+        yield f"kernel's gradient, {parts} parts", multiply(left.swapaxes(1, 2), right)
+
+
+def compare_products(args: argparse.Namespace) -> None:
+    """Print microseconds of each product, launched many times by one graph: a call takes Python longer."""
+    for products in args.precisions:
+        precision.use(products)
+        for side, channels in STAGES:
+            size = args.batch_sizes[0]
+            flop = 2 * size * side**2 * 9 * channels**2
+            dtype = "float16" if products == "float16" else "float32"
+            print(f"one product, {size} x {side} x {side} x {channels}, {products}")
+            for name, work in products_of(size, side, channels, dtype):
+                graph = capture.CUDAGraph(lambda: [work() for _ in range(LAUNCHES)][0])  # noqa: B023
+                taken = median(graph, args.rounds) / LAUNCHES
+                print(f"   {name:<44}{1000 * taken:>9.1f} us{flop / taken / 1e9:>7.0f} TFLOP/s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
-    parser.add_argument("--precisions", nargs="+", default=precision.PRECISIONS, choices=precision.PRECISIONS)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: 128 and 512; for ImageNet 256")
+    parser.add_argument("--precisions", nargs="+", choices=precision.PRECISIONS, default=["tf32", "float16"])
+    parser.add_argument("--forms", nargs="+", choices=block.FORMS, default=[block.FORM],
+                        help="of the products in captured steps; the first one is that of eager steps too")
+    parser.add_argument("--rounds", type=int, help="default: 7; for ImageNet 2")
+    parser.add_argument("--imagenet", action="store_true")
+    parser.add_argument("--products", action="store_true")
     args = parser.parse_args()
+    args.batch_sizes = args.batch_sizes or ([256] if args.imagenet else [128, 512])
+    args.rounds = args.rounds or (2 if args.imagenet else 7)
+    tr.backend.use("cupy")
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     print(f"{name}, CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, "
           f"PyTorch {torch.__version__ if torch else 'not installed'}")
-    copy, rates = limits()
-    columns = "eager", "captured", "torch", "torch.compile"
-    print(f"{'step of the paper network':<28}{'products':>9}{'memory':>8}"
-          + "".join(f"{column:>15}" for column in columns)
-          + f"{'best ratio':>12}{'images/s':>10}   ms")
-    for products in args.precisions:
-        for batch_size in args.batch_sizes:
-            times, memory = measure(batch_size, products, args.rounds)
-            floor = STEP_FLOP_PER_IMAGE * batch_size / rates[products] / 1e9
-            traffic = step_bytes(batch_size, products) / copy / 1e9
-            ours = min((times[name] for name in columns[:2] if name in times), default=float("nan"))
-            theirs = min((times[name] for name in columns[2:3] if name in times), default=float("nan"))
-            print(f"{f'batch {batch_size}, {products}':<28}{floor:>9.1f}{traffic:>8.1f}"
-                  + "".join(f"{times.get(column, float('nan')):>15.2f}" for column in columns)
-                  + f"{ours / theirs:>12.2f}{1000 * batch_size / ours:>10.0f}", flush=True)
-            print(f"{'   its memory, GiB':<45}"
-                  + "".join(f"{memory.get(column, float('nan')):>15.2f}" for column in columns), flush=True)
-            cupy.get_default_memory_pool().free_all_blocks()
-            if torch:
-                torch.cuda.empty_cache()
+    (compare_products if args.products else compare_steps)(args)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def correct_counts(cupy: object) -> None:
         launch(name, shape, arrays, units, *settings)
         if name.startswith("combine"):
             partial, _, out, *parts = arrays
-            reads_other, adds_parts = settings[3] in (passes.ADD, passes.WHERE_POSITIVE), settings[5]
+            reads_other, adds_parts = settings[5] in (passes.ADD, passes.WHERE_POSITIVE), settings[7]
             moved = partial.nbytes + out.nbytes + reads_other * partial.nbytes // 3
             moved += bool(adds_parts) * sum(array.nbytes for array in parts)
             cupy.BYTES["K combine"] += moved - sum(array.nbytes for array in arrays)

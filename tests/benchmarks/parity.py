@@ -26,20 +26,20 @@ LR, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 1e-4
 
 
 class TorchNetwork(torch.nn.Module):
-    """The network of `tr.models.cifar_net` with the same weights, in PyTorch's layouts."""
+    """A network of `tr.models` with the same weights, in PyTorch's layouts."""
 
     def __init__(self, network: tr.models.ResidualNetwork) -> None:
         super().__init__()
         def kernel(conv):
             return torch.nn.Parameter(torch.from_numpy(conv.weight.numpy().transpose(3, 2, 0, 1).copy()))
-        self.stem = kernel(network.stem)
+        self.stem, self.stem_options = kernel(network.stem), (network.stem.stride, network.stem.padding)
         self.kernels = torch.nn.ParameterList(
             kernel(conv) for block in network.blocks for conv in (block.conv1, block.conv2))
         self.strides = [block.stride for block in network.blocks]
         self.register_buffer("projection", torch.from_numpy(network.projection.matrix.numpy().copy()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = functional.conv2d(x, self.stem, padding=1)
+        x = functional.conv2d(x, self.stem, None, *self.stem_options)
         for i, stride in enumerate(self.strides):
             w1, w2 = self.kernels[2 * i], self.kernels[2 * i + 1]
             h = functional.relu(functional.conv2d(x, w1, stride=stride, padding=1))

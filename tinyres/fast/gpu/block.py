@@ -22,9 +22,14 @@ from ...backend import Array
 from ...conv import convolution_gradients, convolve
 from ...nn import Conv2d, Module, ResidualBlock, residual_sum
 from ...tensor import Tensor
-from . import cublas, cuda, passes
-from .passes import Parts, Pixels, columns
+from . import cublas, cuda, passes, precision
+from .cublas import Layout, layout
+from .passes import Parts, Pixels
 from .uncopied_gradients import unshared
+
+# How X @ M and G @ M^T are cut up for cuBLAS (`passes.windows`): a choice that benchmarks make
+FORMS = {"columns": ("columns", "columns"), "matrix": ("columns", "matrix"), "thirds": ("thirds", "matrix")}
+FORM = "matrix"
 
 
 def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
@@ -83,18 +88,24 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
 
 def _product(pixels: Pixels, matrix: Array) -> Array:
     """Partial sums (N, H, W, 3, C): X or G @ a matrix (..., 3C)."""
-    N, H, W, _ = pixels.image.shape
-    out = cuda.cupy.empty((N, H, W, 3, matrix.shape[1] // 3), matrix.dtype)
-    cublas.matmul(columns(pixels), matrix[None], out.reshape(N * H, W, -1).swapaxes(0, 1))
-    return out
+    if precision.tf32() and FORM != "columns":  # for Hopper's kernels: the inner dimension is contiguous
+        matrix = cuda.cupy.ascontiguousarray(matrix.T).T
+    shape, dtype = pixels.image.shape, matrix.dtype
+    left = passes.windows(shape, dtype, pixels.stacked, FORMS[FORM][pixels.stacked])
+    batch, rows, _ = left.shape
+    out = cuda.cupy.empty((rows, batch, matrix.shape[1]), dtype)
+    cublas.matmul(pixels.memory, matrix, out, layouts=(left, layout(matrix), layout(out.swapaxes(0, 1))))
+    return passes.of_windows(out, shape)
 
 
 def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Array | None]:
     """X^T @ G in parts, and a view of their sum as (3, 3, C, O); None for both if w needs no gradient."""
     if not w.requires_grad:
         return None, None
-    left, right = columns(x), columns(g)
-    shape, sums = (left.shape[2], right.shape[2]), "float32" if w.dtype == "float16" else w.dtype
-    parts = Parts(cuda.cupy.empty((len(left), *shape), sums), cuda.cupy.empty(shape, w.dtype))
-    cublas.matmul(left.swapaxes(1, 2), right, parts.parts)
+    left, right = (passes.windows(p.image.shape, w.dtype, p.stacked, "columns") for p in (x, g))
+    (batch, rows, m), (step, row, column), n = left.shape, left.strides, right.shape[2]
+    parts = Parts(cuda.cupy.empty((batch, m, n), "float32" if w.dtype.itemsize == 2 else w.dtype),
+                  cuda.cupy.empty((m, n), w.dtype))
+    transposed = Layout((batch, m, rows), (step, column, row), w.dtype)
+    cublas.matmul(x.memory, g.memory, parts.parts, layouts=(transposed, right, layout(parts.parts)))
     return parts, unshared(_from_matrix(parts.total, w.shape))

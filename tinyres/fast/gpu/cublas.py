@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy
 
 from ...arithmetic import matrix_product
 from ...backend import Array
@@ -19,8 +21,21 @@ from .cuda import cupy, cupy_arrays
 WORKSPACE_BYTES = 2**25  # for cuBLAS; reserved once, since a captured graph must not allocate memory
 
 # cudaDataType_t and cublasComputeType_t of the cuBLAS documentation
-DATA_TYPE = {"float16": 2, "float32": 0, "float64": 1}
+DATA_TYPE = {numpy.dtype("float16"): 2, numpy.dtype("float32"): 0, numpy.dtype("float64"): 1}
 COMPUTE_TYPE = {"float32": 68, "tf32": 77, "float64": 70}
+
+
+class Layout(NamedTuple):
+    """How an array lies in memory. Arrays have these attributes, too."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: numpy.dtype
+
+
+def layout(array: Array) -> Layout:
+    """How an array lies in memory."""
+    return Layout(array.shape, array.strides, array.dtype)
 
 
 def cupy_matrices(a: Array, b: Array) -> bool:
@@ -35,70 +50,82 @@ def product_by_cublas(a: Array, b: Array) -> Array:
     return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
 
 
-def matmul(a: Array, b: Array, out: Array, accumulate: bool = False) -> Array:
+def matmul(a: Array, b: Array, out: Array, accumulate: bool = False,
+           layouts: tuple[Layout, Layout, Layout] | None = None) -> Array:
     """out = a @ b, or out += a @ b, for (m, k), (k, n), (m, n), or batches of them with one axis in front.
 
     One of the last two axes of each array must be contiguous; all other strides are free, so rows may
     overlap. a and b have one dtype; out has the same, or float32 where theirs is float16. float16 is added up
-    in float32; `precision.tf32()` decides how float32 is multiplied.
+    in float32; `precision.tf32()` decides how float32 is multiplied. layouts: how to see a, b and out from
+    where they begin, if not as they are; it takes Python less time than views.
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
-    if 0 in (*a.shape, *b.shape, *out.shape):
+    layouts = layouts or (layout(a), layout(b), layout(out))
+    arguments = _arguments(*layouts, accumulate, precision.tf32())
+    if arguments is None:
         if not accumulate:
             out.fill(0)
         return out
-    transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
-    double = out.dtype == "float64"
-    tf32 = a.dtype == "float32" and precision.tf32()
-    compute_type = COMPUTE_TYPE["float64" if double else "tf32" if tf32 else "float32"]
-    scalar = ctypes.c_double if double else ctypes.c_float
-    one, beta = scalar(1), scalar(1 if accumulate else 0)
+    first, after_b, after_a, after_out = arguments
     library, handle = _cublas(cupy.cuda.Device().id)
     _set_stream(library, handle)
-    # cuBLAS counts along columns: it sees the transpose of each array, and out^T = b^T a^T
+    pointer = ctypes.c_void_p
     status = library.cublasGemmStridedBatchedEx(
-        handle, transposes[1], transposes[0], *map(ctypes.c_int, sizes), ctypes.byref(one),
-        ctypes.c_void_p(b.data.ptr), DATA_TYPE[b.dtype.name], leading[1], ctypes.c_longlong(strides[1]),
-        ctypes.c_void_p(a.data.ptr), DATA_TYPE[a.dtype.name], leading[0], ctypes.c_longlong(strides[0]),
-        ctypes.byref(beta),
-        ctypes.c_void_p(out.data.ptr), DATA_TYPE[out.dtype.name], leading[2], ctypes.c_longlong(strides[2]),
-        batch, compute_type, -1)
+        handle, *first, pointer(b.data.ptr), *after_b, pointer(a.data.ptr), *after_a, pointer(out.data.ptr),
+        *after_out)
     if status:
-        raise RuntimeError(f"cuBLAS refused {a.shape} @ {b.shape} -> {out.shape} of {a.dtype} with status "
-                           f"{status}: see cublasStatus_t in its documentation")
+        raise RuntimeError(f"cuBLAS refused a product a @ b -> out of {layouts} with status {status}: see "
+                           "cublasStatus_t in its documentation")
     return out
 
 
-def gemm_arguments(a: Array, b: Array, out: Array) -> tuple[
+@functools.lru_cache(maxsize=4096)
+def _arguments(a: Layout, b: Layout, out: Layout, accumulate: bool,
+               tf32: bool) -> tuple[tuple[Any, ...], ...] | None:
+    """The arguments of cublasGemmStridedBatchedEx around the addresses of b, a and out; None for arrays
+    without numbers. Worked out once and kept, for Python takes longer to do so than a GPU to multiply."""
+    if 0 in (*a.shape, *b.shape, *out.shape):
+        return None
+    transposes, sizes, leading, strides, batch = gemm_arguments(a, b, out)
+    double = out.dtype == "float64"
+    products = "float64" if double else "tf32" if tf32 and a.dtype == "float32" else "float32"
+    scalar = ctypes.c_double if double else ctypes.c_float
+    one, beta = (ctypes.byref(scalar(value)) for value in (1, accumulate))
+    of_a, of_b, of_out = ((DATA_TYPE[array.dtype], rows_apart, ctypes.c_longlong(stride))
+                          for array, rows_apart, stride in zip((a, b, out), leading, strides, strict=True))
+    # cuBLAS counts along columns: it sees the transpose of each array, and out^T = b^T a^T
+    return ((transposes[1], transposes[0], *map(ctypes.c_int, sizes), one), of_b, (*of_a, beta),
+            (*of_out, batch, COMPUTE_TYPE[products], -1))
+
+
+def gemm_arguments(a: Layout, b: Layout, out: Layout) -> tuple[
         tuple[int, int], tuple[int, int, int], tuple[int, int, int], tuple[int, int, int], int]:
     """(whether a and b are transposed, (n, m, k), leading dimensions, strides between matrices, how many
     matrices), for the call of cuBLAS in `matmul`.
 
-    Dimensions and strides are those of a, b, out, in this order, counted in numbers. Only shapes and strides
-    of the arrays are looked at, so arrays of either library will do.
+    Dimensions and strides are those of a, b, out, in this order, counted in numbers.
     """
-    batch = out.shape[0] if out.ndim == 3 else 1
+    batch = out.shape[0] if len(out.shape) == 3 else 1
     m, k = a.shape[-2:]
     n = b.shape[-1]
     if b.shape[-2:] != (k, n) or out.shape[-2:] != (m, n) or any(
-            array.ndim == 3 and array.shape[0] not in (1, batch) for array in (a, b)):
+            len(array.shape) == 3 and array.shape[0] not in (1, batch) for array in (a, b)):
         raise ValueError(f"matmul: shapes {a.shape} @ {b.shape} -> {out.shape} do not fit: expected "
                          "(m, k) @ (k, n) -> (m, n), or batches of them")
     transposes, leading, strides = [], [], []
-    for array in (a, b, out):
-        row, column = (stride // array.itemsize for stride in array.strides[-2:])
+    for i, array in enumerate((a, b, out)):
+        step, row, column = (stride // array.dtype.itemsize for stride in (0, *array.strides)[-3:])
         rows, columns = array.shape[-2:]
         if (column == 1 or columns == 1) and (row >= columns or rows == 1):
             transposes.append(0)
             leading.append(max(row, columns))
-        elif (row == 1 or rows == 1) and (column >= rows or columns == 1) and array is not out:
+        elif (row == 1 or rows == 1) and (column >= rows or columns == 1) and i < 2:
             transposes.append(1)
             leading.append(max(column, rows))
         else:
             raise ValueError(f"matmul: an array of shape {array.shape} has strides of {row} and {column} "
                              "numbers: one of its last two axes must be contiguous, of out the last; copy it")
-        one = array.ndim < 3 or array.shape[0] == 1
-        strides.append(0 if one else array.strides[0] // array.itemsize)
+        strides.append(0 if array.shape[:-2] == (1,) else step)
     return tuple(transposes[:2]), (n, m, k), tuple(leading), tuple(strides), batch
 
 

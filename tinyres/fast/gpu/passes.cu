@@ -60,9 +60,9 @@ __global__ void lay_out(const Number* __restrict__ x, Number* __restrict__ out, 
     }
 }
 
-// The image whose pixels are sums of three partial sums each, (rows, W, 3, units). Forward, these are of the rows
-// above, here and below, and the image is padded; if BACKWARD, they are of the columns to the right, here and to
-// the left, and the image is stacked. `then` says what follows: 0 nothing; 1 relu; 2 the pixel of `other` is
+// The image whose pixels are sums of three partial sums each, (rows, W, 3, units), with partial_h units from row
+// to row and partial_w from pixel to pixel. Forward, these are of the rows above, here and below, and the image is
+// padded; if BACKWARD, they are of the columns to the right, here and to the left, and it is stacked. `then` says what follows: 0 nothing; 1 relu; 2 the pixel of `other` is
 // added; 3 the sum is kept where the pixel of `other` is positive. Rows of `other` are other_row units apart,
 // pixels other_step units, and the first pixel is at other_start. In the same launch, a kernel's gradient: total
 // (count) is the sum of chunks (number, count), if there are any.
@@ -70,11 +70,11 @@ template <typename Number, typename Sum, unsigned WIDTH, bool BACKWARD>
 __global__ void combine(const Number* __restrict__ partial, const Number* __restrict__ other,
                         Number* __restrict__ out, const Sum* __restrict__ chunks, Number* __restrict__ total,
                         unsigned rows, unsigned H, unsigned W, unsigned pitch, unsigned units,
-                        unsigned other_row, unsigned other_step, unsigned other_start, unsigned then,
-                        unsigned number, unsigned count) {
+                        unsigned partial_h, unsigned partial_w, unsigned other_row, unsigned other_step,
+                        unsigned other_start, unsigned then, unsigned number, unsigned count) {
     typedef Unit<Number, WIDTH> Value;
     FOR_EACH_UNIT {
-        unsigned pixel = row * W + w, step = BACKWARD ? 1 : W;
+        unsigned pixel = row * partial_h + w * partial_w + unit, step = BACKWARD ? partial_w : partial_h;
         bool first = BACKWARD ? w == 0 : h == 0, last = BACKWARD ? w == W - 1 : h == H - 1;
         Sum sum[WIDTH] = {};
         Value other_value = {};
@@ -82,7 +82,7 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
             bool before = BACKWARD ? i == 2 : i == 0, after = BACKWARD ? i == 0 : i == 2;
             if ((before && first) || (after && last)) continue;
             unsigned from = before ? pixel - step : after ? pixel + step : pixel;
-            Value part = ((const Value*)partial)[(from * 3 + i) * units + unit];
+            Value part = ((const Value*)partial)[from + i * units];
             for (unsigned j = 0; j < WIDTH; j++) sum[j] += Sum(part.number[j]);
         }
         if (then > 1)
