@@ -25,7 +25,8 @@ def gpu_run():
 @pytest.fixture
 def args(tmp_path):
     return argparse.Namespace(out=tmp_path / "out", copy_to=tmp_path / "copy", precision="tf32", prepare=None,
-                              steps=10_000, capture=True)
+                              steps=10_000, capture=True,
+                              options="")
 
 
 def test_a_stage_is_done_only_if_it_ran_to_its_end(gpu_run, args, monkeypatch):
@@ -52,6 +53,9 @@ def test_a_stage_is_done_only_if_it_ran_to_its_end(gpu_run, args, monkeypatch):
 def test_training_scales_the_schedule_and_goes_on_where_it_stopped(gpu_run, args):
     command = " ".join(gpu_run.train(args)[-1])
     assert "--steps 10000 --lr-drops 6000 10000" in command and "--resume" not in command
+    args.options = "--schedule one-cycle --lr 0.1"
+    command = " ".join(gpu_run.train(args)[-1])
+    assert "--steps 10000 --schedule one-cycle --lr 0.1" in command and "--lr-drops" not in command
     folder = args.out / "cifar10-tf32"
     folder.mkdir(parents=True)
     (folder / "checkpoint.npz").touch()

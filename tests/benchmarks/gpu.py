@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import numpy
 
 import tinyres as tr
-from tinyres.fast.gpu import block, capture, cublas, passes, precision
+from tinyres.fast.gpu import block, capture, cublas, loss_scale, passes, precision
 from tinyres.models import ResidualNetwork
 from tinyres.training import loss_and_error, training_step
 
@@ -70,6 +70,8 @@ def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.nda
     block.arrange(network)
     model = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
+    if products == "float16":
+        optimizer = loss_scale.ScaledOptimizer(optimizer, model)
     images, labels = map(cupy.asarray, batch)
     compute = capture.captured(loss_and_error) if captured else loss_and_error
 

@@ -5,10 +5,12 @@
 
 preflight   a minute: library, driver, memory; one small step, eager and captured, at each precision, against
             NumPy. The other stages wait until it has passed.
+benchmark   gpu.py: captured steps of batch 128 in every form of the products, beside PyTorch's
 train       run_cifar.py on CIFAR-10, from data/, where --prepare may write it. With --steps N the paper's
-            schedule is scaled to N.
-benchmark   gpu.py: steps at each precision beside PyTorch's
-tests       all tests that need a GPU
+            schedule is scaled to N; --options has more, in one word.
+imagenet    gpu.py: steps of the ImageNet network beside PyTorch's, and their memory
+tests       all tests that need a GPU, in several processes where pytest-xdist is installed
+products    gpu.py: single products, captured
 twin        gpu_twin.py: the same run in PyTorch
 
 A stage is marked as done, by a file in --out, only if it ran to its end without an error. After every stage,
@@ -17,6 +19,7 @@ all results except checkpoints are copied to --copy-to.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
 import shutil
@@ -39,7 +42,7 @@ if why := tr.backend.why_no_gpu():
     sys.exit(f"PREFLIGHT FAILED: {why}")
 import cupy
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import capture, precision
+from tinyres.fast.gpu import capture, loss_scale, precision
 from tinyres.training import loss_and_error, training_step
 runtime = cupy.cuda.runtime
 free, total = runtime.memGetInfo()
@@ -56,6 +59,8 @@ def steps(backend, products="float32", captured=False):
             layer.weight.data *= 8
     model = in_precision(products, network)
     optimizer = tr.optim.SGD(model.parameters(), 0.02, 0.9, 1e-4)
+    if products == "float16":
+        optimizer = loss_scale.ScaledOptimizer(optimizer, model)
     rng = numpy.random.default_rng(0)
     images = xp.asarray(rng.standard_normal((16, 32, 32, 3), dtype="float32"))
     labels = xp.asarray(rng.integers(0, 10, 16))
@@ -108,7 +113,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="default: runs/gpu")
     parser.add_argument("--copy-to", type=Path, metavar="DIR", help="where small results are copied to")
     parser.add_argument("--minutes", type=float, default=9, help="how long this call may take; default: 9")
-    parser.add_argument("--precision", choices=["float32", "tf32", "float16"], default="tf32")
+    parser.add_argument("--precision", choices=["float32", "tf32", "float16"], default="float16")
+    parser.add_argument("--options", default="", help="more options of run_cifar.py, in one word")
     parser.add_argument("--no-capture", dest="capture", action="store_false")
     parser.add_argument("--steps", type=int, default=PAPER_STEPS)
     parser.add_argument("--prepare", metavar="COMMAND",
@@ -177,17 +183,23 @@ def train(args: argparse.Namespace) -> list[list[str]]:
     if (folder / "checkpoint.npz").exists():
         command.append("--resume")
     else:
-        command += ["--steps", str(args.steps), "--lr-drops", *map(str, drops)]
+        command += ["--steps", str(args.steps), *shlex.split(args.options)]
+        if "--schedule" not in args.options:
+            command += ["--lr-drops", *map(str, drops)]
     return [*commands, command + ["--no-capture"] * (not args.capture)]
 
 
 STAGES = {  # in the order of running: the most valuable first
     "preflight": lambda args: [python("-c", PREFLIGHT)],
+    "benchmark": lambda args: [python("tests/benchmarks/gpu.py", "--batch-sizes", 128, "--rounds", 5,
+                                      "--forms", "columns", "matrix", "thirds")],
     "train": train,
-    "benchmark": lambda args: [python("tests/benchmarks/gpu.py")],
+    "imagenet": lambda args: [python("tests/benchmarks/gpu.py", "--imagenet")],
     # warnings of a library that is met for the first time are shown, and fail no test
     "tests": lambda args: [python("-m", "pytest", "-q", "-W", "default", "--maxfail=25", "-rfE",
+                                  *["-n8"] * bool(importlib.util.find_spec("xdist")),
                                   "tests/test_gpu.py", "tests", "-k", "cupy or gpu")],
+    "products": lambda args: [python("tests/benchmarks/gpu.py", "--products")],
     "twin": lambda args: [python("tests/benchmarks/gpu_twin.py", "--steps", args.steps, "--out",
                                  (args.out / "twin").resolve())],
 }
