@@ -53,7 +53,8 @@ def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, c
         assert checkpoint.step == first_step
         net.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    run = Run(out, {"lr": lr}, seed=3, step=first_step, **{"metrics_every": 10, **options})
+    options = {"metrics_every": 10, "evaluate_every": 10, **options}
+    run = Run(out, {"lr": lr}, seed=3, step=first_step, **options)
     metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp), run,
                     steps=steps, batch_size=8, compute=compute)
     return net, optimizer, metrics
