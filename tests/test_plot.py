@@ -17,7 +17,7 @@ def draw(folder, panels, title=""):
     save(folder / "chart.png", panels, title)
     with Image.open(folder / "chart.png") as image:
         assert image.format == "PNG" and image.mode == "RGB"
-        return numpy.asarray(image).astype(int)
+        return numpy.asarray(image)
 
 
 def has_color(pixels, color):
@@ -349,7 +349,7 @@ def test_same_input_gives_the_same_bytes(tmp_path):
 
 
 def pixels_of(page):
-    return numpy.asarray(page.image).astype(int)
+    return numpy.asarray(page.image)
 
 
 def test_a_box_is_tinted_and_its_text_stays_inside():
