@@ -21,7 +21,8 @@ def draw(folder, panels, title=""):
 
 
 def has_color(pixels, color):
-    return numpy.all(pixels == ImageColor.getrgb(color), axis=-1)
+    red, green, blue = ImageColor.getrgb(color)
+    return (pixels[..., 0] == red) & (pixels[..., 1] == green) & (pixels[..., 2] == blue)
 
 
 def rows_and_columns(pixels, color):
