@@ -73,7 +73,7 @@ def draw_strokes(image: Image.Image, strokes: Sequence[list[Point]], radius: flo
         return
     reach = radius + 1
     xs, ys = zip(*itertools.chain.from_iterable(strokes), strict=True)
-    origin_x, origin_y = int(min(xs) - reach), int(min(ys) - reach)  # of the part of the image that they cover
+    origin_x, origin_y = int(min(xs) - reach), int(min(ys) - reach)  # of the part of the image with strokes
     size = int(max(ys) + reach) + 1 - origin_y, int(max(xs) + reach) + 1 - origin_x
     cover = numpy.zeros(size, dtype=numpy.float32)
     for (x, y), (end_x, end_y) in itertools.chain.from_iterable(map(itertools.pairwise, strokes)):
