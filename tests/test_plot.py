@@ -172,6 +172,8 @@ def test_stroke_is_softened_at_its_edge():
     column = 1 - numpy.asarray(image)[:, 20, 0] / 255
     assert column[18:23] == pytest.approx([0.75, 1, 1, 1, 0.25], abs=0.01)
     assert column.sum() == pytest.approx(4, abs=0.02)
+    row = 1 - numpy.asarray(image)[20, :, 0] / 255  # it begins at 8
+    assert row[6:10] == pytest.approx([0, 0, 0.98, 1], abs=0.01)
 
 
 def test_dashes_follow_the_length_of_the_line():
