@@ -70,10 +70,11 @@ def _work(session: pytest.Session, files: list[list[pytest.Item]], queue: int,
             reports.append(hook.pytest_report_to_serializable(config=session.config, report=report))
 
     try:
-        plugins.unregister(name="terminalreporter")
         plugins.register(Recorder())
         capture = plugins.getplugin("capturemanager")
         capture.stop_global_capturing()  # into a file that all processes would share
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # the first process prints the reports
+        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
         capture.start_global_capturing()
         while number := os.read(queue, 1):
             items = files[number[0]]
