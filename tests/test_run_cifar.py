@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
@@ -71,14 +72,31 @@ def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
     assert "curve.png" in names and sum(name.startswith("pictures") for name in names) == 5, names
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+@pytest.fixture
+def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a run that takes so many steps, and gives its process after the first one. The run ends even if
+    the test fails, and SIGHUP does to it what is asked for, even if nohup started the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(steps: int, out: Path, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+        command = [*FEW_IMAGES, "--steps", str(steps), "--out", str(out)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup))
+        processes.append(process)
+        while not (line := process.stdout.readline()).startswith("step "):
+            assert line, process.communicate()
+        return process
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(running, tmp_path):
     folder = tmp_path / "a run"
-    command = [*FEW_IMAGES, "--steps", "100000", "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step "):
-            os.kill(process.pid, signal.SIGINT)
-            break
+    process = running(100_000, folder)
+    os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
@@ -86,14 +104,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         assert f"after step {int(file['step'])}" in printed
 
 
-def test_a_closed_terminal_saves_too(tmp_path):
-    """SIGHUP, when an ssh session ends, with nobody left to read what is printed; even where nohup started
-    these tests."""
-    command = [*FEW_IMAGES, "--steps", "100000", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
-    while not process.stdout.readline().startswith("step "):
-        pass
+def test_a_closed_terminal_saves_too(running, tmp_path):
+    """SIGHUP, when an ssh session ends, with nobody left to read what is printed."""
+    process = running(100_000, tmp_path)
     process.stdout.close()
     process.stderr.close()
     os.kill(process.pid, signal.SIGHUP)
@@ -102,12 +115,8 @@ def test_a_closed_terminal_saves_too(tmp_path):
         assert 0 < int(file["step"]) < 100_000
 
 
-def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
-    command = [*FEW_IMAGES, "--steps", "100", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    while not process.stdout.readline().startswith("step "):
-        pass
+def test_under_nohup_a_closed_terminal_changes_nothing(running, tmp_path):
+    process = running(100, tmp_path, signal.SIG_IGN)
     os.kill(process.pid, signal.SIGHUP)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "step 100/100" in printed
