@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+from support.sharing import pytest_runtestloop  # noqa: F401 a hook
 
 import tinyres as tr
 

@@ -64,10 +64,9 @@ def test_a_folder_that_is_there_is_not_written_over(root):
 
 def test_evaluation_scales_the_shorter_side_to_256_and_cuts_out_the_middle(tmp_path):
     for width, height in (500, 375), (300, 640), (64, 64), (2400, 1600):
-        scene(width, height).save(tmp_path / "a.jpg", quality=95)
+        (picture := scene(width, height)).save(tmp_path / "a.jpg", quality=95)
         scale = 256 / min(width, height)
-        resized = scene(width, height).resize((round(width * scale), round(height * scale)),
-                                              Image.Resampling.BILINEAR)
+        resized = picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
         left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
         expected = numpy.asarray(resized.crop((left, top, left + 224, top + 224)), float)
         assert abs(decode(tmp_path / "a.jpg") - expected).mean() < 2, (width, height)
@@ -92,10 +91,10 @@ def test_training_windows_lie_inside_and_have_the_areas_and_shapes_asked_for():
 def test_a_window_is_that_part_of_the_picture_also_when_decoded_smaller(tmp_path):
     rng = numpy.random.default_rng(1)
     for width, height in (500, 375), (1999, 1501), (4001, 3001):
-        scene(width, height).save(tmp_path / "a.jpg", quality=95)
+        (picture := scene(width, height)).save(tmp_path / "a.jpg", quality=95)
         windows = rng.random((10, 4))
         box = _window(width, height, windows.tolist(), 0.08)
-        expected = scene(width, height).resize((224, 224), Image.Resampling.BILINEAR, box)
+        expected = picture.resize((224, 224), Image.Resampling.BILINEAR, box)
         for flip in False, True:
             got = decode(tmp_path / "a.jpg", windows, flip)[:, ::-1 if flip else 1]
             assert abs(got - numpy.asarray(expected, float)).mean() < 2, (width, height)

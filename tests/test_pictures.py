@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy
 import pytest
 from PIL import Image
-from support.harness import run_script
+from support.harness import ROOT, call_script
 
+import run_cifar
 import tinyres as tr
 from tinyres.datasets import read_square
 from tinyres.pretrained import NETWORK, save_network
@@ -23,7 +23,7 @@ from tinyres.training.pictures import (
     worst_mistakes,
 )
 
-run = functools.partial(run_script, Path(__file__).resolve().parent.parent / "run_cifar.py")
+run = functools.partial(call_script, ROOT / "run_cifar.py")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,8 @@ def test_classify_names_five_classes_without_a_data_set(tmp_path):
     assert NETWORK.stat().st_size < 4e6
 
 
-def test_evaluate_draws_exports_and_classifies(tmp_path):
+def test_evaluate_draws_exports_and_classifies(tmp_path, shapes, monkeypatch):
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: shapes)
     save_network(tmp_path / "network.npz", small_checkpoint())
     ours = "--evaluate", tmp_path / "network.npz", "--backend", "numpy"
     assert "test error" in (printed := run(*ours))

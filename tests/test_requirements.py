@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.harness import ROOT, SETTINGS, WORKER
 
 from tinyres.fast.cpu import blas, threads
 from tinyres.support import requirements
 
-ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = [["run_cifar.py", "--demo"], ["run_imagenet.py", "--demo"], ["-m", "tinyres.lessons.graph"],
             ["-m", "tinyres.lessons.exercises"], ["-m", "tinyres.theory.linear_report"],
             ["-m", "tinyres.experiments.depth"]]
@@ -92,8 +92,7 @@ void scipy_cblas_sgemm64_(int order, int transpose_a, int transpose_b, int64_t m
 @pytest.mark.skipif(threads._blas_functions() is None or not shutil.which("gcc") or sys.platform != "linux",
                     reason="needs gcc, and the OpenBLAS that ships with NumPy")
 def test_a_slow_blas_is_named_at_the_start_of_a_run(tmp_path, monkeypatch):
-    arguments = ["run_cifar.py", "--dataset", "shapes", "--blocks", "1", "--widths", "4", "--steps", "2",
-                 "--dry-run", "--backend", "numpy"]
+    arguments = ["-c", WORKER, str(ROOT), "0", *SETTINGS, "--steps", "2", "--dry-run", "--backend", "numpy"]
     printed = python(arguments, None).stdout
     assert "slow BLAS" not in printed and "Dry run" in printed
     (tmp_path / "blas.c").write_text(SLOW_BLAS)

@@ -1,4 +1,4 @@
-"""run_cifar.py as its users call it, in processes of its own, on the generated shapes."""
+"""run_cifar.py on the generated shapes: as its users call it, in processes of its own, where that matters."""
 from __future__ import annotations
 
 import functools
@@ -8,27 +8,37 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy
 import pytest
-from support.harness import run_script, weight_bytes
+from support.harness import ROOT, WORKER, call_script, run_script, weight_bytes
 
+import run_cifar
+import tinyres as tr
 from tinyres.cli.launch import data_folder
 
-SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
+SCRIPT = ROOT / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
          "--evaluate-every", "1000", "--backend", "numpy"]
+SHAPES = tr.datasets.shapes(100, 20)
+FEW_IMAGES = [sys.executable, "-c", WORKER, str(ROOT), "0", *SMALL, "--lr", "0.002"]
+
+run = functools.partial(call_script, SCRIPT)
 
 
-run = functools.partial(run_script, SCRIPT)
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 images to train on and 20 to test on, for what runs in this process."""
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: SHAPES)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of 30 steps in one piece: its folder and what it printed."""
+    """A run of 30 steps by the script itself, on all shapes: its folder and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "straight"
-    return out, run(*SMALL, "--steps", "30", "--out", str(out))
+    return out, run_script(SCRIPT, *SMALL, "--steps", "30", "--out", str(out))
 
 
 def test_a_run_ends_with_the_papers_figure_and_what_differs(straight):
@@ -41,14 +51,14 @@ def test_a_run_ends_with_the_papers_figure_and_what_differs(straight):
     assert json.loads((out / "config.json").read_text())["widths"] == [4, 8]
 
 
-def test_resume_and_evaluate(straight, tmp_path):
-    out, _ = straight
-    run(*SMALL, "--steps", "15", "--out", str(tmp_path))
-    printed = run("--resume", "--out", str(tmp_path), "--steps", "30", "--backend", "numpy")
+def test_resume_and_evaluate(tmp_path):
+    run(*SMALL, "--steps", "30", "--out", tmp_path / "one")
+    run(*SMALL, "--steps", "15", "--out", tmp_path / "parts")
+    printed = run("--resume", "--out", tmp_path / "parts", "--steps", "30", "--backend", "numpy")
     assert "step 30/30" in printed
-    assert weight_bytes(tmp_path) == weight_bytes(out)
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    printed = run("--evaluate", str(tmp_path / "checkpoint.npz"), "--backend", "numpy")
+    assert weight_bytes(tmp_path / "parts") == weight_bytes(tmp_path / "one")
+    last = json.loads((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()[-1])
+    printed = run("--evaluate", tmp_path / "parts" / "checkpoint.npz", "--backend", "numpy")
     assert f"step 30, test loss {last['test_loss']:.4f}, test error {last['test_error']:.2%}" in printed
 
 
@@ -62,15 +72,31 @@ def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
     assert "curve.png" in names and sum(name.startswith("pictures") for name in names) == 5, names
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
+@pytest.fixture
+def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a run that takes so many steps, and gives its process after the first one. The run ends even if
+    the test fails, and SIGHUP does to it what is asked for, even if nohup started the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(steps: int, out: Path, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+        command = [*FEW_IMAGES, "--steps", str(steps), "--out", str(out)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup))
+        processes.append(process)
+        while not (line := process.stdout.readline()).startswith("step "):
+            assert line, process.communicate()
+        return process
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(running, tmp_path):
     folder = tmp_path / "a run"
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
-               "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step "):
-            os.kill(process.pid, signal.SIGINT)
-            break
+    process = running(100_000, folder)
+    os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
@@ -78,13 +104,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
         assert f"after step {int(file['step'])}" in printed
 
 
-def test_a_closed_terminal_saves_too(tmp_path):
+def test_a_closed_terminal_saves_too(running, tmp_path):
     """SIGHUP, when an ssh session ends, with nobody left to read what is printed."""
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
-               "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not process.stdout.readline().startswith("step "):
-        pass
+    process = running(100_000, tmp_path)
     process.stdout.close()
     process.stderr.close()
     os.kill(process.pid, signal.SIGHUP)
@@ -93,23 +115,18 @@ def test_a_closed_terminal_saves_too(tmp_path):
         assert 0 < int(file["step"]) < 100_000
 
 
-def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
-    command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "300",
-               "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    while not process.stdout.readline().startswith("step "):
-        pass
+def test_under_nohup_a_closed_terminal_changes_nothing(running, tmp_path):
+    process = running(100, tmp_path, signal.SIG_IGN)
     os.kill(process.pid, signal.SIGHUP)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "step 300/300" in printed
+    assert process.returncode == 0 and "step 100/100" in printed
 
 
 @pytest.mark.parametrize("shell", ["{} | head -1", "{} > /dev/full", "{} >&-", "{} 2>&1 | true"])
 def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     if "/dev/full" in shell and not os.path.exists("/dev/full"):
         pytest.skip("needs Linux")
-    command = shlex.join([sys.executable, str(SCRIPT), *SMALL, "--steps", "25", "--out", str(tmp_path)])
+    command = shlex.join([*FEW_IMAGES, "--steps", "25", "--out", str(tmp_path)])
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell.format(command)}"], capture_output=True,
                           text=True, timeout=60)
     assert done.returncode == 0 and "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
@@ -127,7 +144,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--widths", "2000000000"], "not enough memory"),
     (["--steps", "5", "--epochs", "1"], "not allowed with"),
     (["--momentum", "2"], "argument --momentum"),
-    (["--batch-size", "10001"], "batch_size 10001"),
+    (["--batch-size", "101"], "batch_size 101"),
     (["--resume"], "--resume needs --out"),
     (["--resume", "--out", "absent"], "there is no checkpoint"),
     (["--evaluate", "absent.npz"], "there is no checkpoint"),
@@ -149,8 +166,6 @@ def test_wrong_options_are_named(arguments, message, tmp_path):
     ("--weight-decay", "-1"), ("--weight-decay", "inf"), ("--steps", "0"), ("--epochs", "-3"),
     ("--batch-size", "-8"), ("--evaluate-every", "0"), ("--seed", "-1"), ("--seed", "1e5")])
 def test_values_out_of_range_name_their_option(monkeypatch, capsys, option, value):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import run_cifar
     monkeypatch.setattr(sys, "argv", ["run_cifar.py", option, *value.split()])
     with pytest.raises(SystemExit) as caught:
         run_cifar.main()
@@ -171,17 +186,15 @@ def test_the_laptops_settings_and_their_cost():
 
 
 def test_held_out_images_take_the_place_of_test_images(tmp_path):
-    printed = run(*SMALL, "--steps", "2", "--held-out", "100", "--schedule", "one-cycle",
+    printed = run(*SMALL, "--steps", "2", "--held-out", "10", "--schedule", "one-cycle",
                   "--initial-scale", "0.3", "--out", tmp_path)
-    assert "9,900 training and 100 held-out images" in printed
+    assert "90 training and 10 held-out images" in printed
     assert "held-out error" in run("--evaluate", tmp_path / "checkpoint.npz", "--backend", "numpy")
-    refused = run(*SMALL, "--held-out", "10000", "--out", tmp_path / "other", ok=False)
-    assert "10000 images held out: expected from 1 to 9999" in refused
+    refused = run(*SMALL, "--held-out", "100", "--out", tmp_path / "other", ok=False)
+    assert "100 images held out: expected from 1 to 99" in refused
 
 
 def test_help_has_a_text_for_every_option_and_an_error_one_line_of_usage(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import run_cifar
     for argument, code in ("--help", 0), ("--blocks=x", 2):
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", argument])
         with pytest.raises(SystemExit) as caught:
@@ -205,7 +218,7 @@ def test_where_the_data_are(tmp_path, monkeypatch):
     for wrong, message in ("file", "is a file: expected the folder"), ("absent", "no such folder"):
         with pytest.raises(ValueError, match=message):
             data_folder(tmp_path / wrong, names)
-    assert "no such folder" in run("--data", str(tmp_path / "mistyped"), "--backend", "numpy", ok=False)
+    assert "no such folder" in run_script(SCRIPT, "--data", tmp_path / "mistyped", ok=False)
     assert not (tmp_path / "mistyped").exists()
     assert data_folder(Path("data"), names) == Path("data"), "the default one is made"
 
@@ -221,8 +234,6 @@ def test_from_the_folder_above_a_clone_of_the_packages_name(tmp_path):
 
 
 def test_evaluate_and_resume_remember_where_the_data_were(straight, monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import run_cifar
     out, _ = straight
     saved = json.loads((out / "config.json").read_text())["data"]
     assert saved == str(Path("data").absolute())
@@ -234,8 +245,6 @@ def test_evaluate_and_resume_remember_where_the_data_were(straight, monkeypatch)
 
 
 def test_runs_of_other_rates_and_lengths_have_folders_of_their_own(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import run_cifar
     names = set()
     for arguments in [], ["--lr", "0.01"], ["--steps", "9"], ["--epochs", "9"]:
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])

@@ -1,4 +1,4 @@
-"""run_imagenet.py as its users call it, in processes of its own, on pictures of drawn shapes in folders."""
+"""run_imagenet.py on drawn shapes in folders; once as its users call it, in a process of its own."""
 from __future__ import annotations
 
 import functools
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy
 import pytest
-from support.harness import run_script, weight_bytes
+from support.harness import ROOT, call_script, run_script, weight_bytes
 
+import run_imagenet
 import tinyres as tr
 
-SCRIPT = Path(__file__).resolve().parent.parent / "run_imagenet.py"
+SCRIPT = ROOT / "run_imagenet.py"
 SMALL = ["--blocks", "1", "1", "--widths", "2", "4", "--batch-size", "8", "--evaluate-every", "3",
          "--backend", "numpy"]
 
 
-run = functools.partial(run_script, SCRIPT)
+run = functools.partial(call_script, SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of 6 steps in one piece: its folder and what it printed."""
+    """A run of 6 steps in one piece, by the script itself: its folder and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "straight"
-    return out, run(*SMALL, "--data", pictures, "--steps", 6, "--out", out)
+    return out, run_script(SCRIPT, *SMALL, "--data", pictures, "--steps", 6, "--out", out)
 
 
 def test_a_run_writes_both_errors_and_says_what_was_broken(straight):
@@ -96,9 +97,7 @@ def test_wrong_options_are_named(pictures, tmp_path, arguments, message):
     assert message in run(*SMALL, "--data", pictures, *out, *arguments, ok=False)
 
 
-def test_the_papers_figures_stand_beside_those_of_a_thousand_classes(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    import run_imagenet
+def test_the_papers_figures_stand_beside_those_of_a_thousand_classes(capsys):
     settings, launch = run_imagenet.ImagenetSettings(), run_imagenet.ImagenetLaunch(out=Path("x"))
     metrics = [{"test_error": 0.4, "test_top5_error": 0.2}]
     run_imagenet.print_errors(settings, launch, metrics, classes=1000)

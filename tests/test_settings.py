@@ -11,14 +11,12 @@ from types import ModuleType
 
 import pytest
 
+import run_cifar
+import run_imagenet
 import tinyres as tr
 from tinyres.cli.launch import build_optimizer, build_schedule, in_precision
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
 from tinyres.training import load_checkpoint, save_checkpoint
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import run_cifar  # noqa: E402
-import run_imagenet  # noqa: E402
 
 SCRIPTS = [run_cifar, run_imagenet]
 
@@ -157,7 +155,7 @@ def main(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("script, start, layers", [
     (run_cifar, ["--dataset", "shapes", "--blocks", 1], "10 convolutions"),
-    (run_imagenet, ["--blocks", 1, 1, 1], "11 layers")])
+    (run_imagenet, ["--blocks", 1, 1, 1, "--size", 32], "11 layers")])
 def test_other_blocks_are_counted_resumed_and_evaluated(main, tmp_path, script, start, layers):
     start = [*start, "--widths", 2, 4, 4, "--batch-size", 8]
     out, paper = tmp_path / "own", tmp_path / "paper"
@@ -175,7 +173,7 @@ def test_other_blocks_are_counted_resumed_and_evaluated(main, tmp_path, script, 
 
 @pytest.mark.parametrize("script, layers", [(run_cifar, "1 convolutions"), (run_imagenet, "2 layers")])
 def test_networks_of_other_classes_are_too(main, tmp_path, script, layers):
-    start = ["--dataset", "shapes"] if script is run_cifar else []
+    start = ["--dataset", "shapes"] if script is run_cifar else ["--size", 32]
     assert f"network of {layers}" in main(script, of_layers, *start, "--steps", 1, "--batch-size", 8,
                                           "--out", tmp_path), "the settings are those of the paper's network"
     assert "step 2/2" in main(script, of_layers, "--resume", "--steps", 2, "--out", tmp_path)

@@ -68,9 +68,11 @@ def test_places_and_colors_vary(data):
 
 
 def test_a_linear_classifier_fails(data):
-    # Ridge regression onto the classes, in closed form, on standardized pixels.
+    # Ridge regression onto the classes, in closed form, on standardized means of 2 x 2 pixels, with which it
+    # is a little better than with single pixels.
     def pixels(images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1).astype(np.float32)
+        squares = images.reshape(len(images), 16, 2, 16, 2, 3)
+        return squares.mean(axis=(2, 4), dtype=np.float32).reshape(len(images), -1)
 
     x = pixels(data.train.images)
     mean, spread = x.mean(axis=0), x.std(axis=0)
@@ -78,7 +80,7 @@ def test_a_linear_classifier_fails(data):
     targets = np.eye(10, dtype=np.float32)[data.train.labels] - 0.1
     gram = x.T @ x
     errors = []
-    for strength in (1e3, 1e4, 1e5):
+    for strength in (1e2, 1e3, 1e4):
         weights = np.linalg.solve(gram + strength * np.eye(len(gram), dtype=np.float32), x.T @ targets)
         predicted = ((pixels(data.test.images) - mean) / spread @ weights).argmax(axis=1)
         errors.append((predicted != data.test.labels).mean())

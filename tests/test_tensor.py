@@ -210,9 +210,9 @@ def test_a_graph_5000_deep(xp):
     assert a.grad.tolist() == [5001]
 
 
-def test_a_graph_100000_deep_is_freed_without_recursion():
+def test_a_graph_20000_deep_is_freed_without_recursion():
     x = tr.Tensor(1.0, requires_grad=True)
-    for _ in range(100_000):
+    for _ in range(20_000):
         x = x * 1.0
     x.backward()
     del x

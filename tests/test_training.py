@@ -53,7 +53,8 @@ def small_run(xp, out, steps, first_step=0, lr=0.05, schedule=None, data=None, c
         assert checkpoint.step == first_step
         net.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
-    run = Run(out, {"lr": lr}, seed=3, step=first_step, **{"metrics_every": 10, **options})
+    options = {"metrics_every": 10, "evaluate_every": 10, **options}
+    run = Run(out, {"lr": lr}, seed=3, step=first_step, **options)
     metrics = train(net, optimizer, schedule or tr.optim.step_decay(lr, [20]), data or small_dataset(xp), run,
                     steps=steps, batch_size=8, compute=compute)
     return net, optimizer, metrics
@@ -181,18 +182,19 @@ def test_the_first_training_figures_are_those_of_the_first_steps(xp, tmp_path):
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number):
+def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number, request):
     def schedule(step):
         if step == 6:
             os.kill(os.getpid(), number)
         return 0.05
 
-    before = signal.getsignal(number)
-    _, _, metrics = small_run(xp, tmp_path, 30, schedule=schedule)
+    inherited = signal.signal(number, before := signal.default_int_handler)  # under nohup: to ignore it
+    request.addfinalizer(lambda: signal.signal(number, inherited))
+    _, _, metrics = small_run(xp, tmp_path, 15, schedule=schedule)
     assert metrics[-1]["step"] == 7 and load_checkpoint(tmp_path / "checkpoint.npz").step == 7
     assert signal.getsignal(number) is before
-    net, optimizer, _ = small_run(xp, tmp_path, 30, first_step=7, schedule=lambda step: 0.05)
-    expected, expected_optimizer, _ = small_run(xp, tmp_path / "straight", 30, schedule=lambda step: 0.05)
+    net, optimizer, _ = small_run(xp, tmp_path, 15, first_step=7, schedule=lambda step: 0.05)
+    expected, expected_optimizer, _ = small_run(xp, tmp_path / "straight", 15, schedule=lambda step: 0.05)
     assert all((value == states(expected, expected_optimizer)[name]).all()
                for name, value in states(net, optimizer).items())
 

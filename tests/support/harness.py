@@ -1,6 +1,9 @@
-"""The scripts run as their users run them; runs that are killed, for test_robustness.py and faults.py."""
+"""The scripts run as their users run them or, sooner, within this process; runs that are killed, for
+test_robustness.py and faults.py."""
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import os
 import random
@@ -9,10 +12,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy
 
+from tinyres import backend
+from tinyres.cli import errors
 from tinyres.training import load_checkpoint, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -24,6 +30,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import tinyres as tr
 import run_cifar
+from tinyres.cli.errors import run_script
 countdown, fsync = int(sys.argv[2]), os.fsync
 def fsync_or_die(number):
     global countdown
@@ -34,10 +41,10 @@ def fsync_or_die(number):
 os.fsync = fsync_or_die
 run_cifar.DATASETS["shapes"] = lambda root: tr.datasets.shapes(60, 20)
 sys.argv = ["run_cifar.py", *sys.argv[3:]]
-run_cifar.main()
+run_script(run_cifar.main)
 """
 SETTINGS = ["--dataset", "shapes", "--blocks", "1", "--widths", "8", "16", "--batch-size", "16",
-            "--lr", "0.002", "--evaluate-every", "4"]
+            "--lr", "0.002", "--evaluate-every", "10"]
 
 
 def run_script(script: Path, *arguments: object, ok: bool = True) -> str:
@@ -47,6 +54,24 @@ def run_script(script: Path, *arguments: object, ok: bool = True) -> str:
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
+
+
+def call_script(script: Path, *arguments: object, ok: bool = True) -> str:
+    """As `run_script`, but within this process, which has all modules loaded already."""
+    main, before = importlib.import_module(script.stem).main, sys.argv
+    printed, complaints, status = io.StringIO(), io.StringIO(), 0
+    sys.argv = [script.name, *map(str, arguments)]
+    try:
+        with redirect_stdout(printed), redirect_stderr(complaints):
+            errors.run_script(main)
+    except SystemExit as end:
+        status = end.code
+    finally:
+        sys.argv = before
+        backend.use("numpy")
+    said = printed.getvalue() + complaints.getvalue()
+    assert (not status) == ok, said
+    return said
 
 
 def weights(folder: Path) -> dict[str, numpy.ndarray]:

@@ -1,6 +1,7 @@
 """A pair of axes with its lines, grid, labels and legend, as an image."""
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -177,6 +178,7 @@ def _draw_legend(
         if width <= right - left and height <= bottom - top:
             break
 
+    @functools.cache
     def hidden(place: Point) -> float:
         x, y = place
         around = (x - 8, y - 8, x + width + 8, y + height + 8)
@@ -187,7 +189,9 @@ def _draw_legend(
     between = [((left + right - width) / 2, y) for y in (top, bottom - height)]
     anywhere = [(left + i / 8 * (right - width - left), top + j / 8 * (bottom - height - top))
                 for j in range(9) for i in range(9)]
-    x, y = map(round, min(corners + between + anywhere, key=hidden))
+    places = corners + between + anywhere
+    free = next((place for place in places if not hidden(place)), None)  # mostly a corner: no need to look on
+    x, y = map(round, free or min(places, key=hidden))
     veil = Image.new("L", (round(width), round(height)), 215)
     image.paste("white", (x, y), veil)
     ImageDraw.Draw(image).rectangle((x, y, x + veil.width, y + veil.height), outline=GRID_COLOR, width=2)

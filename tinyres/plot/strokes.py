@@ -71,8 +71,11 @@ def draw_strokes(image: Image.Image, strokes: Sequence[list[Point]], radius: flo
     """Color the pixels within a radius of polylines, softened over one pixel at the edge."""
     if not strokes:
         return
-    cover = numpy.zeros((image.height, image.width), dtype=numpy.float32)
     reach = radius + 1
+    xs, ys = zip(*itertools.chain.from_iterable(strokes), strict=True)
+    origin_x, origin_y = int(min(xs) - reach), int(min(ys) - reach)  # of the part of the image with strokes
+    size = int(max(ys) + reach) + 1 - origin_y, int(max(xs) + reach) + 1 - origin_x
+    cover = numpy.zeros(size, dtype=numpy.float32)
     for (x, y), (end_x, end_y) in itertools.chain.from_iterable(map(itertools.pairwise, strokes)):
         left, right = int(min(x, end_x) - reach), int(max(x, end_x) + reach) + 1
         top, bottom = int(min(y, end_y) - reach), int(max(y, end_y) + reach) + 1
@@ -81,10 +84,10 @@ def draw_strokes(image: Image.Image, strokes: Sequence[list[Point]], radius: flo
         dx, dy = end_x - x, end_y - y
         along = numpy.clip((to_x * dx + to_y * dy) / (dx * dx + dy * dy or 1.0), 0, 1)
         distance = numpy.hypot(to_x - along * dx, to_y - along * dy)
-        window = cover[top:bottom, left:right]
+        window = cover[top - origin_y:bottom - origin_y, left - origin_x:right - origin_x]
         numpy.maximum(window, radius + 0.5 - distance, out=window)
     mask = Image.fromarray((numpy.minimum(cover, 1) * 255 + 0.5).astype(numpy.uint8))
-    image.paste(color, (0, 0), mask)
+    image.paste(color, (origin_x, origin_y), mask)
 
 
 def draw_series(image: Image.Image, parts: Sequence[list[Point]], style: str, color: str) -> None:
