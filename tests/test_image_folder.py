@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from tinyres.datasets import image_folder, save_as_folder, shapes
 from tinyres.datasets.augment import standardize
-from tinyres.datasets.image_folder import _window, decode, draw_windows
+from tinyres.datasets.decoding import _window, decode, draw_windows
 from tinyres.datasets.loader import evaluation_batches, training_batches
 from tinyres.distributed.forked import forked
 

@@ -29,7 +29,8 @@ from test_cifar_files import ROWS, WRITERS, archive_of, images_of, member, packe
 import tinyres as tr
 from tinyres.datasets.archive import unpack
 from tinyres.datasets.cifar import _read_batch
-from tinyres.datasets.image_folder import MIN_AREA, FolderSplit
+from tinyres.datasets.decoding import MIN_AREA
+from tinyres.datasets.image_folder import FolderSplit
 from tinyres.training import load_checkpoint, save_checkpoint
 
 SECONDS = 5  # of processor time that a file may take

@@ -127,7 +127,7 @@ class _Machine:
             raise UnpicklingError(f"it sets the state of a {type(target).__name__}")
         self.stack.append(target)
 
-    def _array(self, content: str | bytes, dtype: object, shape: tuple[int, ...], order: Any) -> numpy.ndarray:
+    def _array(self, content: Any, dtype: object, shape: Any, order: Any) -> numpy.ndarray:
         if not isinstance(dtype, _Dtype):
             raise UnpicklingError("an array has no dtype")
         return numpy.frombuffer(self._bytes(content), numpy.uint8).reshape(shape, order=order)
@@ -194,7 +194,7 @@ def read_pickle(path: Path, rows: int) -> dict[str, Any]:
             raise UnpicklingError(f"the pickle ends after {stream.tell()} of {len(content)} bytes")
         batch, = machine.stack
     except MemoryError:
-        raise
+        raise  # the file is not to blame
     except Exception as error:  # a damaged pickle can raise nearly any exception
         raise malformed(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(batch, dict):

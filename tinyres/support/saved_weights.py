@@ -11,7 +11,7 @@ from numpy.random import PCG64, Generator
 
 from ..module import Module
 
-ROOM = 50_000_000, 1000  # numbers and arrays of any network like the paper's, for which an error names a key
+ROOM = 5_000_000, 1000  # numbers and arrays of a network of any origin, for which an error names a key
 OTHERS = "the weights in the checkpoint are not those of the network that its settings describe"
 
 
