@@ -1,5 +1,5 @@
-"""From a picture's file to the pixels of a window in it. The file may come from anywhere: it is read as JPEG or
-PNG, whatever it claims to be, and how much is decoded at once is bounded."""
+"""From a picture's file to the pixels of a window in it. The file may come from anywhere: it is read as JPEG
+or PNG, whatever its name says, and how much is decoded at once is bounded."""
 from __future__ import annotations
 
 import contextlib

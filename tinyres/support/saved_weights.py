@@ -11,7 +11,7 @@ from numpy.random import PCG64, Generator
 
 from ..module import Module
 
-ROOM = 5_000_000, 1000  # numbers and arrays of a network of any origin, for which an error names a key
+ROOM = 50_000_000, 1000  # numbers and arrays of any network like the paper's, for which an error names a key
 OTHERS = "the weights in the checkpoint are not those of the network that its settings describe"
 
 
@@ -26,9 +26,14 @@ def build(make: Callable[[int | Generator], Module], seed: int,
         return make(seed)
     rng = LimitedGenerator(PCG64(seed))  # the one that default_rng(seed) gives
     rng.held = sum(value.size for value in model.values()), len(model)
-    rng.left = [2 * held + room for held, room in zip(rng.held, ROOM, strict=True)]
-    network = make(rng)
-    rng.left = None  # a layer may keep the generator
+    rng.made = 0, 0
+    try:
+        network = make(rng)
+    except MemoryError as error:
+        if rng.made[0] > rng.held[0]:
+            raise rng.too_large() from error
+        raise
+    rng.made = None  # a layer may keep the generator
     load(network, model)
     return network
 
@@ -37,16 +42,21 @@ class LimitedGenerator(Generator):
     """A generator of so many initial weights."""
 
     held: tuple[int, int]  # numbers and arrays of the checkpoint
-    left: list[int] | None = None  # how many may still be made; None: any number
+    made: tuple[int, int] | None = None  # and of the network so far; None: no limit
 
     def standard_normal(self, size: Any = None, *arguments: Any, **keywords: Any) -> Any:
-        if self.left:
+        if self.made:
             count = math.prod(size) if isinstance(size, tuple) else size or 1
-            self.left = [self.left[0] - count, self.left[1] - 1]
-            if min(self.left) < 0:
-                raise ValueError(f"{OTHERS}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, "
-                                 "and the network is much larger")
+            self.made = self.made[0] + count, self.made[1] + 1
+            if any(made > 2 * held + room for made, held, room in
+                   zip(self.made, self.held, ROOM, strict=True)):
+                raise self.too_large()
         return super().standard_normal(size, *arguments, **keywords)
+
+    def too_large(self) -> ValueError:
+        """The error to raise for a network that cannot be the checkpoint's."""
+        return ValueError(f"{OTHERS}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, and the "
+                          "network is much larger")
 
 
 def load(network: Module, model: Mapping[str, numpy.ndarray]) -> None:
