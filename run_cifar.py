@@ -151,7 +151,7 @@ def build_network(settings: CifarSettings, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.nn.Module:
     return build(lambda seed: tr.models.cifar_net(classes, settings.blocks, settings.widths,
                                                   not settings.plain, seed, settings.initial_scale),
-                 settings.seed, checkpoint and checkpoint.model)
+                 settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
 def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,

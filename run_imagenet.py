@@ -137,7 +137,7 @@ def build_network(settings: ImagenetSettings, dataset: Dataset,
                   checkpoint: Checkpoint | None) -> tr.nn.Module:
     return build(lambda seed: tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
                                                      seed, not settings.plain, settings.initial_scale),
-                 settings.seed, checkpoint and checkpoint.model)
+                 settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
 def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,

@@ -52,6 +52,31 @@ def allow_reading(path: str | os.PathLike[str], mode: int) -> None:
         os.chmod(path, mode)
 
 
+@contextmanager
+def refusing(message: str) -> Iterator[None]:
+    """Within this context nearly any error, such as a damaged file can raise, becomes a ValueError: the
+    message, and what is wrong, in one line. A lack of memory does not: the file is not to blame."""
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{message} ({type(error).__name__}: {reason})") from error
+
+
+class _FewNames(io.FileIO):
+    """A file of which no more than `limit` bytes are read at once: zipfile reads all names so, and takes five
+    times their memory."""
+
+    limit = NAMES_LIMIT
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size and size > self.limit:
+            raise ValueError(f"the names in it take {size} bytes, more than {self.limit}")
+        return super().read(size) or b""
+
+
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     """The content of a file that may be anything: a pipe would never end.
 
@@ -88,7 +113,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
             stream = io.BytesIO(content)
             if numpy.lib.format.read_magic(stream) != (1, 0) or dot + suffix != ".npy" or name in arrays:
                 raise ValueError(f"it holds {member.filename!r:.60} twice, or in an unknown format")
-            shape, columns_first, dtype = numpy.lib.format.read_array_header_1_0(stream)
+            # a longer header may overflow Python's parser, which says that memory has ended
+            shape, columns_first, dtype = numpy.lib.format.read_array_header_1_0(stream, 500)
             expected = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or expected != len(content) - stream.tell():
                 raise ValueError(f"{name!r:.60} should be {dtype} of shape {shape}, but has "
@@ -96,31 +122,6 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
             arrays[name] = numpy.frombuffer(content, dtype, offset=stream.tell()).reshape(
                 shape, order="F" if columns_first else "C")
     return arrays
-
-
-@contextmanager
-def refusing(message: str) -> Iterator[None]:
-    """Within this context nearly any error, such as a damaged file can raise, becomes a ValueError: the
-    message, and what is wrong, in one line. A lack of memory does not: the file is not to blame."""
-    try:
-        yield
-    except (FileNotFoundError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{message} ({type(error).__name__}: {reason})") from error
-
-
-class _FewNames(io.FileIO):
-    """A file of which no more than `limit` bytes are read at once: zipfile reads all names so, and takes five
-    times their memory."""
-
-    limit = NAMES_LIMIT
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size and size > self.limit:
-            raise ValueError(f"the names in it take {size} bytes, more than {self.limit}")
-        return super().read(size) or b""
 
 
 @contextmanager

@@ -21,6 +21,7 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, numpy.ndarray]
     step: int
     config: dict[str, Any]
+    path: Path | None = None  # of the file that it was read from
 
 
 def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step: int,
@@ -68,7 +69,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         settings = json.loads(config.item())
         if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
             raise ValueError("its step is not an integer >= 0, or its config not an object")
-        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
+        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings, Path(path))
 
 
 def save(module: Module, path: str | Path) -> None:
