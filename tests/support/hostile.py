@@ -34,7 +34,7 @@ PICKLES = {
     "a tuple 150,000 deep as a key": b"\x80\x02})" + b"\x85" * 150_000 + b"Ns.",
     "a list 70,000 deep": b"\x80\x02" + b"]" * 70_000 + b"a" * 69_999 + b".",
     "a dictionary 40,000 deep": b"\x80\x02" + b"}U\x01k" * 40_000 + b"N" + b"s" * 40_000 + b".",
-    # 2 ** 45 hashes in a few hundred bytes; the second makes do without an instruction that is refused anyway.
+    # 2 ** 45 hashes in a few hundred bytes; the second does without an instruction that is refused anyway.
     "hashes of a web": b"\x80\x02)q\x000" + b"".join(b"h%ch%c\x86q%c0" % (k, k, k + 1) for k in range(45))
                        + b"}h\x2dNs.",
     "hashes of a web on the stack": b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (k, k, k + 1)

@@ -270,7 +270,8 @@ def watch(folder: Path) -> None:
             os.write(2, f"a file led to {event} {arguments!r:.300}\n".encode())
             os._exit(3)
 
-    for lazy in "raw_unicode_escape", "unicode_escape":  # pickles name them; loading a module is an exec, too
+    for lazy in ("raw_unicode_escape", "unicode_escape", *(f"utf-{bits}{end}" for bits in (16, 32)
+                 for end in ("", "-le", "-be"))):  # pickles and JSON name them; loading a module is an exec
         codecs.lookup(lazy)
     sys.addaudithook(hook)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

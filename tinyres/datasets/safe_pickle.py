@@ -27,6 +27,8 @@ VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "SHORT_BINSTRING", "BINSTRING
           "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 MADE = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_DICT": dict,
         "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+TAKEN = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "APPENDS": None, "SETITEM": 2,
+         "SETITEMS": None, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 2}  # values; None: all above the mark
 PLAIN = str, bytes, bytearray, int, type(None)
 
 
@@ -59,6 +61,7 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Run an instruction, named as in pickletools."""
+        taken = self._taken(TAKEN[name]) if name in TAKEN else []
         if name in VALUES:
             if isinstance(argument, int) and argument.bit_length() > 64:
                 raise UnpicklingError(f"it holds an integer of {argument.bit_length()} bits")
@@ -72,35 +75,31 @@ class _Machine:
         elif name == "MARK":
             self.below.append(self.stack)
             self.stack = []
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"):
-            items = self._above_mark() if name == "TUPLE" else self._top(int(name[-1]))
-            self.stack.append(_tuple(items))
+        elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):
+            self.stack.append(_tuple(taken))
         elif name in ("APPEND", "APPENDS"):
-            items = self._above_mark() if name == "APPENDS" else self._top(1)
-            _extend(self.stack[-1], items)
+            _extend(self.stack[-1], taken)
         elif name in ("SETITEM", "SETITEMS"):
-            items = self._above_mark() if name == "SETITEMS" else self._top(2)
-            _update(self.stack[-1], items[::2], items[1::2])
+            _update(self.stack[-1], taken[::2], taken[1::2])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            function = argument.replace(" ", ".") if argument else ".".join(self._top(2))
+            function = ".".join(taken) if taken else argument.replace(" ", ".")
             if function not in CALLED:
                 raise UnpicklingError(f"it asks for {function[:100]!r}, which a data file has no use for")
             self.stack.append(_Function(CALLED[function]))
         elif name == "REDUCE":
-            function, arguments = self._top(2)
-            self.stack.append(self._call(function, arguments))
+            self.stack.append(self._call(*taken))
         elif name == "BUILD":
-            self._fill(*self._top(2))
+            self.stack.append(self._filled(*taken))
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise UnpicklingError(f"it has an instruction {name}, which a data file has no use for")
 
-    def _top(self, count: int) -> list[Any]:
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        return items
-
-    def _above_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
+    def _taken(self, count: int | None) -> list[Any]:
+        """The last values on the stack, or all above the mark, which leave it."""
+        if count is None:
+            items, self.stack = self.stack, self.below.pop()
+        else:
+            items = self.stack[-count:]
+            del self.stack[-count:]
         return items
 
     def _call(self, function: object, arguments: tuple[Any, ...]) -> Any:
@@ -118,14 +117,14 @@ class _Machine:
             array.pixels = self._array(*arguments)
         return array
 
-    def _fill(self, target: object, state: tuple[Any, ...]) -> None:
-        """Give an array its content; a dtype of single bytes needs none."""
+    def _filled(self, target: object, state: tuple[Any, ...]) -> object:
+        """An array with its content; a dtype of single bytes needs none."""
         if isinstance(target, PixelArray):
             _, shape, dtype, columns_first, content = state
             target.pixels = self._array(content, dtype, shape, "F" if columns_first else "C")
         elif not isinstance(target, _Dtype):
             raise UnpicklingError(f"it sets the state of a {type(target).__name__}")
-        self.stack.append(target)
+        return target
 
     def _array(self, content: Any, dtype: object, shape: Any, order: Any) -> numpy.ndarray:
         if not isinstance(dtype, _Dtype):
