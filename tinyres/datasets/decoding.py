@@ -94,6 +94,15 @@ def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) ->
     Raises OSError, or another error, for a file that is not a whole picture or has more than MAX_PIXELS;
     MemoryError, if memory ends.
     """
+    try:
+        return _decoded(path, size, box)
+    except Exception:  # perhaps because other threads had taken the memory
+        return _decoded(path, size, box, alone=True)
+
+
+def _decoded(path: str | Path, size: int, box: Callable[[int, int], Box],
+             alone: bool = False) -> numpy.ndarray:
+    """`_read_window`. alone: whether no other thread decodes meanwhile."""
     if not user_path(path).is_file():
         raise ValueError("it is not a regular file")
     with Image.open(user_path(path), formats=FORMATS) as picture:
@@ -109,7 +118,7 @@ def _read_window(path: str | Path, size: int, box: Callable[[int, int], Box]) ->
         pixels = width * height if "progressive" in picture.info else picture.width * picture.height
         if pixels > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels are more than are decoded, {MAX_PIXELS:,}")
-        with _room(os.getpid()).of(pixels):
+        with _room(os.getpid()).of(MAX_PIXELS if alone else pixels):
             try:
                 return numpy.asarray(_scaled(picture, size, window))
             except Exception as error:  # decoders take a lack of memory for a broken file
