@@ -21,7 +21,7 @@ MIN_AREA = 0.08  # of random windows: fraction of the picture
 ASPECT = 3 / 4, 4 / 3  # of random windows: width / height
 TRIES = 10  # windows drawn until one fits into the picture
 FORMATS = "JPEG", "PNG"  # Pillow knows formats that start other programs, whatever a file's name says
-MAX_PIXELS = 64_000_000  # decoded at once: together they take at most 1 GB, and a larger picture is refused
+MAX_PIXELS = 64_000_000  # decoded at once, in up to half a gigabyte; a larger picture is refused
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
