@@ -24,6 +24,7 @@ from tinyres.cli.launch import (
     build_schedule,
     count_layers,
     data_folder,
+    holding,
     in_precision,
     print_result,
     run,
@@ -127,7 +128,13 @@ def read_settings() -> tuple[CifarSettings, CifarLaunch, Checkpoint | None]:
         typed.setdefault("evaluate", NETWORK)
     elif "export" in typed and "evaluate" not in typed:
         parser.error("--export needs --evaluate, the checkpoint whose weights it writes")
-    return layered(parser, typed, CifarSettings, CifarLaunch, {"demo": DEMO, "laptop": LAPTOP})
+    settings, launch, checkpoint = layered(parser, typed, CifarSettings, CifarLaunch,
+                                           {"demo": DEMO, "laptop": LAPTOP})
+    held = HELD.get(settings.dataset)
+    if checkpoint and held and "data" not in typed and not holding(settings.data, held):
+        # nothing is downloaded to where a checkpoint says, which may come from anywhere
+        settings = replace(settings, data=CifarSettings.data)
+    return settings, launch, checkpoint
 
 
 def load_dataset(settings: CifarSettings) -> tuple[Dataset, Path]:
@@ -144,7 +151,7 @@ def build_network(settings: CifarSettings, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.nn.Module:
     return build(lambda seed: tr.models.cifar_net(classes, settings.blocks, settings.widths,
                                                   not settings.plain, seed, settings.initial_scale),
-                 settings.seed, checkpoint and checkpoint.model)
+                 settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
 def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,

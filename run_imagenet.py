@@ -36,7 +36,7 @@ from tinyres.cli.launch import (
 from tinyres.cli.options import Parser, flag, option, positive_float, positive_int
 from tinyres.cli.settings import Launch, Settings, completed, layered
 from tinyres.datasets import Dataset
-from tinyres.datasets.image_folder import SHORTER_SIDE, SIZE
+from tinyres.datasets.decoding import SHORTER_SIDE, SIZE
 from tinyres.distributed import Group
 from tinyres.support.saved_weights import build
 from tinyres.training import Checkpoint
@@ -137,7 +137,7 @@ def build_network(settings: ImagenetSettings, dataset: Dataset,
                   checkpoint: Checkpoint | None) -> tr.nn.Module:
     return build(lambda seed: tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
                                                      seed, not settings.plain, settings.initial_scale),
-                 settings.seed, checkpoint and checkpoint.model)
+                 settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
 def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,

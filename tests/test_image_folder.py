@@ -5,6 +5,8 @@ import io
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import numpy
@@ -13,7 +15,7 @@ from PIL import Image, ImageOps
 
 from tinyres.datasets import image_folder, save_as_folder, shapes
 from tinyres.datasets.augment import standardize
-from tinyres.datasets.image_folder import _window, decode, draw_windows
+from tinyres.datasets.decoding import MAX_PIXELS, _room, _window, decode, draw_windows
 from tinyres.datasets.loader import evaluation_batches, training_batches
 from tinyres.distributed.forked import forked
 
@@ -214,6 +216,18 @@ def test_a_picture_too_large_to_be_honest_is_a_broken_file(root, monkeypatch, ca
     with pytest.raises(ValueError, match="cannot be read"):
         data.test.evaluation_batch(numpy.arange(20))
     assert "decompression bomb" in capsys.readouterr().err
+
+
+def test_threads_decode_no_more_pixels_at_once_than_there_is_room_for(tmp_path):
+    scene(300, 220).save(tmp_path / "a.png")
+    with ThreadPoolExecutor(1) as pool:
+        with _room(os.getpid()).of(MAX_PIXELS - 300 * 220 + 1):
+            waiting = pool.submit(decode, tmp_path / "a.png")
+            with pytest.raises(FutureTimeout):
+                waiting.result(timeout=0.1)
+        assert waiting.result().shape == (224, 224, 3)
+    with _room(os.getpid()).of(MAX_PIXELS):  # all of it was given back
+        pass
 
 
 def test_a_flat_folder_with_a_list_of_labels(root, tmp_path):

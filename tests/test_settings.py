@@ -113,7 +113,8 @@ def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatc
     assert config["data"] == str(settings.data.absolute())
     save(tmp_path, config)
     again, _, _ = read(monkeypatch, script, "--resume", "--out", tmp_path)
-    assert again == dataclasses.replace(settings, data=settings.data.absolute())
+    again, settings = (dataclasses.replace(made, data=made.data.absolute()) for made in (again, settings))
+    assert again == settings
 
 
 class Third(tr.nn.ResidualBlock):

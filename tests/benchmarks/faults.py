@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from support.harness import finish, kill_at_random, outcome, start  # noqa: E402
 from support.mutations import READERS  # noqa: E402
 
-KILLS, STEPS, MUTATIONS = 50, 1200, 2000
+KILLS, STEPS, MUTATIONS = 50, 1200, 1000
 
 
 def kills(folder: Path) -> None:
@@ -27,7 +27,7 @@ def kills(folder: Path) -> None:
 
 def mutations() -> None:
     for kind in READERS:
-        done = subprocess.run([sys.executable, "-m", "support.mutations", kind, str(MUTATIONS), "0"],
+        done = subprocess.run([sys.executable, "-m", "support.mutations", str(MUTATIONS), "0", kind],
                               capture_output=True, text=True, cwd=Path(__file__).resolve().parent.parent)
         outcome = done.stdout.strip() if done.returncode == 0 else f"FAILED: {done.stderr[-500:]}"
         print(f"{MUTATIONS} mutations of a {kind}: {outcome}", flush=True)

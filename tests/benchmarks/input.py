@@ -28,7 +28,7 @@ import numpy
 from PIL import Image
 
 import tinyres as tr
-from tinyres.datasets.image_folder import MIN_AREA, SIZE, _window, decode
+from tinyres.datasets.decoding import MIN_AREA, SIZE, _window, decode
 from tinyres.datasets.loader import training_batches
 from tinyres.fast.cpu.threads import core_count
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,21 +11,31 @@ from typing import Any, NoReturn, TextIO
 
 from .. import distributed
 from ..training.progress import printable
+from ..training.signals import STOPPING
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script; an error that its user can do something about becomes one line, not a traceback."""
+    """Run a script; an error that its user can do something about becomes one line, not a traceback. A signal
+    that ends it, SIGTERM too, lets it remove its temporary files."""
+    for number in STOPPING:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     # Python has None for a stream that was closed from the start
     sys.stdout, sys.stderr = (_Output(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))
     try:
         main()
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         _end(str(error))
-    except KeyboardInterrupt:
-        _end("interrupted; what the run had already saved is still there", 130)
+    except KeyboardInterrupt as error:
+        number, = error.args or (signal.SIGINT,)
+        _end("interrupted; what the run had already saved is still there", 128 + number)
     except MemoryError as error:
-        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths or a smaller "
-             "--batch-size")
+        _end(f"not enough memory ({error}): choose fewer --blocks, smaller --widths, a smaller --batch-size, "
+             "fewer --workers or smaller pictures")
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 class _Output:

@@ -59,11 +59,16 @@ def data_folder(path: Path, names: Iterable[str]) -> Path:
         raise ValueError(f"--data {path} is a file: expected the folder that holds {' or '.join(names)}")
     if not path.exists() and path.parts[:1] != ("data",):
         raise ValueError(f"--data {path}: there is no such folder; make it first if the data should go there")
+    return holding(path, names) or path
+
+
+def holding(path: Path, names: Iterable[str]) -> Path | None:
+    """The folder that holds one of the names: the one given, or one above or below it; or None."""
     below = sorted(path.glob("*/")) if path.is_dir() else []
     for folder in (path, *([path.parent] if path.name in names else []), *below):
         if any((folder / name).exists() for name in names):
             return folder
-    return path
+    return None
 
 
 def count_layers(network: Module, *kinds: type[Module]) -> int:

@@ -159,7 +159,7 @@ def _checkpoint(parser: Parser, typed: Mapping[str, Any],
         checkpoint = load_checkpoint(_path(typed))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    saved = _saved_settings(parser, checkpoint, paper)
+    saved = _saved_settings(parser, _path(typed), checkpoint, paper)
     for name in (saved.keys() & typed.keys()) - CHANGEABLE:
         if typed[name] != saved[name]:
             what = f"{typed['evaluate']} was made" if "evaluate" in typed else "the run was started"
@@ -172,14 +172,17 @@ def _path(typed: Mapping[str, Any]) -> Path:
     return typed.get("evaluate") or typed["out"] / "checkpoint.npz"
 
 
-def _saved_settings(parser: Parser, checkpoint: Checkpoint, paper: Mapping[str, Any]) -> dict[str, Any]:
+def _saved_settings(parser: Parser, path: Path, checkpoint: Checkpoint,
+                    paper: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
     words, config = [], {OLD_NAMES.get(name, name): value for name, value in checkpoint.config.items()}
     for name, value in config.items():
         option = "--" + name.replace("_", "-")
         if name not in paper:
-            parser.error(f"the checkpoint's settings hold {name!r:.60}, which {parser.prog} does not know")
+            parser.error(f"the settings in {path} hold {name!r:.60}, which {parser.prog} does not know")
         if isinstance(value, list):
+            if not all(isinstance(item, int | float) for item in value):  # text could be another option
+                parser.error(f"the settings in {path} hold {name} {value!r:.60}, expected a list of numbers")
             words += [option, *map(str, value)]
         elif value is True:
             words.append(option)
@@ -188,8 +191,7 @@ def _saved_settings(parser: Parser, checkpoint: Checkpoint, paper: Mapping[str, 
     try:
         given = parser.typed(words)
     except SystemExit:
-        print(f"That is among the settings in the checkpoint: it was not written by {parser.prog}.",
-              file=sys.stderr)
+        print(f"That is among the settings in {path}: it was not written by {parser.prog}.", file=sys.stderr)
         raise
     return {name: given.get(name, paper[name]) for name in config}
 

@@ -84,7 +84,7 @@ def _download(archive: Archive, target: Path, root: Path, timeout: float) -> Non
                     shown = received
                     print(f"{archive.name}: {received / 1e6:.0f} of {archive.size / 1e6:.0f} MB",
                           end="\r" if terminal else "\n", file=sys.stderr, flush=True)
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: redirected to what is no address
         fault = f"{type(error).__name__}: {error}"
     if terminal:
         print(file=sys.stderr)

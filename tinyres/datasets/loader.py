@@ -15,7 +15,8 @@ import numpy
 from ..backend import Array
 from .augment import crop_flip, draw_crops, standardize
 from .dataset import Split
-from .image_folder import FolderSplit, draw_windows
+from .decoding import draw_windows
+from .image_folder import FolderSplit
 
 ORDER, AUGMENTATION = 0, 1  # one stream of random numbers for each
 PREFETCH = 2  # batches in preparation: one is read from its files while the other is put together

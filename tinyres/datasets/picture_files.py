@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..support.files import read_regular
+
 SUFFIXES = (".jpeg", ".jpg", ".png")
+LIST_LIMIT = 2**24  # bytes of a labels.txt; that of ImageNet takes two million
 
 
 def _entries(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> list[str]:
@@ -38,19 +42,23 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> tuple[list[str], lis
 def files_by_list(folder: Path, classes: Sequence[str]) -> tuple[list[str], list[int]]:
     """The same as `files_by_class`, from FOLDER/NAME and FOLDER/labels.txt."""
     number = {name: label for label, name in enumerate(classes)}
-    label_of = {}
-    content = (folder / "labels.txt").read_bytes()
+    names, path = _pictures(folder), folder / "labels.txt"
+    label_of = dict.fromkeys(names, -1)
+    content = read_regular(path, LIST_LIMIT)
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    # as os.scandir has names that are not UTF-8
-    for row, line in enumerate(content.decode(encoding, "surrogateescape").splitlines(), 1):
+    try:  # as os.scandir has names that are not UTF-8
+        text = content.decode(encoding, "surrogateescape")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a list of names and classes: {error}") from None
+    for row, line in enumerate(io.StringIO(text, newline=None), 1):
         name, _, label = line.strip().partition(" ")
         if line.strip() and label.strip() not in number:
-            raise ValueError(f"{folder / 'labels.txt'}, line {row}: expected a file's name and one of the "
-                             f"folder names in train/, got {line!r:.80}")
-        label_of[name] = number.get(label.strip())
-    names = _pictures(folder)
-    missing = [name for name in names if name not in label_of]
+            raise ValueError(f"{path}, line {row}: expected a file's name and one of the folder names in "
+                             f"train/, got {line.strip()!r:.80}")
+        if name in label_of:
+            label_of[name] = number[label.strip()]
+    missing = [name for name in names if label_of[name] < 0]
     if missing:
-        raise ValueError(f"{folder / 'labels.txt'} does not say the class of {len(missing)} of the "
-                         f"{len(names)} pictures beside it, such as {missing[0]}")
+        raise ValueError(f"{path} does not say the class of {len(missing)} of the {len(names)} pictures "
+                         f"beside it, such as {missing[0]}")
     return names, [label_of[name] for name in names]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy
 
 from ..models import ResidualNetwork, cifar_net
+from ..support.files import refusing
 from ..support.saved_weights import build
 from ..training import Checkpoint, load_checkpoint
 from ..training.checkpoint import write_checkpoint
@@ -21,13 +22,10 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     Raises FileNotFoundError if there is no such file, ValueError if it holds no network of `run_cifar.py`.
     """
     checkpoint = load_checkpoint(Path(path))
-    try:
+    with refusing(f"{path} holds no network of run_cifar.py"):
         blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
         classes = checkpoint.model["projection.matrix"].shape[1]
-        network = build(lambda seed: cifar_net(classes, blocks, widths, not plain, seed), 0, checkpoint.model)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
-    return network
+        return build(lambda seed: cifar_net(classes, blocks, widths, not plain, seed), 0, checkpoint.model)
 
 
 def save_network(path: Path, checkpoint: Checkpoint) -> None:

@@ -21,6 +21,7 @@ except ImportError:  # on Windows, two runs in one folder go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
+NAMES_LIMIT = 2**20  # bytes of the names in it and where they are; those of that network take 0.01 million
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -51,11 +52,48 @@ def allow_reading(path: str | os.PathLike[str], mode: int) -> None:
         os.chmod(path, mode)
 
 
+@contextmanager
+def refusing(message: str) -> Iterator[None]:
+    """Within this context nearly any error, such as a damaged file can raise, becomes a ValueError: the
+    message, and what is wrong, in one line. A lack of memory does not: the file is not to blame."""
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{message} ({type(error).__name__}: {reason})") from error
+
+
+class _FewNames(io.FileIO):
+    """A file of which no more than `limit` bytes are read at once: zipfile reads all names so, and takes five
+    times their memory."""
+
+    limit = NAMES_LIMIT
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size and size > self.limit:
+            raise ValueError(f"the names in it take {size} bytes, more than {self.limit}")
+        return super().read(size) or b""
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a file that may be anything: a pipe would never end.
+
+    Raises FileNotFoundError, ValueError for what is no regular file or has more than `limit` bytes.
+    """
+    path = user_path(path)
+    size = path.stat().st_size
+    if not path.is_file() or size > limit:
+        raise ValueError(f"{path} is no regular file, or has more than {limit} bytes")
+    return path.read_bytes()
+
+
 def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
     """The arrays in a file of `numpy.savez` by name, read-only.
 
     Unlike numpy.load, this allocates nothing on the word of a header or a compressed member: a member must be
-    as long as its header says, and all members together must be no longer than the file.
+    as long as its header says, and all members together must be no longer than the file, and not too many.
     Raises ValueError, and nearly any other exception, for another file; OSError if it cannot be read.
     """
     path = user_path(path)
@@ -63,7 +101,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
     if not path.is_file() or size > NPZ_LIMIT:
         raise ValueError(f"it is not a file, or has more than {NPZ_LIMIT} bytes")
     arrays = {}
-    with zipfile.ZipFile(path) as file:
+    with _FewNames(path) as stored, zipfile.ZipFile(stored) as file:
+        stored.limit = size
         members = file.infolist()
         compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
         if compressed or sum(member.file_size for member in members) > size:
@@ -74,7 +113,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
             stream = io.BytesIO(content)
             if numpy.lib.format.read_magic(stream) != (1, 0) or dot + suffix != ".npy" or name in arrays:
                 raise ValueError(f"it holds {member.filename!r:.60} twice, or in an unknown format")
-            shape, columns_first, dtype = numpy.lib.format.read_array_header_1_0(stream)
+            # a longer header may overflow Python's parser, which says that memory has ended
+            shape, columns_first, dtype = numpy.lib.format.read_array_header_1_0(stream, 500)
             expected = math.prod(shape) * dtype.itemsize
             if dtype.hasobject or expected != len(content) - stream.tell():
                 raise ValueError(f"{name!r:.60} should be {dtype} of shape {shape}, but has "

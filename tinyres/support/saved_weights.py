@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -12,12 +13,13 @@ from numpy.random import PCG64, Generator
 from ..module import Module
 
 ROOM = 50_000_000, 1000  # numbers and arrays of any network like the paper's, for which an error names a key
-OTHERS = "the weights in the checkpoint are not those of the network that its settings describe"
+OTHERS = "the weights in {} are not those of the network that its settings describe"
 
 
 def build(make: Callable[[int | Generator], Module], seed: int,
-          model: Mapping[str, numpy.ndarray] | None) -> Module:
+          model: Mapping[str, numpy.ndarray] | None, path: Path | None = None) -> Module:
     """The network that `make` makes from a seed or a generator, with a checkpoint's weights by name if given.
+    path: of the checkpoint, for errors.
 
     Raises ValueError for more than twice their numbers, or twice as many arrays, and the margin ROOM, before
     those are made; and if a name or a shape differs.
@@ -25,39 +27,51 @@ def build(make: Callable[[int | Generator], Module], seed: int,
     if model is None:
         return make(seed)
     rng = LimitedGenerator(PCG64(seed))  # the one that default_rng(seed) gives
+    rng.others = OTHERS.format(path or "the checkpoint")
     rng.held = sum(value.size for value in model.values()), len(model)
-    rng.left = [2 * held + room for held, room in zip(rng.held, ROOM, strict=True)]
-    network = make(rng)
-    rng.left = None  # a layer may keep the generator
-    load(network, model)
+    rng.made = 0, 0
+    try:
+        network = make(rng)
+    except MemoryError as error:
+        if rng.made[0] > rng.held[0]:
+            raise rng.too_large() from error
+        raise
+    rng.made = None  # a layer may keep the generator
+    load(network, model, rng.others)
     return network
 
 
 class LimitedGenerator(Generator):
     """A generator of so many initial weights."""
 
+    others: str  # what is wrong with a network that is not the checkpoint's
     held: tuple[int, int]  # numbers and arrays of the checkpoint
-    left: list[int] | None = None  # how many may still be made; None: any number
+    made: tuple[int, int] | None = None  # and of the network so far; None: no limit
 
     def standard_normal(self, size: Any = None, *arguments: Any, **keywords: Any) -> Any:
-        if self.left:
+        if self.made:
             count = math.prod(size) if isinstance(size, tuple) else size or 1
-            self.left = [self.left[0] - count, self.left[1] - 1]
-            if min(self.left) < 0:
-                raise ValueError(f"{OTHERS}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, "
-                                 "and the network is much larger")
+            self.made = self.made[0] + count, self.made[1] + 1
+            if any(made > 2 * held + room for made, held, room in
+                   zip(self.made, self.held, ROOM, strict=True)):
+                raise self.too_large()
         return super().standard_normal(size, *arguments, **keywords)
 
+    def too_large(self) -> ValueError:
+        """The error to raise for a network that cannot be the checkpoint's."""
+        return ValueError(f"{self.others}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, and "
+                          "the network is much larger")
 
-def load(network: Module, model: Mapping[str, numpy.ndarray]) -> None:
+
+def load(network: Module, model: Mapping[str, numpy.ndarray], others: str) -> None:
     """Set the weights of a network to a checkpoint's. Raises ValueError, and changes nothing, if a name or a
-    shape differs; it names the first."""
+    shape differs; after `others` it names the first."""
     expected = {name: tensor.shape for name, tensor in network.named_tensors()}
     for name in [*expected, *model]:
         if name not in model:
-            raise ValueError(f"{OTHERS}: {name!r}, of shape {expected[name]}, is missing")
+            raise ValueError(f"{others}: {name!r}, of shape {expected[name]}, is missing")
         if expected.get(name) != model[name].shape:
             needed = f"shape {expected[name]}" if name in expected else "no such name"
-            raise ValueError(f"{OTHERS}: {name!r:.60} is {model[name].dtype} of shape {model[name].shape}, "
+            raise ValueError(f"{others}: {name!r:.60} is {model[name].dtype} of shape {model[name].shape}, "
                              f"expected {needed}")
     network.load_state_dict(model)

@@ -12,7 +12,7 @@ import numpy
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import read_npz, user_path, write_atomically
+from ..support.files import read_npz, refusing, user_path, write_atomically
 
 
 class Checkpoint(NamedTuple):
@@ -21,6 +21,7 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, numpy.ndarray]
     step: int
     config: dict[str, Any]
+    path: Path | None = None  # of the file that it was read from
 
 
 def save_checkpoint(path: str | Path, model: Module, optimizer: Optimizer, step: int,
@@ -53,8 +54,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     if user_path(path).is_dir():
         raise ValueError(f"{path} is a folder: expected a file, such as the checkpoint.npz of a run")
+    if not user_path(path).exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
     parts: dict[str, dict[str, numpy.ndarray]] = {"model": {}, "optimizer": {}}
-    try:
+    with refusing(f"{path} is not a whole checkpoint of tinyres"):
         arrays = read_npz(path)
         step, config = arrays.pop("step"), arrays.pop("config")
         for name, value in arrays.items():
@@ -66,12 +69,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         settings = json.loads(config.item())
         if step.dtype.kind != "i" or step.item() < 0 or not isinstance(settings, dict):
             raise ValueError("its step is not an integer >= 0, or its config not an object")
-        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # a damaged file can raise nearly any exception
-        raise ValueError(f"{path} is not a whole checkpoint of tinyres ({type(error).__name__}: "
-                         f"{' '.join(str(error).split())[:200]})") from error
+        return Checkpoint(parts["model"], parts["optimizer"], step.item(), settings, Path(path))
 
 
 def save(module: Module, path: str | Path) -> None:
@@ -88,13 +86,10 @@ def load(module: Module, path: str | Path) -> None:
     Raises FileNotFoundError if there is no such file, ValueError, changing nothing, if it is not one of
     those or of another module.
     """
-    if not Path(path).exists():
+    if not user_path(path).exists():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
+    with refusing(f"{path} is not a whole file of tr.save"):
         arrays = read_npz(path)
-    except Exception as error:  # a damaged file can raise nearly any exception
-        raise ValueError(f"{path} is not a whole file of tr.save ({type(error).__name__}: "
-                         f"{' '.join(str(error).split())[:200]})") from error
     module.load_state_dict({name.removeprefix("model/"): value for name, value in arrays.items()
                             if name.startswith("model/")})
 
