@@ -73,7 +73,7 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(small, monkeypa
         (tmp_path / name).unlink()
 
     lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
-    metrics = tmp_path / "plain-2-lr0.01-seed1" / "metrics.jsonl"
+    metrics = tmp_path / f"plain-2-lr{json.loads(lines[-1])['lr']}-seed1" / "metrics.jsonl"
     for cut, left in (len(lines[-1]), ""), (len(lines[-1]), '{"st'), (1, None), (len(lines[-1]) - 5, None):
         # the last line is absent, or lacks its newline, or was cut off; the run's checkpoint is there
         (tmp_path / "results.jsonl").write_text("".join(lines)[:-cut])
@@ -107,8 +107,8 @@ def test_a_folder_of_another_experiment_and_a_damaged_file_are_refused(tmp_path)
     with pytest.raises(ValueError, match="batch_size 91 is more than the 90 images"):
         small_run(tmp_path, {**settings, "batch_size": 91})
     good = {"convolutions": 3, "train_error": 0.1, "held_out_error": 0.1, "test_error": 0.1}
-    for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"', json.dumps(good | {"test_error": 2}),
-                json.dumps(good | {"residual_ratios": [0]}), json.dumps(good | {"convolutions": None})):
+    for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"',
+                json.dumps(good | {"test_error": 2}), json.dumps(good | {"residual_ratios": [0]}), json.dumps(good | {"convolutions": None})):
         results.write_text(f"{json.dumps(good)}\n{bad}\n", encoding="latin-1")
         with pytest.raises(ValueError, match="results.jsonl, line 2 is "):
             read_results(results)
