@@ -493,7 +493,7 @@ def test_read_metrics_leaves_out_a_line_that_was_cut_off(tmp_path):
 
 def test_a_damaged_line_of_metrics_is_named_and_nothing_is_changed(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    for line in ("5", "null", "{}", '"step"', '{"step": null}', '{"step": 1e3}', '{"step": 9, "train_loss": "x"}',
+    for line in ("5", "null", "{}", '"step"', '{"step": null}', '{"step": 1e3}', '{"step": 9, "lr": "x"}',
                  "[" * 10**5, '{"step": 9, "lr": 1e999}', '{"step": 9, "lr": NaN}',
                  '{"step": 9, "residual_ratios": 1}', "\xff\0"):
         path.write_text(f'{{"step": 1}}\n{line}\n', encoding="latin-1")
