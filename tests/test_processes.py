@@ -66,6 +66,13 @@ def test_one_process_is_no_other():
         assert group is SINGLE_PROCESS
 
 
+def test_fewer_than_one_process_change_nothing():
+    before = threads.thread_count()
+    with pytest.raises(ValueError, match="0 processes: expected 1 or more"), forked(0):
+        pass
+    assert threads.thread_count() == before
+
+
 def test_cores_are_shared_among_processes_and_given_back():
     before = threads.thread_count()
     assert threads.parallel_map(lambda i: i, range(100)) == list(range(100))  # the pool has its threads

@@ -17,6 +17,8 @@ except ImportError:  # on Windows, runs of two programs in one folder go unnotic
 # device and inode of the locks that this process holds: the system would give it each of them twice
 _held: set[tuple[int, int]] = set()
 _guard = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a copy of a held lock would never be released
+    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release)
 
 
 class FolderLock:
