@@ -34,7 +34,7 @@ def rename_or_die(*paths):
 os.replace = rename_or_die
 run_cifar.DATASETS["shapes"] = lambda root: tr.datasets.shapes(60, 20)
 sys.argv = ["run_cifar.py", *sys.argv[3:]]
-run_cifar.main()
+tr.cli.errors.run_script(run_cifar.main)
 """
 SETTINGS = ["--dataset", "shapes", "--blocks", "1", "--widths", "8", "16", "--batch-size", "16",
             "--lr", "0.002", "--evaluate-every", "4"]

@@ -23,7 +23,9 @@ CONFLICTS = [
     ("classify", "demo"), ("classify", "resume"), ("classify", "export"), ("classify", "pictures"),
     ("pictures", "demo"), ("pictures", "resume"), ("pictures", "export"),  # both of which set --evaluate
     ("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
-    ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many")]
+    ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many"),
+    *((name, mode, ", which trains nothing") for name in ("steps", "epochs", "evaluate_every")
+      for mode in ("classify", "pictures", "evaluate"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,7 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     """
     for one, other, *why in CONFLICTS:
         if one in typed and other in typed:
-            parser.error(f"--{one} cannot be combined with --{other}{''.join(why)}")
+            parser.error(f"--{one.replace('_', '-')} cannot be combined with --{other}{''.join(why)}")
     paper = {field.name: field.default for field in dataclasses.fields(settings_class)}
     preset = next((presets[name] for name in presets if name in typed), {})
     checkpoint, saved = _checkpoint(parser, typed, paper)
@@ -125,6 +127,10 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     values = {**paper, **preset, **adam, **saved, **typed}
     settings = settings_class(**{name: values.pop(name) for name in paper})
     launch = launch_class(**{"out": Path("runs") / settings.name(), **values})
+    for name in {"lr_drops", "lr_decay"} & typed.keys():
+        if settings.schedule != "drops":
+            parser.error(f"--{name.replace('_', '-')} is for --schedule drops, and the schedule is "
+                         f"{settings.schedule}: leave it out")
     widths, blocks = settings.widths, settings.blocks
     if list(widths) != sorted(widths) or len(widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
