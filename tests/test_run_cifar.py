@@ -158,7 +158,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--demo", "--laptop"], "--demo cannot be combined with --laptop"),
     (["--demo", "--classify", "a.jpg"], "--classify cannot be combined with --demo"),
     (["--steps", "5", "--classify", "a.jpg"], "--steps cannot be combined with --classify, which trains"),
-    (["--evaluate-every", "5", "--evaluate", "absent"], "--evaluate-every cannot be combined with --eval"),
+    (["--epochs", "5", "--evaluate", "absent"], "--epochs cannot be combined with --evaluate"),
     (["--schedule", "cosine", "--lr-drops", "5"], "--lr-drops is for --schedule drops, and the schedule is"),
     (["--laptop", "--lr-drops", "5"], "and the schedule is one-cycle: leave it out"),
 ])

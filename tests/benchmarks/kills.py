@@ -119,8 +119,8 @@ def main(kills: int) -> None:
                 assert outcome(out) == outcome(whole), f"{name}: another end after {dict(counts)}"
             litter = [path.name for path in out.rglob(".*.tmp")]
             assert not litter, f"{name}: left {litter}"
-            print(f"{name}: {counts.total()} kills ({dict(counts)}) in {starts_over + 1} chains; each ended with "
-                  "the bytes of an undisturbed one, and metrics without gaps or doubles", flush=True)
+            print(f"{name}: {counts.total()} kills ({dict(counts)}) in {starts_over + 1} chains; each ended "
+                  "with the bytes of an undisturbed one, and metrics without gaps or doubles", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ CONFLICTS = [
     ("pictures", "demo"), ("pictures", "resume"), ("pictures", "export"),  # both of which set --evaluate
     ("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
     ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many"),
-    *((name, mode, ", which trains nothing") for name in ("steps", "epochs", "evaluate_every")
+    *((length, mode, ", which trains nothing") for length in ("steps", "epochs")
       for mode in ("classify", "pictures", "evaluate"))]
 
 
@@ -119,7 +119,7 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     """
     for one, other, *why in CONFLICTS:
         if one in typed and other in typed:
-            parser.error(f"--{one.replace('_', '-')} cannot be combined with --{other}{''.join(why)}")
+            parser.error(f"--{one} cannot be combined with --{other}{''.join(why)}")
     paper = {field.name: field.default for field in dataclasses.fields(settings_class)}
     preset = next((presets[name] for name in presets if name in typed), {})
     checkpoint, saved = _checkpoint(parser, typed, paper)
