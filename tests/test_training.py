@@ -239,6 +239,22 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path, capsys, removed):
     assert f"{out} was removed: it is made again" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_again_at_once(tmp_path, capsys):
+    out = tmp_path / "above" / "out"
+
+    def schedule(step):
+        if step == 8:
+            shutil.rmtree(out.parent), out.parent.touch()
+        elif step == 16:
+            out.parent.unlink()
+        return 0.05
+
+    _, _, metrics = small_run(numpy, out, 20, schedule=schedule, evaluate_every=5, metrics_every=2)
+    assert read_metrics(out / "metrics.jsonl") == metrics and metrics[-1]["step"] == 20
+    assert load_checkpoint(out / "checkpoint.npz").step == 20
+    assert f"could not write {out / 'checkpoint.npz'} ([Errno 20]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("others", ["folder", "lock"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_folder_that_another_run_has_taken_is_left_to_it(tmp_path, others, ended):

@@ -32,6 +32,7 @@ class FolderLock:
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self.folder, self.path = folder, folder / ".lock"
+        folder.mkdir(parents=True, exist_ok=True)
         self.file = self._taken("ab")
         for leftover in (path for name in names for path in folder.glob(f".{name}.*.tmp")):
             with suppress(OSError):
@@ -45,12 +46,12 @@ class FolderLock:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path)):
                 return True
-            raise RuntimeError(f"{self.folder} was removed, and another run has begun there: this one ends, "
-                               "and leaves the folder to it")
+            raise self._lost()
+        self.folder.mkdir(parents=True, exist_ok=True)
         try:
             file = self._taken("xb")
         except FileExistsError:  # another run was quicker
-            return self.keep()
+            raise self._lost() from None
         self.release()
         self.file = file
         return False
@@ -62,7 +63,6 @@ class FolderLock:
             self.file.close()
 
     def _taken(self, mode: str) -> BinaryIO:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with _guard:
             with suppress(FileNotFoundError):
                 found = self.path.stat()  # not opened: to close it would give the lock back
@@ -78,6 +78,10 @@ class FolderLock:
                     raise self._busy() from None
             _held.add(_identity(file))
         return file
+
+    def _lost(self) -> RuntimeError:
+        return RuntimeError(f"{self.folder} was removed, and another run has begun there: this one ends, and "
+                            "leaves the folder to it")
 
     def _busy(self) -> RuntimeError:
         return RuntimeError(f"another run is writing to {self.folder}: wait until it ends, or choose another "

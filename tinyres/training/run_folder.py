@@ -7,8 +7,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -114,9 +113,11 @@ class Run:
         """
         self.metrics.append(dict(line))
         if self.group.rank == 0:
-            with self._writing(self.metrics_file):
-                append_lines(self.metrics_file, self.metrics[self.lines_written:])
-                self.lines_written = len(self.metrics)
+            self._write(self.metrics_file, self._append)
+
+    def _append(self, path: Path) -> None:
+        append_lines(path, self.metrics[self.lines_written:])
+        self.lines_written = len(self.metrics)
 
     def checkpoint_due(self) -> bool:
         """Whether the last checkpoint is more than CHECKPOINT_SECONDS old."""
@@ -128,29 +129,28 @@ class Run:
         Raises OSError if the last checkpoint of the run cannot be written, Diverged if a weight is not
         finite.
         """
+        def save(path: Path) -> None:
+            sync(self.metrics_file)  # first, so that no checkpoint is ahead of its metrics
+            save_checkpoint(path, model, optimizer, step, self.config)
+
         if self.group.rank == 0:
-            with self._writing(self.checkpoint, fatal=last):
-                sync(self.metrics_file)  # first, so that no checkpoint is ahead of its metrics
-                save_checkpoint(self.checkpoint, model, optimizer, step, self.config)
-            with self._writing(self.folder / "curve.png"):
-                draw_curves(self.folder / "curve.png", {"": self.metrics})
-            with self._writing(self.folder / "identity.png"):
-                draw_identity(self.folder / "identity.png", self.metrics)
+            self._write(self.checkpoint, save, fatal=last)
+            self._write(self.folder / "curve.png", lambda path: draw_curves(path, {"": self.metrics}))
+            self._write(self.folder / "identity.png", lambda path: draw_identity(path, self.metrics))
         self.last_saved = time.perf_counter()
 
     def last_good(self) -> str:
         """Which checkpoint there is to go back to, in words."""
         return last_good(self.checkpoint)
 
-    @contextmanager
-    def _writing(self, path: Path, fatal: bool = False) -> Iterator[None]:
-        """Make sure of the folder before a file is written. Report an OSError and go on, since the disk may
-        have room next time; raise it if fatal."""
+    def _write(self, path: Path, write: Callable[[Path], None], fatal: bool = False) -> None:
+        """Make sure of the folder, and write a file. Report an OSError and go on: the disk may have room
+        next time. Raise it if fatal."""
         try:
             if not (self._lock.keep() and self.metrics_file.exists()):
                 say(f"\n{self.folder} was removed: it is made again", file=sys.stderr)
                 self._begin()
-            yield
+            write(path)
         except OSError as error:
             trouble = f"could not write {path} ({error}); {self.last_good()}"
             if fatal:
