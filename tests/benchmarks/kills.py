@@ -41,7 +41,7 @@ run_script(depth.main)
 
 def run_in(processes: int) -> Callable[[Path], list[object]]:
     def command(out: Path) -> list[object]:
-        options = ["--resume"] if (out / "checkpoint.npz").exists() else SETTINGS
+        options = ["--resume"] if (out / "checkpoint.npz").exists() else [*SETTINGS, "--evaluate-every", 10]
         return [WORKER, *options, "--steps", STEPS, "--processes", processes, "--out", out]
     return command
 
