@@ -106,17 +106,16 @@ def main(kills: int) -> None:
                 time.sleep(rng.uniform(0, longest))
                 process.send_signal(number)
                 # Python has no handler yet (-number), the run saves and ends, or it had ended
-                if finish(process, -number, 128 + number, 0):
-                    counts[number.name] += 1
-                    for checkpoint in out.rglob("checkpoint.npz"):
-                        load_checkpoint(checkpoint)
-                else:
-                    starts_over += 1
-                    assert outcome(out) == outcome(whole), f"{name}: another end after {dict(counts)}"
-                    shutil.rmtree(out)
-            if process.returncode:
-                finish(start(chain, out), 0)
+                status = finish(process, -number, 128 + number, 0)
+                counts[number.name] += bool(status)
+                steps = [load_checkpoint(path).step for path in out.rglob("checkpoint.npz")]
+                if status and steps != [STEPS]:
+                    continue  # else there is no step left to resume
+                starts_over += 1
                 assert outcome(out) == outcome(whole), f"{name}: another end after {dict(counts)}"
+                shutil.rmtree(out)
+            finish(start(chain, out), 0)
+            assert outcome(out) == outcome(whole), f"{name}: another end after {dict(counts)}"
             litter = [path.name for path in out.rglob(".*.tmp")]
             assert not litter, f"{name}: left {litter}"
             print(f"{name}: {counts.total()} kills ({dict(counts)}) in {starts_over + 1} chains; each ended "
