@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -278,6 +280,16 @@ def test_a_whole_training_step_is_the_textbooks():
             tr.training.training_step(network, optimizer, images, numpy.arange(8))
         weights.append(numpy.concatenate([p.numpy().ravel() for p in network.parameters()]))
     assert numpy.linalg.norm(weights[1] - weights[0]) < 1e-6 * numpy.linalg.norm(weights[0])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs Unix")
+def test_a_program_whose_output_nobody_reads_ends_without_a_word():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "tinyres.fast"], stdout=writer, stderr=subprocess.PIPE,
+                          timeout=120, cwd=Path(__file__).resolve().parent.parent)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():

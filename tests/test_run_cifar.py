@@ -18,6 +18,7 @@ from support.harness import ROOT, WORKER, call_script, run_script, weight_bytes
 import run_cifar
 import tinyres as tr
 from tinyres.cli.launch import data_folder
+from tinyres.training import loop
 
 SCRIPT = ROOT / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
@@ -72,6 +73,21 @@ def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
     assert "curve.png" in names and sum(name.startswith("pictures") for name in names) == 5, names
 
 
+def test_a_signal_in_the_last_evaluation_of_a_run_ends_the_demo(tmp_path, monkeypatch, capsys):
+    def evaluate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0, "error": 0.5}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(sys, "argv", ["run_cifar.py", "--demo", "--steps", "1", "--blocks", "1", "--widths",
+                                      "4", "8", "--backend", "numpy", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        run_cifar.main()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert "after step 1. The demo starts over" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["residual"]
+
+
 @pytest.fixture
 def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a run that takes so many steps, and gives its process after the first one. The run ends even if
@@ -98,7 +114,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(running, tmp_path):
     process = running(100_000, folder)
     os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + signal.SIGINT, errors
     assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
     with numpy.load(folder / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
@@ -110,7 +126,7 @@ def test_a_closed_terminal_saves_too(running, tmp_path):
     process.stdout.close()
     process.stderr.close()
     os.kill(process.pid, signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
     with numpy.load(tmp_path / "checkpoint.npz") as file:
         assert 0 < int(file["step"]) < 100_000
 
@@ -153,6 +169,10 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--step", "5"], "unrecognized arguments: --step"),
     (["--demo", "--laptop"], "--demo cannot be combined with --laptop"),
     (["--demo", "--classify", "a.jpg"], "--classify cannot be combined with --demo"),
+    (["--steps", "5", "--classify", "a.jpg"], "--steps cannot be combined with --classify, which trains"),
+    (["--epochs", "5", "--evaluate", "absent"], "--epochs cannot be combined with --evaluate"),
+    (["--schedule", "cosine", "--lr-drops", "5"], "--lr-drops is for --schedule drops, and the schedule is"),
+    (["--laptop", "--lr-drops", "5"], "and the schedule is one-cycle: leave it out"),
 ])
 def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]

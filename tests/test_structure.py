@@ -100,6 +100,12 @@ def test_the_core_names_no_variant_and_no_precision():
             assert word not in text.lower(), f"{name}.py mentions {word}"
 
 
+def test_a_program_ends_without_a_word_when_nobody_reads_its_output():
+    for name, path in files().items():
+        if "if __name__ ==" in (text := path.read_text()):
+            assert "run_script(main)" in text or "end_with_reader()" in text, name
+
+
 def test_no_file_is_longer_than_a_reader_likes():
     for name, path in files().items():
         assert len(path.read_text().splitlines()) <= MAX_LINES, name

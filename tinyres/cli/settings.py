@@ -23,7 +23,9 @@ CONFLICTS = [
     ("classify", "demo"), ("classify", "resume"), ("classify", "export"), ("classify", "pictures"),
     ("pictures", "demo"), ("pictures", "resume"), ("pictures", "export"),  # both of which set --evaluate
     ("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
-    ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many")]
+    ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many"),
+    *((length, mode, ", which trains nothing") for length in ("steps", "epochs")
+      for mode in ("classify", "pictures", "evaluate"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,10 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     values = {**paper, **preset, **adam, **saved, **typed}
     settings = settings_class(**{name: values.pop(name) for name in paper})
     launch = launch_class(**{"out": Path("runs") / settings.name(), **values})
+    for name in {"lr_drops", "lr_decay"} & typed.keys():
+        if settings.schedule != "drops":
+            parser.error(f"--{name.replace('_', '-')} is for --schedule drops, and the schedule is "
+                         f"{settings.schedule}: leave it out")
     widths, blocks = settings.widths, settings.blocks
     if list(widths) != sorted(widths) or len(widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "

@@ -11,6 +11,7 @@ from ..kernel import KERNELS, Kernel
 from ..nn import Conv2d
 from ..ops import rectify, relu_gradient
 from ..optim import sgd_update
+from ..support.pipes import end_with_reader
 from ..tensor import sum_of_two
 
 BATCH_SIZE = 128
@@ -62,4 +63,5 @@ def _layers() -> list[tuple[str, Kernel, tuple[object, ...]]]:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

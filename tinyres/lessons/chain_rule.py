@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy
 
 from ..gradcheck import gradcheck
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor
 
 
@@ -96,4 +97,5 @@ def main() -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

@@ -20,6 +20,7 @@ import numpy
 
 from .. import plot
 from ..conv import conv2d
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor
 from . import PICTURES, picture
 
@@ -111,4 +112,5 @@ def draw_backward(g: numpy.ndarray, padded: numpy.ndarray, rotated: numpy.ndarra
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

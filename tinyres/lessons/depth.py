@@ -33,6 +33,7 @@ from .. import datasets, models, optim, plot, training
 from ..backend import Array
 from ..models import ResidualNetwork
 from ..ops import softmax_cross_entropy
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor, no_grad
 from . import PICTURES, picture
 
@@ -108,4 +109,5 @@ def draw(measured: dict[str, list[list[float]]], steps: int, path: Path) -> None
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

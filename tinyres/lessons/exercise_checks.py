@@ -25,6 +25,7 @@ from ..backend import Array, is_array
 from ..gradcheck import gradcheck
 from ..kernel import plain
 from ..nn import ResidualBlock
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor
 
 EXERCISES = Path(__file__).with_name("exercises.py")  # the file to fill in
@@ -252,4 +253,5 @@ def main(path: Path = EXERCISES) -> None:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

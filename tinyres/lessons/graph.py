@@ -26,6 +26,7 @@ import numpy
 
 from .. import ops, plot
 from ..backend import Array
+from ..support.pipes import end_with_reader
 from ..tensor import Node, Tensor
 from . import PICTURES, picture
 
@@ -110,4 +111,5 @@ def draw(order: list[Node | Tensor], gradients: list[Array | None], names: dict[
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy
 
 from .. import ops, optim, plot
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor
 from . import PICTURES, picture
 
@@ -64,4 +65,5 @@ def main(out: Path = PICTURES) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

@@ -14,6 +14,7 @@ import numpy
 
 from .. import datasets, plot
 from ..support.files import user_path
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor, no_grad
 from .expressivity import first_rows, fit
 from .memorizing_network import MemorizingNetwork, batches
@@ -199,4 +200,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

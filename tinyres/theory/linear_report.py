@@ -15,6 +15,7 @@ import numpy
 from .. import ops, optim, plot
 from ..backend import Array
 from ..support.files import user_path
+from ..support.pipes import end_with_reader
 from ..tensor import Tensor
 from .factorization import factorize, largest_norm, norm_bound, norm_lower_limit
 from .linear import History, compose, descend, gradient, pl_bound, population_risk, stack
@@ -237,4 +238,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

@@ -5,11 +5,9 @@ README.md beside this file lists the files of a run and what they promise.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,9 +16,11 @@ from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import locked, user_path, write_atomically
+from ..support.files import sync, user_path, write_atomically
 from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
+from .folder_lock import FolderLock
+from .json_lines import append_lines, json_line, read_lines
 from .progress import say
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
@@ -37,6 +37,7 @@ class Run:
     metrics_every: steps between lines; default: 10, or 100 on a GPU, which has to wait for the figures of
     each line.
     group: the processes that share the run. Only process 0 writes; the others make the same calls.
+    stopped_by: after `train`, the number of the signal that asked the run to stop, or None.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], *, seed: int = 0, step: int = 0,
@@ -44,7 +45,7 @@ class Run:
                  group: Group = SINGLE_PROCESS) -> None:
         self.folder, self.config, self.seed, self.step = user_path(folder), dict(config), seed, step
         self.evaluate_every, self.metrics_every, self.group = evaluate_every, metrics_every, group
-        self.overwrite = overwrite
+        self.overwrite, self.stopped_by = overwrite, None
         self.checkpoint, self.metrics_file = self.folder / "checkpoint.npz", self.folder / "metrics.jsonl"
         self.metrics: Metrics = []
         self.lines_written = 0
@@ -73,34 +74,50 @@ class Run:
             raise ValueError(f"{self.folder} already holds a run: give --resume to continue it, or another "
                              "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
                              "Run(..., overwrite=True)")
-        with ExitStack() as stack:
+        if self.group.rank == 0:
+            self._lock = FolderLock(self.folder, RUN_FILES)
+        try:
+            kept = read_metrics(self.metrics_file) if self.step else []
+            self.metrics = [line for line in kept if line["step"] <= self.step]
             if self.group.rank == 0:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder, RUN_FILES))
-            self.metrics = [line for line in read_metrics(self.metrics_file) if 0 < self.step >= line["step"]]
-            if self.group.rank == 0:
-                write_atomically(self.folder / "config.json",
-                                 lambda file: file.write(json.dumps(self.config, indent=2).encode()))
-                write_atomically(self.metrics_file,
-                                 lambda file: file.writelines(map(_json_line, self.metrics)))
-            self.lines_written, self.last_saved = len(self.metrics), time.perf_counter()
-            self._lock = stack.pop_all()
+                self._begin()
+        except BaseException:
+            self._release()
+            raise
+        self.last_saved = time.perf_counter()
         return self
+
+    def _begin(self) -> None:
+        """Write the settings, and all metrics so far."""
+        write_atomically(self.folder / "config.json",
+                         lambda file: file.write(json.dumps(self.config, indent=2).encode()))
+        write_atomically(self.metrics_file, lambda file: file.writelines(map(json_line, self.metrics)))
+        self.lines_written = len(self.metrics)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         """Give the lock back, and tell an error that ends the run which checkpoint is good."""
-        self._lock.close()
+        self._release()
         if isinstance(error, Diverged) and not error.last_good:
             error.last_good = self.last_good()
 
+    def _release(self) -> None:
+        if self.group.rank == 0:
+            self._lock.release()
+
     def record(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the metrics. A line that cannot be written is tried again with the next one."""
+        """Add a line to the metrics. A line that cannot be written is tried again with the next one.
+
+        A folder that was removed is made again. Raises RuntimeError, as `save` does, if another run has begun
+        there meanwhile.
+        """
         self.metrics.append(dict(line))
         if self.group.rank == 0:
-            with self._warn_if_unwritable(self.metrics_file):
-                _append(self.metrics_file, self.metrics[self.lines_written:])
-                self.lines_written = len(self.metrics)
+            self._write(self.metrics_file, self._append)
+
+    def _append(self, path: Path) -> None:
+        append_lines(path, self.metrics[self.lines_written:])
+        self.lines_written = len(self.metrics)
 
     def checkpoint_due(self) -> bool:
         """Whether the last checkpoint is more than CHECKPOINT_SECONDS old."""
@@ -112,24 +129,28 @@ class Run:
         Raises OSError if the last checkpoint of the run cannot be written, Diverged if a weight is not
         finite.
         """
+        def save(path: Path) -> None:
+            sync(self.metrics_file)  # first, so that no checkpoint is ahead of its metrics
+            save_checkpoint(path, model, optimizer, step, self.config)
+
         if self.group.rank == 0:
-            with self._warn_if_unwritable(self.checkpoint, fatal=last):
-                save_checkpoint(self.checkpoint, model, optimizer, step, self.config)
-            with self._warn_if_unwritable(self.folder / "curve.png"):
-                draw_curves(self.folder / "curve.png", {"": self.metrics})
-            with self._warn_if_unwritable(self.folder / "identity.png"):
-                draw_identity(self.folder / "identity.png", self.metrics)
+            self._write(self.checkpoint, save, fatal=last)
+            self._write(self.folder / "curve.png", lambda path: draw_curves(path, {"": self.metrics}))
+            self._write(self.folder / "identity.png", lambda path: draw_identity(path, self.metrics))
         self.last_saved = time.perf_counter()
 
     def last_good(self) -> str:
         """Which checkpoint there is to go back to, in words."""
         return last_good(self.checkpoint)
 
-    @contextmanager
-    def _warn_if_unwritable(self, path: Path, fatal: bool = False) -> Iterator[None]:
-        """Report an OSError and go on, since the disk may have room next time; raise it if fatal."""
+    def _write(self, path: Path, write: Callable[[Path], None], fatal: bool = False) -> None:
+        """Make sure of the folder, and write a file. Report an OSError and go on: the disk may have room
+        next time. Raise it if fatal."""
         try:
-            yield
+            if not (self._lock.keep() and self.metrics_file.exists()):
+                say(f"\n{self.folder} was removed: it is made again", file=sys.stderr)
+                self._begin()
+            write(path)
         except OSError as error:
             trouble = f"could not write {path} ({error}); {self.last_good()}"
             if fatal:
@@ -138,30 +159,21 @@ class Run:
 
 
 def read_metrics(path: str | Path) -> Metrics:
-    """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off."""
-    if not (path := user_path(path)).exists():
-        return []
+    """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off.
+    Raises ValueError that names a line with anything but a step and numbers."""
     metrics = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
+    for number, line in read_lines(path):
         if "h_over_x" in line:  # its name until version 0.1
             line["residual_ratios"] = line.pop("h_over_x")
+        if not _is_metrics(line):
+            raise ValueError(f"{path}, line {number} holds no metrics of a run: delete it")
         metrics.append(line)
     return metrics
 
 
-def _append(path: Path, lines: Metrics) -> None:
-    size = path.stat().st_size
-    try:
-        with open(path, "ab") as file:
-            file.writelines(map(_json_line, lines))
-    except OSError:
-        os.truncate(path, size)  # or the next line would join a torn one
-        raise
-
-
-def _json_line(line: Mapping[str, float]) -> bytes:
-    return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
+def _is_metrics(line: dict[str, Any]) -> bool:
+    """Whether a line has a step, and nothing but numbers besides."""
+    step, ratios = line.get("step"), line.get("residual_ratios", [1.0])
+    numbers = [value for name, value in line.items() if name != "residual_ratios"]
+    return (type(step) is int and 0 <= step < 2**31 and isinstance(ratios, list) and bool(ratios)
+            and all(isinstance(number, (int, float)) and abs(number) < 1e300 for number in numbers + ratios))
