@@ -16,7 +16,7 @@ from ..ops import mean
 from ..support import layer_checks
 from ..support import operation_checks as checks
 from ..tensor import Tensor
-from .functions import sqrt
+from .functions import astype, sqrt
 
 
 class Sequential(Module):
@@ -73,6 +73,8 @@ class BatchNorm2d(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         layer_checks.channels("BatchNorm2d", x, self.weight.shape[0])
+        if x.dtype == "float16" and self.weight.dtype == "float32":
+            return astype(self(astype(x, "float32")), "float16")  # whose sums would overflow
         if not self.training or x.size == 0:  # of no images there are no statistics
             return (x - self.running_mean) / sqrt(self.running_variance + self.eps) * self.weight + self.bias
         count = layer_checks.several("BatchNorm2d", x)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy
 
-from ..models import ResidualNetwork, cifar_net
-from ..support.saved_weights import build
+from ..models import ResidualNetwork, named_net
+from ..support.saved_weights import build, todays_settings
 from ..training import Checkpoint, load_checkpoint
 from ..training.checkpoint import write_checkpoint
 
@@ -22,10 +22,11 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     """
     checkpoint = load_checkpoint(Path(path))
     try:
-        blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
-        classes = checkpoint.model["projection.matrix"].shape[1]
-        network = build(lambda seed: cifar_net(classes, blocks, widths, not plain, seed), 0, checkpoint.model)
-    except (KeyError, TypeError, ValueError) as error:
+        config = todays_settings(checkpoint.config)
+        name, blocks, widths = (config[name] for name in ("network", "blocks", "widths"))
+        classes = _weights(checkpoint)[-1][1].shape[-1]  # of the projection or the last bias
+        network = build(lambda seed: named_net(name, classes, blocks, widths, seed), 0, checkpoint.model)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
     return network
 
@@ -37,9 +38,14 @@ def save_network(path: Path, checkpoint: Checkpoint) -> None:
     Raises ValueError, and writes nothing, if a weight is too large for float16.
     """
     largest = float(numpy.finfo(numpy.float16).max)
-    for name, value in checkpoint.model.items():
+    for name, value in _weights(checkpoint):
         if abs(value).max() > largest:
             raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
-    weights = {name: value.astype(numpy.float16) for name, value in checkpoint.model.items()}
+    weights = {name: value.astype(numpy.float16) for name, value in _weights(checkpoint)}
     config = {name: value for name, value in checkpoint.config.items() if name != "data"}
     write_checkpoint(path, Checkpoint(weights, {}, checkpoint.step, config))
+
+
+def _weights(checkpoint: Checkpoint) -> list[tuple[str, numpy.ndarray]]:
+    """By name, without the states of random number generators."""
+    return [(name, value) for name, value in checkpoint.model.items() if value.dtype.kind == "f"]

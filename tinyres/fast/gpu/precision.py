@@ -21,7 +21,7 @@ from ... import backend
 from ...backend import Array, xp_of
 from ...models import ResidualNetwork
 from ...module import Module, unchanged
-from ...nn import Conv2d, ResidualBlock
+from ...nn import BatchNorm2d, Conv2d, ResidualBlock
 from ...ops import relu
 from ...optim import Optimizer
 from ...support.diverged import Diverged
@@ -79,13 +79,13 @@ class Float16(Module):
     def __call__(self, x: Tensor) -> Tensor:
         self.last_images = x
         with self._float16_weights():
-            features = self.network.features(_to_float16(x, self.loss_scale))
+            features = self.network.features(_inside(x, self.loss_scale))
         return self.network.classify(_to_float32(features, self.loss_scale))
 
     def overflowing_layer(self) -> str | None:
         """The name of the first layer whose output for the last images is not finite, if there is one."""
         with no_grad(), unchanged(self), self._float16_weights():
-            for name, x in self._layers(_to_float16(self.last_images.detach(), self.loss_scale)):
+            for name, x in self._layers(_inside(self.last_images.detach(), self.loss_scale)):
                 if not bool(xp_of(x.data).isfinite(x.data).all()):
                     return name
         return None
@@ -100,16 +100,19 @@ class Float16(Module):
 
     @contextmanager
     def _float16_weights(self) -> Iterator[None]:
-        """Within this context the convolutions have float16 copies of their weights."""
-        convolutions = [module for _, module in self.network.named_modules() if isinstance(module, Conv2d)]
-        masters = [convolution.weight for convolution in convolutions]
+        """Within this context the convolutions have float16 copies of their weights, and normalizations
+        float32 copies."""
+        masters = [(module, name, getattr(module, name)) for _, module in self.network.named_modules()
+                   if isinstance(module, (Conv2d, BatchNorm2d)) for name in ("weight", "bias")
+                   if getattr(module, name) is not None]
         try:
-            for convolution, master in zip(convolutions, masters, strict=True):
-                convolution.weight = _to_float16(master, self.loss_scale)
+            for module, name, master in masters:
+                dtype = "float32" if isinstance(module, BatchNorm2d) else "float16"
+                setattr(module, name, _inside(master, self.loss_scale, dtype))
             yield
         finally:
-            for convolution, master in zip(convolutions, masters, strict=True):
-                convolution.weight = master
+            for module, name, master in masters:
+                setattr(module, name, master)
 
 
 class ScaledOptimizer(Optimizer):
@@ -156,9 +159,10 @@ class ScaledOptimizer(Optimizer):
         self.good_steps.fill(0)
 
 
-def _to_float16(x: Tensor, scale: Tensor) -> Tensor:
+def _inside(x: Tensor, scale: Tensor, dtype: str = "float16") -> Tensor:
+    """x where gradients are `scale` times too large, in a dtype."""
     xp = xp_of(x.data)
-    return Tensor(x.data.astype("float16"), parents=(x,),
+    return Tensor(x.data.astype(dtype), parents=(x,),
                   vjp=lambda g: (unshared(xp.divide(g, scale.data, dtype=x.dtype)),))
 
 
