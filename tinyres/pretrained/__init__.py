@@ -24,9 +24,10 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     try:
         config = todays_settings(checkpoint.config)
         name, blocks, widths = (config[name] for name in ("network", "blocks", "widths"))
-        classes = _weights(checkpoint)[-1][1].shape[-1]  # of the projection or the last bias
+        last = "blocks.7.layers.0.weight" if name == "all-convolutional" else "projection.matrix"
+        classes = checkpoint.model[last].shape[-1]
         network = build(lambda seed: named_net(name, classes, blocks, widths, seed), 0, checkpoint.model)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no network of run_cifar.py ({error})") from error
     return network
 

@@ -62,7 +62,8 @@ def load(network: Module, model: Mapping[str, numpy.ndarray]) -> None:
     """Set the weights of a network to a checkpoint's. Raises ValueError, and changes nothing, if a name or a
     shape differs; it names the first."""
     expected = {name: tensor.shape for name, tensor in network.named_tensors()}
-    for name in [*expected, *(model.keys() - dict(network.named_generators()).keys())]:
+    drawing = dict(network.named_generators())  # whose states may be absent
+    for name in [*expected, *(name for name in model if name not in drawing)]:
         if name not in model:
             raise ValueError(f"{OTHERS}: {name!r}, of shape {expected[name]}, is missing")
         if expected.get(name) != model[name].shape:
