@@ -27,7 +27,6 @@ from tinyres.cli.launch import (
     in_precision,
     print_result,
     run,
-    stopped_early,
     test,
     use_backend,
 )
@@ -117,7 +116,7 @@ def main() -> None:
             examine(settings, launch, dataset, checkpoint, group)
         else:
             metrics = train(settings, launch, dataset, checkpoint, group)
-            if not launch.dry_run and not stopped_early(settings, launch, metrics):
+            if not launch.dry_run:
                 paper = PAPER_TEST_ERROR.get(settings.dataset, {})
                 print_result(settings, launch, {"test error": metrics[-1]["test_error"]}, paper)
 
@@ -169,8 +168,6 @@ def demo(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset, start: 
     for name in "residual", "plain":
         twin = replace(settings, network=name)
         runs[name] = train(twin, replace(launch, out=launch.out / name), dataset)
-        if not launch.dry_run and runs[name][-1]["step"] < settings.steps:
-            sys.exit("Stopped. The demo starts over when run again.")
     if launch.dry_run:
         return
     draw_curves(launch.out / "curve.png", runs)

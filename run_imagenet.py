@@ -29,7 +29,6 @@ from tinyres.cli.launch import (
     in_precision,
     print_result,
     run,
-    stopped_early,
     test,
     use_backend,
 )
@@ -106,7 +105,7 @@ def main() -> None:
               f"{figures['loss']:.4f}, {', '.join(errors)}")
         return
     metrics = train(settings, launch, dataset, checkpoint, group)
-    if launch.dry_run or stopped_early(settings, launch, metrics):
+    if launch.dry_run:
         return
     if launch.demo:
         print(f"\nTest error {metrics[-1]['test_error']:.1%} (guessing: 90.0%) after "

@@ -1,4 +1,5 @@
-"""The experiment on depth: which runs it makes, how it goes on, what it draws."""
+"""The experiment on depth, and what it has in common with others: which runs it makes, how it goes on, what
+it draws."""
 from __future__ import annotations
 
 import json
@@ -8,39 +9,48 @@ import numpy
 import pytest
 
 import tinyres as tr
-from tinyres.experiments import depth
-from tinyres.experiments.depth import Experiment, Setting, fitted_slope, make_run, read_results
+from tinyres.experiments import depth, sweep
+from tinyres.experiments.depth import fitted_slope
+from tinyres.experiments.sweep import Sweep, make_run, read_results
 
 COMMON = dict(dataset="shapes", widths=[4], epochs=1, batch_size=8, weight_decay=0.0, initial_scale=0.3)
 TINY = ["--dataset", "shapes", "--widths", "4", "--epochs", "1", "--batch-size", "8", "--weight-decay", "0",
         "--lrs", "0.02", "0.01", "--backend", "numpy"]
 
 
-def line(setting: Setting, held_out_error: float) -> dict[str, object]:
-    return {**COMMON, **setting._asdict(), "held_out_error": held_out_error}
+def config(kind: str, blocks: int, lr: float, seed: int) -> dict[str, object]:
+    return {**COMMON, "kind": kind, "blocks": blocks, "lr": lr, "seed": seed}
+
+
+def cases(*blocks: int) -> list[dict[str, object]]:
+    return [{"kind": kind, "blocks": number} for number in blocks for kind in depth.KINDS]
+
+
+def small_run(folder, settings, data=None):
+    return make_run(folder, settings, depth.build(settings, 10), data or tr.datasets.shapes(100, 20))
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Shapes of which 90 are trained on and 10 held out."""
-    monkeypatch.setitem(depth.DATASETS, "shapes", lambda root: tr.datasets.shapes(100, 20))
+    monkeypatch.setitem(sweep.DATASETS, "shapes", lambda root: tr.datasets.shapes(100, 20))
 
 
 def test_the_best_rate_is_chosen_on_held_out_images_and_other_seeds_are_run_with_it():
-    experiment = Experiment([1], [0.1, 0.01], [0, 1], COMMON)
-    assert len(experiment.runs_left([])) == 6
-    results = [line(Setting("residual", 1, 0.1, 0), 0.5)]
-    assert experiment.best_lr(results, "residual", 1) is None
-    results.append(line(Setting("residual", 1, 0.01, 0), 0.4))
-    assert experiment.best_lr(results, "residual", 1) == 0.01
-    assert experiment.runs_left(results)[0] == Setting("residual", 1, 0.01, 1)
-    assert experiment.runs_left(results)[1] == Setting("plain", 1, 0.1, 0)
-    assert [found["lr"] for found in experiment.finished(results, "residual", 1)] == [0.01]
+    runs = Sweep(cases(1), [0.1, 0.01], [0, 1], COMMON)
+    residual, _ = runs.cases
+    assert len(runs.runs_left()) == 6
+    runs.results.append({**config("residual", 1, 0.1, 0), "held_out_error": 0.5})
+    assert runs.best_lr(residual) is None and runs.finished(residual) == []
+    runs.results.append({**config("residual", 1, 0.01, 0), "held_out_error": 0.4})
+    assert runs.best_lr(residual) == 0.01
+    assert runs.runs_left()[:2] == [config("residual", 1, 0.01, 1), config("plain", 1, 0.1, 0)]
+    assert [found["lr"] for found in runs.finished(residual)] == [0.01]
 
 
 def test_results_of_other_settings_do_not_count():
-    experiment = Experiment([1], [0.1], [0], {**COMMON, "epochs": 2})
-    assert len(experiment.runs_left([line(Setting("residual", 1, 0.1, 0), 0.5)])) == 2
+    results = [{**config("residual", 1, 0.1, 0), "held_out_error": 0.5}]
+    assert len(Sweep(cases(1), [0.1], [0], {**COMMON, "epochs": 2}, results).runs_left()) == 2
 
 
 def test_the_slope_of_a_power_law():
@@ -63,33 +73,42 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(small, monkeypa
         (tmp_path / name).unlink()
 
     lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "results.jsonl").write_text("".join(lines[:-1]))  # the checkpoint of the last run is there
-    depth.main()
-    assert "1 runs left" in capsys.readouterr().out and (tmp_path / "depth.png").exists()
-    assert json.loads(lines[-1]) == read_results(tmp_path / "results.jsonl")[-1]
+    metrics = tmp_path / f"plain-2-lr{json.loads(lines[-1])['lr']}-seed1" / "metrics.jsonl"
+    for cut, left in (len(lines[-1]), ""), (len(lines[-1]), '{"st'), (1, None), (len(lines[-1]) - 5, None):
+        # the last line is absent, or lacks its newline, or was cut off; the run's checkpoint is there
+        (tmp_path / "results.jsonl").write_text("".join(lines)[:-cut])
+        if left is not None:
+            metrics.write_text(left)
+        depth.main()
+        assert ("1 runs left" in capsys.readouterr().out) == (cut > 1) and (tmp_path / "depth.png").exists()
+        assert [json.loads(each) for each in lines] == read_results(tmp_path / "results.jsonl")
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path):
-    experiment = Experiment([1], [1e9], [0], COMMON)
-    result = make_run(experiment, Setting("residual", 1, 1e9, 0), tr.datasets.shapes(100, 20), tmp_path)
+    result = small_run(tmp_path, config("residual", 1, 1e9, 0))
     assert result["diverged"] and result["held_out_error"] == result["test_error"] == 1
 
 
 def test_nothing_is_trained_on_the_held_out_images(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(depth, "train", lambda network, optimizer, schedule, dataset, run, **options:
-                        seen.append(dataset) or [{"step": options["steps"], "residual_ratios": [0.1]}])
+    monkeypatch.setattr(sweep, "train", lambda network, optimizer, schedule, dataset, run, **options:
+                        seen.append(dataset))
     data = tr.datasets.shapes(100, 20)
-    make_run(Experiment([1], [0.1], [0], COMMON), Setting("residual", 1, 0.1, 0), data, tmp_path)
+    small_run(tmp_path, config("residual", 1, 0.1, 0), data)
     assert (seen[0].train.images == data.train.images[:90]).all()
     assert (seen[0].test.images == data.train.images[90:]).all()
 
 
 def test_a_folder_of_another_experiment_and_a_damaged_file_are_refused(tmp_path):
-    setting, data = Setting("residual", 1, 0.01, 0), tr.datasets.shapes(100, 20)
-    make_run(Experiment([1], [0.01], [0], COMMON), setting, data, tmp_path)
+    settings, results = config("residual", 1, 0.01, 0), tmp_path / "results.jsonl"
+    small_run(tmp_path, settings)
     with pytest.raises(ValueError, match="other settings"):
-        make_run(Experiment([1], [0.01], [0], {**COMMON, "epochs": 2}), setting, data, tmp_path)
-    (tmp_path / "results.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(ValueError, match="line 2"):
-        read_results(tmp_path / "results.jsonl")
+        small_run(tmp_path, {**settings, "epochs": 2})
+    with pytest.raises(ValueError, match="batch_size 91 is more than the 90 images"):
+        small_run(tmp_path, {**settings, "batch_size": 91})
+    good = {"convolutions": 3, "train_error": 0.1, "held_out_error": 0.1, "test_error": 0.1}
+    for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"',
+                json.dumps(good | {"test_error": 2}), json.dumps(good | {"residual_ratios": [0]}), json.dumps(good | {"convolutions": None})):
+        results.write_text(f"{json.dumps(good)}\n{bad}\n", encoding="latin-1")
+        with pytest.raises(ValueError, match="results.jsonl, line 2 is "):
+            read_results(results)

@@ -130,7 +130,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
 
     schedule: step -> learning rate. group: the processes that mpirun started.
     Raises ValueError if the folder already holds another run, or this one with all its steps; RuntimeError if
-    a step needs more memory than the GPU has.
+    a step needs more memory than the GPU has; SystemExit as `end_if_stopped`.
     """
     if checkpoint and checkpoint.step >= settings.steps:
         raise ValueError(f"{launch.out} is at step {checkpoint.step} already: to continue, give --steps "
@@ -153,8 +153,13 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
                                   f"{settings.precision}{', captured' * launch.capture}")
             if group.rank == 0:
                 print(text)
-        return train(model, optimizer, schedule, dataset, record, steps=settings.steps,
-                     batch_size=settings.batch_size, compute=compute)
+        metrics = train(model, optimizer, schedule, dataset, record, steps=settings.steps,
+                        batch_size=settings.batch_size, compute=compute)
+    end_if_stopped(record, "The demo starts over when run again." if launch.demo else
+                   f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
+                   f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
+                   f"{' --distributed' if launch.distributed else ''}")
+    return metrics
 
 
 def test(settings: Settings, launch: Launch, network: Module, split: Split,
@@ -165,14 +170,12 @@ def test(settings: Settings, launch: Launch, network: Module, split: Split,
         return evaluate(model, split, group)
 
 
-def stopped_early(settings: Settings, launch: Launch, metrics: Metrics) -> bool:
-    """Whether a signal ended a run before its last step; says how to continue."""
-    if metrics[-1]["step"] == settings.steps:
-        return False
-    print(f"Stopped and saved after step {metrics[-1]['step']}. To continue:  python "
-          f"{Path(sys.argv[0]).name} --resume --data {shlex.quote(str(settings.data))} "
-          f"--out {shlex.quote(str(launch.out))}{' --distributed' if launch.distributed else ''}")
-    return True
+def end_if_stopped(run: Run, remedy: str) -> None:
+    """If a signal has asked a run to stop, end the program as that signal would have: with status 128 + its
+    number, as in a shell. remedy: how to continue."""
+    if run.stopped_by:
+        print(f"Stopped and saved after step {run.metrics[-1]['step']}. {remedy}")
+        sys.exit(128 + run.stopped_by)
 
 
 def print_result(settings: Settings, launch: Launch, errors: Mapping[str, float],

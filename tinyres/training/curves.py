@@ -37,9 +37,9 @@ def draw_identity(path: str | Path, metrics: Metrics) -> None:
     lines = [line for line in metrics if "residual_ratios" in line]
     if not lines:
         return
-    shown, depth = sorted({0, (len(lines) - 1) // 2, len(lines) - 1}), len(lines[0]["residual_ratios"])
-    drawn = [plot.Line(range(1, depth + 1), lines[i]["residual_ratios"], f"step {lines[i]['step']}")
-             for i in shown]
+    ratios = [line["residual_ratios"] for line in lines]
+    shown, depth = sorted({0, (len(lines) - 1) // 2, len(lines) - 1}), len(ratios[0])
+    drawn = [plot.Line(range(1, len(ratios[i]) + 1), ratios[i], f"step {lines[i]['step']}") for i in shown]
     drawn.append(plot.Line([1, depth], [1 / depth] * 2, f"1 / {depth}", "dotted"))
     plot.save(path, plot.Panel(drawn, "How far each block is from the identity", "residual block",
                                "||h(x)|| / ||x||", log_y=True))

@@ -20,7 +20,7 @@ from ..tensor import Tensor, no_grad
 from .curves import Metrics
 from .progress import Progress
 from .run_folder import Run
-from .signals import stop_on_signal
+from .signals import STOPPING, stop_on_signal
 from .timetable import Timetable
 
 RATIO_IMAGES = 10  # the first test images, on which blocks are compared with the identity
@@ -80,8 +80,8 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     with run, stop_on_signal() as stop, memory_kept():
         make_equal(model, list(optimizer.state.values()), group)
         progress = Progress(run.step, steps, batch_size)
-        if run.step == 0 and (ratios := _residual_ratios(model, dataset.test)):
-            run.record({"step": 0, **ratios})
+        if run.step == 0 and (ratios := residual_ratios(model, dataset.test)):
+            run.record({"step": 0, "residual_ratios": ratios})
         for step, (images, labels) in enumerate(batches, run.step + 1):
             optimizer.lr = schedule(step - 1)
             try:
@@ -89,7 +89,8 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
             except Diverged as error:
                 error.step = step
                 raise
-            due = timetable.due(step, stopped=any(group.all_reduce_sum(stop.is_set())))
+            stops = group.all_reduce_sum(*(number in stop for number in STOPPING))
+            due = timetable.due(step, stopped=any(stops))
             if due.metrics:
                 line = {"step": step, "lr": float(optimizer.lr), **progress.summary(group)}
                 if due.evaluation:
@@ -103,6 +104,9 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
             progress.show(always=due.evaluation or due.end)
             if due.end:
                 break
+    # a signal that came since, such as in the last evaluation, counts too
+    run.stopped_by = next((number for number, count in zip(STOPPING, stops, strict=True)
+                           if count or number in stop), None)
     return run.metrics
 
 
@@ -136,18 +140,20 @@ def evaluate(model: Module, split: Split, group: Group = SINGLE_PROCESS) -> dict
 
 def _test_figures(model: Module, split: Split, group: Group) -> dict[str, Any]:
     """What an evaluation adds to a line of metrics."""
-    figures = {f"test_{name}": value for name, value in evaluate(model, split, group).items()}
-    return figures | _residual_ratios(model, split)
+    figures: dict[str, Any] = {f"test_{name}": value for name, value in evaluate(model, split, group).items()}
+    ratios = residual_ratios(model, split)
+    return figures | ({"residual_ratios": ratios} if ratios else {})
 
 
-def _residual_ratios(model: Module, split: Split) -> dict[str, list[float]]:
-    """How far each block is from the identity, for a model that can tell (models.ResidualNetwork)."""
+def residual_ratios(model: Module, split: Split) -> list[float]:
+    """||h(x)|| / ||x|| of each block on the first images of a split, for a model that can tell
+    (models.ResidualNetwork); for another one, and where a ratio is not finite, none."""
     if not hasattr(model, "residual_ratios"):
-        return {}
+        return []
     images, _ = split.evaluation_batch(numpy.arange(min(RATIO_IMAGES, len(split.labels))))
     with evaluating(model), numpy.errstate(all="ignore"):  # a network that diverges is reported by its loss
         ratios = model.residual_ratios(Tensor(images))
-    return {"residual_ratios": ratios} if ratios and numpy.isfinite(ratios).all() else {}
+    return ratios if numpy.isfinite(ratios).all() else []
 
 
 def _check_finite(model: Module, images: Array, loss: Array) -> None:

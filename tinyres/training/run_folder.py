@@ -5,7 +5,6 @@ README.md beside this file lists the files of a run and what they promise.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from ..support.diverged import Diverged
 from ..support.files import locked, user_path, write_atomically
 from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
+from .json_lines import append_lines, json_line, read_lines
 from .progress import say
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
@@ -37,6 +37,7 @@ class Run:
     metrics_every: steps between lines; default: 10, or 100 on a GPU, which has to wait for the figures of
     each line.
     group: the processes that share the run. Only process 0 writes; the others make the same calls.
+    stopped_by: after `train`, the number of the signal that asked the run to stop, or None.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], *, seed: int = 0, step: int = 0,
@@ -44,7 +45,7 @@ class Run:
                  group: Group = SINGLE_PROCESS) -> None:
         self.folder, self.config, self.seed, self.step = user_path(folder), dict(config), seed, step
         self.evaluate_every, self.metrics_every, self.group = evaluate_every, metrics_every, group
-        self.overwrite = overwrite
+        self.overwrite, self.stopped_by = overwrite, None
         self.checkpoint, self.metrics_file = self.folder / "checkpoint.npz", self.folder / "metrics.jsonl"
         self.metrics: Metrics = []
         self.lines_written = 0
@@ -82,7 +83,7 @@ class Run:
                 write_atomically(self.folder / "config.json",
                                  lambda file: file.write(json.dumps(self.config, indent=2).encode()))
                 write_atomically(self.metrics_file,
-                                 lambda file: file.writelines(map(_json_line, self.metrics)))
+                                 lambda file: file.writelines(map(json_line, self.metrics)))
             self.lines_written, self.last_saved = len(self.metrics), time.perf_counter()
             self._lock = stack.pop_all()
         return self
@@ -99,7 +100,7 @@ class Run:
         self.metrics.append(dict(line))
         if self.group.rank == 0:
             with self._warn_if_unwritable(self.metrics_file):
-                _append(self.metrics_file, self.metrics[self.lines_written:])
+                append_lines(self.metrics_file, self.metrics[self.lines_written:])
                 self.lines_written = len(self.metrics)
 
     def checkpoint_due(self) -> bool:
@@ -138,30 +139,21 @@ class Run:
 
 
 def read_metrics(path: str | Path) -> Metrics:
-    """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off."""
-    if not (path := user_path(path)).exists():
-        return []
+    """The lines of a metrics.jsonl: none if the file is absent, and without a last line that was cut off.
+    Raises ValueError that names a line with anything but a step and numbers."""
     metrics = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
+    for number, line in read_lines(path):
         if "h_over_x" in line:  # its name until version 0.1
             line["residual_ratios"] = line.pop("h_over_x")
+        if not _is_metrics(line):
+            raise ValueError(f"{path}, line {number} holds no metrics of a run: delete it")
         metrics.append(line)
     return metrics
 
 
-def _append(path: Path, lines: Metrics) -> None:
-    size = path.stat().st_size
-    try:
-        with open(path, "ab") as file:
-            file.writelines(map(_json_line, lines))
-    except OSError:
-        os.truncate(path, size)  # or the next line would join a torn one
-        raise
-
-
-def _json_line(line: Mapping[str, float]) -> bytes:
-    return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
+def _is_metrics(line: dict[str, Any]) -> bool:
+    """Whether a line has a step, and nothing but numbers besides."""
+    step, ratios = line.get("step"), line.get("residual_ratios", [1.0])
+    numbers = [value for name, value in line.items() if name != "residual_ratios"]
+    return (type(step) is int and 0 <= step < 2**31 and isinstance(ratios, list) and bool(ratios)
+            and all(isinstance(number, (int, float)) and abs(number) < 1e300 for number in numbers + ratios))

@@ -13,19 +13,19 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets; a second signal acts as usual, at once.
+def stop_on_signal() -> Iterator[list[int]]:
+    """A list for the number of the first Ctrl-C, SIGTERM or SIGHUP; a second signal acts as usual, at once.
 
     Under nohup, where the process ignores SIGHUP, it goes on doing so.
     """
-    stop = threading.Event()
+    stop: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python delivers signals to the main thread only
         return
 
     def on_signal(number: int, frame: object) -> None:
         signal.signal(number, before[number])
-        stop.set()
+        stop.append(number)
         say("\nstopping after this step", file=sys.stderr)
 
     before = {number: signal.getsignal(number) for number in STOPPING}
