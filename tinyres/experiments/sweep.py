@@ -168,8 +168,8 @@ def make_run(folder: Path, config: Config, network: Module, dataset: Dataset, ev
         print(error)
         return line | {f"{name}_error": 1.0 for name in SPLITS} | {"diverged": True}
     if evaluations > 1:
-        metrics = read_metrics(run.metrics_file)
-        line["held_out_errors"] = [[done["step"], done["test_error"]] for done in metrics if "test_error" in done]
+        line["held_out_errors"] = [[metrics["step"], metrics["test_error"]] for metrics in
+                                   read_metrics(run.metrics_file) if "test_error" in metrics]
     if ratios := residual_ratios(network, learned.test):
         line["residual_ratios"] = [round(ratio, 5) for ratio in ratios]
     return line
