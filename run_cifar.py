@@ -2,6 +2,7 @@
 
     python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks per stage, 50,000 steps
     python run_cifar.py --dataset cifar100
+    python run_cifar.py --network batch-norm    another network: also plain, all-convolutional
     python run_cifar.py --laptop                the same kind of network, 65 minutes on two cores
     python run_cifar.py --demo                  identity against no identity, on drawn shapes
 """
