@@ -3,6 +3,8 @@ it draws."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import numpy
@@ -12,6 +14,7 @@ import tinyres as tr
 from tinyres.experiments import depth, sweep
 from tinyres.experiments.depth import fitted_slope
 from tinyres.experiments.sweep import Sweep, make_run, read_results
+from tinyres.training import loop
 
 COMMON = dict(dataset="shapes", widths=[4], epochs=1, batch_size=8, weight_decay=0.0, initial_scale=0.3)
 TINY = ["--dataset", "shapes", "--widths", "4", "--epochs", "1", "--batch-size", "8", "--weight-decay", "0",
@@ -84,6 +87,19 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(small, monkeypa
         assert [json.loads(each) for each in lines] == read_results(tmp_path / "results.jsonl")
 
 
+def test_a_signal_in_the_last_evaluation_of_a_run_ends_the_experiment(small, monkeypatch, tmp_path):
+    def evaluate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0, "error": 0.5}
+
+    monkeypatch.setattr(sys, "argv", ["depth", *TINY, "--blocks", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    with pytest.raises(SystemExit) as caught:
+        depth.main()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert not (tmp_path / "results.jsonl").exists() and len(list(tmp_path.glob("*-seed*"))) == 1
+
+
 def test_a_run_that_diverges_is_a_result(tmp_path):
     result = small_run(tmp_path, config("residual", 1, 1e9, 0))
     assert result["diverged"] and result["held_out_error"] == result["test_error"] == 1
@@ -108,7 +124,8 @@ def test_a_folder_of_another_experiment_and_a_damaged_file_are_refused(tmp_path)
         small_run(tmp_path, {**settings, "batch_size": 91})
     good = {"convolutions": 3, "train_error": 0.1, "held_out_error": 0.1, "test_error": 0.1}
     for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"',
-                json.dumps(good | {"test_error": 2}), json.dumps(good | {"residual_ratios": [0]}), json.dumps(good | {"convolutions": None})):
+                *(json.dumps(good | bad) for bad in (
+                    {"test_error": 2}, {"residual_ratios": [0]}, {"convolutions": None}))):
         results.write_text(f"{json.dumps(good)}\n{bad}\n", encoding="latin-1")
         with pytest.raises(ValueError, match="results.jsonl, line 2 is "):
             read_results(results)

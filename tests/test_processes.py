@@ -66,6 +66,13 @@ def test_one_process_is_no_other():
         assert group is SINGLE_PROCESS
 
 
+def test_fewer_than_one_process_change_nothing():
+    before = threads.thread_count()
+    with pytest.raises(ValueError, match="0 processes: expected 1 or more"), forked(0):
+        pass
+    assert threads.thread_count() == before
+
+
 def test_cores_are_shared_among_processes_and_given_back():
     before = threads.thread_count()
     assert threads.parallel_map(lambda i: i, range(100)) == list(range(100))  # the pool has its threads
@@ -210,7 +217,7 @@ def test_a_signal_to_the_first_process_stops_all_after_the_same_step(tmp_path):
         assert process.poll() is None, process.stderr.read()
     process.terminate()
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Stopped and saved after step" in out, out + err
+    assert process.returncode == 128 + signal.SIGTERM and "Stopped and saved after step" in out, out + err
     assert err.count("stopping after this step") == 1
     assert tr.training.load_checkpoint(tmp_path / "checkpoint.npz").step < 100_000
 

@@ -16,8 +16,9 @@ from support.harness import ROOT, finish, kill_at_random, outcome, start
 from tinyres import models, optim, plot
 from tinyres.cli.options import Parser, option
 from tinyres.datasets import cifar10, image_folder, read_square, save_as_folder, shapes
-from tinyres.support.files import locked, write_atomically
+from tinyres.support.files import write_atomically
 from tinyres.training import Run, load_checkpoint, read_metrics, train
+from tinyres.training.folder_lock import FolderLock
 from tinyres.training.pictures import draw_all
 from tinyres.training.progress import say
 
@@ -96,8 +97,9 @@ def test_a_lock_is_given_back_and_removes_only_what_it_should(tmp_path):
     for name in (".curve.png.abc.tmp", ".other.abc.tmp", "curve.png"):
         (tmp_path / name).touch()
     for _ in range(2):
-        with locked(tmp_path, ["curve.png"]):
-            write_atomically(tmp_path / "curve.png", lambda file: file.write(b"x"))
+        lock = FolderLock(tmp_path, ["curve.png"])
+        write_atomically(tmp_path / "curve.png", lambda file: file.write(b"x"))
+        lock.release()
     assert sorted(os.listdir(tmp_path)) == [".lock", ".other.abc.tmp", "curve.png"]
 
 

@@ -15,6 +15,8 @@ import pytest
 from support.harness import run_script, weight_bytes
 
 from tinyres.cli.launch import data_folder
+from tinyres.datasets import shapes
+from tinyres.training import loop
 
 SCRIPT = Path(__file__).resolve().parent.parent / "run_cifar.py"
 SMALL = ["--dataset", "shapes", "--blocks", "1", "--widths", "4", "8", "--batch-size", "16",
@@ -62,6 +64,25 @@ def test_the_demo_trains_both_twins_and_draws_what_it_says(tmp_path):
     assert "curve.png" in names and sum(name.startswith("pictures") for name in names) == 5, names
 
 
+def test_a_signal_in_the_last_evaluation_of_a_run_ends_the_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import run_cifar
+
+    def evaluate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0, "error": 0.5}
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: shapes(60, 20))
+    monkeypatch.setattr(sys, "argv", ["run_cifar.py", "--demo", "--steps", "1", "--blocks", "1", "--widths",
+                                      "4", "8", "--backend", "numpy", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        run_cifar.main()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert "after step 1. The demo starts over" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["residual"]
+
+
 def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
     folder = tmp_path / "a run"
     command = [sys.executable, "-u", str(SCRIPT), *SMALL, "--lr", "0.002", "--steps", "100000",
@@ -72,7 +93,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(straight, tmp_path):
             os.kill(process.pid, signal.SIGINT)
             break
     printed, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+    assert process.returncode == 128 + signal.SIGINT, errors
     assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
     with numpy.load(folder / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
@@ -88,7 +109,7 @@ def test_a_closed_terminal_saves_too(tmp_path):
     process.stdout.close()
     process.stderr.close()
     os.kill(process.pid, signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
     with numpy.load(tmp_path / "checkpoint.npz") as file:
         assert 0 < int(file["step"]) < 100_000
 

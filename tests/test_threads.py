@@ -118,6 +118,68 @@ def test_an_error_waits_for_the_other_threads():
     assert len(done) == 1
 
 
+FORKS = """
+import os, signal, sys, threading, time
+import numpy
+import tinyres as tr
+from tinyres.fast.cpu import threads
+
+signal.alarm(50)
+x, w = numpy.ones((8, 16, 16, 32), "float32"), numpy.ones((3, 3, 32, 32), "float32")
+a = numpy.ones((300, 300), "float32")
+count, stop = 0, False
+
+def compute():
+    tr.conv2d(tr.Tensor(x), tr.Tensor(w), 1, 1), tr.Tensor(a) @ tr.Tensor(a)
+
+def fork():
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        compute()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+def others():
+    global count
+    while not stop:
+        compute()
+        count += 1
+
+def last():
+    threading.main_thread().join()
+    time.sleep(0.2)  # concurrent.futures has no more threads to give
+    compute()
+    print("alone", threads.parallel_map(abs, range(-3, 0)))
+
+thread = threading.Thread(target=others)
+thread.start()
+assert not any(fork() for _ in range(30)), "a child hung"
+start = count
+while count < start + 2:
+    time.sleep(0.001)
+stop = True
+thread.join()
+start = time.monotonic()
+assert threads.parallel_map(lambda item: item, range(4)) == [0, 1, 2, 3]
+with threads.unforked():  # in one's own work, a fork waits for nobody
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+assert time.monotonic() - start < threads.PATIENCE / 2
+threading.Thread(target=last).start()
+"""
+
+
+@two_threads
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
+def test_forks_while_threads_compute_and_threads_after_pythons_end():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True,
+                          timeout=120, cwd=Path(__file__).resolve().parent.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "alone [3, 2, 1]\n", "")
+
+
 @two_threads
 def test_numpys_errstate_holds_in_all_threads():
     both = threading.Barrier(2, timeout=60)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from tinyres.training import (
     draw_curves,
     evaluate,
     load_checkpoint,
+    loop,
     loss_and_error,
     read_metrics,
     save_checkpoint,
@@ -195,6 +197,74 @@ def test_a_signal_stops_after_the_step_and_saves(xp, tmp_path, number):
     expected, expected_optimizer, _ = small_run(xp, tmp_path / "straight", 30, schedule=lambda step: 0.05)
     assert all((value == states(expected, expected_optimizer)[name]).all()
                for name, value in states(net, optimizer).items())
+
+
+def test_a_signal_in_the_last_evaluation_is_not_forgotten(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    net = tr.nn.Sequential(tr.global_avg_pool2d, tr.nn.Linear(3, 2))
+    optimizer, run = tr.optim.SGD(net.parameters(), 0.1), Run(tmp_path, {})
+    train(net, optimizer, lambda step: 0.1, small_dataset(numpy), run, steps=2, batch_size=8)
+    assert run.stopped_by is None
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    train(net, optimizer, lambda step: 0.1, small_dataset(numpy), run.resume(net, optimizer), steps=3,
+          batch_size=8)
+    assert run.stopped_by == signal.SIGTERM and run.metrics[-1]["test_error"] >= 0
+
+
+def in_folder(out, meanwhile):
+    """A run that calls a function after 8 of 20 steps, and has a line each 2, a checkpoint each 5."""
+    def schedule(step):
+        if step == 8:
+            meanwhile()
+        return 0.05
+
+    return small_run(numpy, out, 20, schedule=schedule, evaluate_every=5, metrics_every=2)[2]
+
+
+@pytest.mark.parametrize("removed", ["", ".lock", "metrics.jsonl"])
+def test_a_folder_that_is_removed_is_made_again(tmp_path, capsys, removed):
+    out = tmp_path / "above" / "out"
+
+    def remove():
+        shutil.rmtree(out.parent) if not removed else (out / removed).unlink()
+
+    metrics = in_folder(out, remove)
+    assert [line["step"] for line in metrics] == [0, 2, 4, 5, 6, 8, 10, 12, 14, 15, 16, 18, 20]
+    assert read_metrics(out / "metrics.jsonl") == metrics
+    assert load_checkpoint(out / "checkpoint.npz").step == 20
+    assert sorted(os.listdir(out)) == sorted([".lock", *RUN_FILES])
+    assert f"{out} was removed: it is made again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("others", ["folder", "lock"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_folder_that_another_run_has_taken_is_left_to_it(tmp_path, others, ended):
+    out, second, written = tmp_path / "out", ExitStack(), {}
+
+    def another():
+        shutil.rmtree(out) if others == "folder" else (out / ".lock").unlink()
+        run = second.enter_context(Run(out, {"second": True}, overwrite=True))
+        run.record({"step": 1, "train_loss": 1.0})
+        if ended:
+            second.close()
+        written.update({path.name: path.read_bytes() for path in out.iterdir()})
+
+    with second, pytest.raises(RuntimeError, match=f"{out} was removed, and another run has begun there"):
+        in_folder(out, another)
+    assert written == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert json.loads(written["config.json"]) == {"second": True}
+
+
+def test_two_runs_of_one_program_in_one_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with Run(tmp_path / "out", {}):
+        for name in "out", "link", "out":
+            with pytest.raises(RuntimeError, match=f"another run is writing to .*{name}"):
+                Run(tmp_path / name, {}).__enter__()
+    Run(tmp_path / "link", {}).__enter__().__exit__(None, None, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
@@ -419,6 +489,18 @@ def test_read_metrics_leaves_out_a_line_that_was_cut_off(tmp_path):
     assert read_metrics(path) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_damaged_line_of_metrics_is_named_and_nothing_is_changed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for line in ("5", "null", "{}", '"step"', '{"step": null}', '{"step": 1e3}', '{"step": 9, "lr": "x"}',
+                 "[" * 10**5, '{"step": 9, "lr": 1e999}', '{"step": 9, "lr": NaN}',
+                 '{"step": 9, "residual_ratios": 1}', "\xff\0"):
+        path.write_text(f'{{"step": 1}}\n{line}\n', encoding="latin-1")
+        with pytest.raises(ValueError, match="metrics.jsonl, line 2 "):
+            Run(tmp_path, {}, step=4).__enter__()
+        assert sorted(os.listdir(tmp_path)) == [".lock", path.name]
+        assert path.read_text("latin-1").count("\n") == 2
 
 
 def test_curves_of_two_runs_are_drawn(tmp_path):

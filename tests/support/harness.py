@@ -17,21 +17,21 @@ from tinyres.training import load_checkpoint, read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-# run_cifar.py with a data set of 60 images. The argument before its own says at which fsync, the moment
+# run_cifar.py with a data set of 60 images. The argument before its own says at which rename, the moment
 # before a file gets its name, the process kills itself; 0 for never.
 WORKER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import tinyres as tr
 import run_cifar
-countdown, fsync = int(sys.argv[2]), os.fsync
-def fsync_or_die(number):
+countdown, rename = int(sys.argv[2]), os.replace
+def rename_or_die(*paths):
     global countdown
     countdown -= 1
     if countdown == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    fsync(number)
-os.fsync = fsync_or_die
+    rename(*paths)
+os.replace = rename_or_die
 run_cifar.DATASETS["shapes"] = lambda root: tr.datasets.shapes(60, 20)
 sys.argv = ["run_cifar.py", *sys.argv[3:]]
 run_cifar.main()

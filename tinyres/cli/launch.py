@@ -155,10 +155,14 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
                 print(text)
         metrics = train(model, optimizer, schedule, dataset, record, steps=settings.steps,
                         batch_size=settings.batch_size, compute=compute)
-    end_if_stopped(record, "The demo starts over when run again." if launch.demo else
-                   f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
-                   f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
-                   f"{' --distributed' if launch.distributed else ''}")
+    remedy = (f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
+              f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
+              f"{' --distributed' if launch.distributed else ''}")
+    if launch.demo:
+        remedy = "The demo starts over when run again."
+    elif metrics[-1]["step"] == settings.steps:
+        remedy = "It was the last one."
+    end_if_stopped(record, remedy)
     return metrics
 
 

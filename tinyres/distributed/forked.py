@@ -131,8 +131,10 @@ def forked(count: int) -> Iterator[Group]:
     The body runs in all of them. The others print nothing, and end where the context ends. An error in one of
     them is raised in process 0 when it next waits for that one.
     Enter it only while NumPy is in use: the state of a GPU does not survive a fork.
-    Raises OSError where the system has no fork, or no memory or process left.
+    Raises ValueError for a count below 1, OSError where the system has no fork, or no memory or process left.
     """
+    if count < 1:
+        raise ValueError(f"{count} processes: expected 1 or more")
     if count == 1:
         yield SINGLE_PROCESS
         return

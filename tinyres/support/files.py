@@ -1,24 +1,17 @@
-"""Writing files so that no reader ever finds half a file, or one that two runs wrote at once; reading arrays
-from files that may hold anything."""
+"""Writing files so that no reader finds half a file; reading arrays from files that may hold anything."""
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy
-
-try:
-    import fcntl
-except ImportError:  # on Windows, two runs in one folder go unnoticed
-    fcntl = None  # type: ignore[assignment]
 
 NPZ_LIMIT = 2**32  # bytes of a file of arrays; one of the paper's CIFAR network takes 0.11 billion
 
@@ -29,7 +22,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file under a temporary name and rename it, so that `path` never holds half a file."""
+    """Write a file under a temporary name and rename it, so that `path` never holds half a file, not even
+    after a power cut: first the content reaches the disk, then the name."""
     path = user_path(path)
     descriptor, temporary = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
     try:
@@ -42,6 +36,18 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], A
     except BaseException:
         os.unlink(temporary)
         raise
+    with suppress(OSError):  # Windows opens no folder, and some file systems need no such call
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk. Raises OSError if they do
+    not get there."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def allow_reading(path: str | os.PathLike[str], mode: int) -> None:
@@ -82,26 +88,3 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, numpy.ndarray]:
             arrays[name] = numpy.frombuffer(content, dtype, offset=stream.tell()).reshape(
                 shape, order="F" if columns_first else "C")
     return arrays
-
-
-@contextmanager
-def locked(folder: Path, names: Iterable[str]) -> Iterator[None]:
-    """While one process is within this context, no other can enter it for the same folder.
-
-    names: files that `write_atomically` writes there; what a killed process left of them is removed first.
-    The system releases the lock when the process ends, however it ends. Where the system or the file system
-    has no locks, nothing is locked.
-    Raises RuntimeError if another process holds the lock.
-    """
-    with open(folder / ".lock", "ab") as file:
-        try:
-            if fcntl:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not held by forked workers
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise RuntimeError(f"another run is writing to {folder}: wait until it ends, or choose "
-                                   "another folder") from None
-        for leftover in (path for name in names for path in folder.glob(f".{name}.*.tmp")):
-            with suppress(OSError):
-                leftover.unlink()
-        yield

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +17,10 @@ from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import locked, user_path, write_atomically
+from ..support.files import sync, user_path, write_atomically
 from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
+from .folder_lock import FolderLock
 from .json_lines import append_lines, json_line, read_lines
 from .progress import say
 
@@ -74,32 +75,46 @@ class Run:
             raise ValueError(f"{self.folder} already holds a run: give --resume to continue it, or another "
                              "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
                              "Run(..., overwrite=True)")
-        with ExitStack() as stack:
+        if self.group.rank == 0:
+            self._lock = FolderLock(self.folder, RUN_FILES)
+        try:
+            kept = read_metrics(self.metrics_file) if self.step else []
+            self.metrics = [line for line in kept if line["step"] <= self.step]
             if self.group.rank == 0:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder, RUN_FILES))
-            self.metrics = [line for line in read_metrics(self.metrics_file) if 0 < self.step >= line["step"]]
-            if self.group.rank == 0:
-                write_atomically(self.folder / "config.json",
-                                 lambda file: file.write(json.dumps(self.config, indent=2).encode()))
-                write_atomically(self.metrics_file,
-                                 lambda file: file.writelines(map(json_line, self.metrics)))
-            self.lines_written, self.last_saved = len(self.metrics), time.perf_counter()
-            self._lock = stack.pop_all()
+                self._begin()
+        except BaseException:
+            self._release()
+            raise
+        self.last_saved = time.perf_counter()
         return self
+
+    def _begin(self) -> None:
+        """Write the settings, and all metrics so far."""
+        write_atomically(self.folder / "config.json",
+                         lambda file: file.write(json.dumps(self.config, indent=2).encode()))
+        write_atomically(self.metrics_file, lambda file: file.writelines(map(json_line, self.metrics)))
+        self.lines_written = len(self.metrics)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         """Give the lock back, and tell an error that ends the run which checkpoint is good."""
-        self._lock.close()
+        self._release()
         if isinstance(error, Diverged) and not error.last_good:
             error.last_good = self.last_good()
 
+    def _release(self) -> None:
+        if self.group.rank == 0:
+            self._lock.release()
+
     def record(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the metrics. A line that cannot be written is tried again with the next one."""
+        """Add a line to the metrics. A line that cannot be written is tried again with the next one.
+
+        A folder that was removed is made again. Raises RuntimeError, as `save` does, if another run has begun
+        there meanwhile.
+        """
         self.metrics.append(dict(line))
         if self.group.rank == 0:
-            with self._warn_if_unwritable(self.metrics_file):
+            with self._writing(self.metrics_file):
                 append_lines(self.metrics_file, self.metrics[self.lines_written:])
                 self.lines_written = len(self.metrics)
 
@@ -114,11 +129,12 @@ class Run:
         finite.
         """
         if self.group.rank == 0:
-            with self._warn_if_unwritable(self.checkpoint, fatal=last):
+            with self._writing(self.checkpoint, fatal=last):
+                sync(self.metrics_file)  # first, so that no checkpoint is ahead of its metrics
                 save_checkpoint(self.checkpoint, model, optimizer, step, self.config)
-            with self._warn_if_unwritable(self.folder / "curve.png"):
+            with self._writing(self.folder / "curve.png"):
                 draw_curves(self.folder / "curve.png", {"": self.metrics})
-            with self._warn_if_unwritable(self.folder / "identity.png"):
+            with self._writing(self.folder / "identity.png"):
                 draw_identity(self.folder / "identity.png", self.metrics)
         self.last_saved = time.perf_counter()
 
@@ -127,9 +143,13 @@ class Run:
         return last_good(self.checkpoint)
 
     @contextmanager
-    def _warn_if_unwritable(self, path: Path, fatal: bool = False) -> Iterator[None]:
-        """Report an OSError and go on, since the disk may have room next time; raise it if fatal."""
+    def _writing(self, path: Path, fatal: bool = False) -> Iterator[None]:
+        """Make sure of the folder before a file is written. Report an OSError and go on, since the disk may
+        have room next time; raise it if fatal."""
         try:
+            if not (self._lock.keep() and self.metrics_file.exists()):
+                say(f"\n{self.folder} was removed: it is made again", file=sys.stderr)
+                self._begin()
             yield
         except OSError as error:
             trouble = f"could not write {path} ({error}); {self.last_good()}"

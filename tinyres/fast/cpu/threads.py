@@ -15,8 +15,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from .cores import core_count
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
+PATIENCE = 10  # seconds that a fork waits for other threads to end what they compute
 CHUNK_SIZE = 2**16  # numbers of one array that fit in a core's cache beside as many of a few other arrays
 
 
@@ -47,9 +49,11 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
             results[i] = function(items[i])
 
     with single_threaded_blas():
-        # a copied context carries NumPy's errstate
-        others = [_pool().submit(contextvars.copy_context().run, work)
-                  for _ in range(min(thread_count(), len(items)) - 1)]
+        others: list[Future[None]] = []
+        with suppress(RuntimeError):  # when Python ends, no thread begins any more: this one works alone
+            for _ in range(min(thread_count(), len(items)) - 1):
+                # a copied context carries NumPy's errstate
+                others.append(_pool().submit(contextvars.copy_context().run, work))
         try:
             work()
         finally:  # even after an error, no other thread goes on writing
@@ -61,31 +65,85 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     return results
 
 
-_contexts, _threads_before, _lock = 0, 1, threading.Lock()  # of single_threaded_blas
+_contexts, _threads_before = 0, 1  # of single_threaded_blas
 _processes = 1  # how many share the machine, this one included
+_fork = threading.Condition()  # held during a fork, and while a number here is changed
+_forks, _unforked = 0, 0  # how many threads want to fork; are within `unforked`
+_inside: ContextVar[bool] = ContextVar("inside", default=False)  # `unforked`, or a part of what is
+
+
+@contextmanager
+def unforked() -> Iterator[None]:
+    """Within this context no other thread forks. The copy would have the locks that threads held, in BLAS as
+    well, but not these threads; and OpenBLAS ends its own threads before a fork, with all their work."""
+    global _unforked
+    if _inside.get():
+        yield
+        return
+    with _fork:
+        _fork.wait_for(lambda: not _forks)
+        _unforked += 1
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+        with _fork:
+            _unforked -= 1
+            _fork.notify_all()
+
+
+def _before_fork() -> None:
+    global _forks
+    _fork.acquire()
+    _forks += 1
+    if not _inside.get():  # or this thread would wait for itself
+        _fork.wait_for(lambda: not _unforked, PATIENCE)
+
+
+def _after_fork() -> None:
+    global _forks
+    _forks -= 1
+    _fork.notify_all()
+    _fork.release()
+
+
+def _after_fork_in_child() -> None:
+    """The other threads are not here."""
+    global _contexts, _fork, _forks, _unforked
+    _fork, _forks, _unforked = threading.Condition(), 0, int(_inside.get())
+    _pool.cache_clear()
+    if _contexts and not _inside.get():
+        _blas_functions()[1](_threads_before)
+        _contexts = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Within this context BLAS uses one thread; after the last of several such contexts as many as before."""
     global _contexts, _threads_before
-    functions = _blas_functions()
-    if functions is None:
-        yield
-        return
-    get_threads, set_threads = functions
-    with _lock:
-        if _contexts == 0:
-            _threads_before = get_threads()
-            set_threads(1)
-        _contexts += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _contexts -= 1
+    with unforked():
+        functions = _blas_functions()
+        if functions is None:
+            yield
+            return
+        get_threads, set_threads = functions
+        with _fork:
             if _contexts == 0:
-                set_threads(_threads_before)
+                _threads_before = get_threads()
+                set_threads(1)
+            _contexts += 1
+        try:
+            yield
+        finally:
+            with _fork:
+                _contexts -= 1
+                if _contexts == 0:
+                    set_threads(_threads_before)
 
 
 @functools.cache
@@ -122,10 +180,10 @@ def shared_among(processes: int) -> Iterator[None]:
     global _processes
     before, functions = _processes, _blas_functions()
     blas_threads = functions[0]() if functions else 1
-    _set_processes(processes * before)
-    if functions:
-        functions[1](thread_count())
     try:
+        _set_processes(processes * before)
+        if functions:
+            functions[1](thread_count())
         yield
     finally:
         _set_processes(before)
@@ -136,7 +194,7 @@ def shared_among(processes: int) -> Iterator[None]:
 def _set_processes(count: int) -> None:
     global _processes
     if _pool.cache_info().currsize:
-        _pool().shutdown()  # a fork of this process would have the pool, but none of its threads
+        _pool().shutdown()
     _pool.cache_clear(), thread_count.cache_clear()
     _processes = count
 
