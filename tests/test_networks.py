@@ -37,7 +37,7 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(monkeypatch, ca
                                       "12", "--lrs", "0.02", "--out", str(tmp_path), "--backend", "numpy"])
     networks.main()
     printed, results = capsys.readouterr().out, sweep.read_results(tmp_path / "results.jsonl")
-    assert printed.count("A short run: ") == 4 and printed.count("2 runs left") == 2
+    assert printed.count("The next: short-") == 4 and printed.count("2 runs left") == 2
     assert [line["network"] for line in results] == [name for name in narrow for _ in range(2)]
     assert all([step for step, _ in line["held_out_errors"]] == [3, 6] for line in results)
     assert all(line["held_out_errors"][-1][1] == line["held_out_error"] for line in results)
@@ -50,7 +50,7 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(monkeypatch, ca
         assert (tmp_path / name).stat().st_size > 10_000
         (tmp_path / name).unlink()
 
-    for file, again in ("results-rates.jsonl", "A short run: "), ("results.jsonl", "1 runs left"):
+    for file, again in ("results-rates.jsonl", "The next: short-"), ("results.jsonl", "1 runs left"):
         path = tmp_path / file
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:-1]) + lines[-1][:30])  # as where the disk was full

@@ -1,24 +1,24 @@
 """Four networks at equal cost: residual, with batch normalization, plain, and all-convolutional.
 
-    python -m tinyres.experiments.networks                        16 runs of 8 epochs, and 44 of 200 steps
+    python -m tinyres.experiments.networks                        16 runs of 8 epochs, and 44 of 400 steps
 
 The abstract's third claim, and what normalization buys. Three of them are the network of `run_cifar.py
 --laptop`; All-CNN-C of Springenberg et al. (2015) is narrower than published, so that an image costs as many
 multiply-adds. Data, batches, steps and schedule are the same; each network has learning rates of its own.
 
-First each network takes some steps at constant learning rates, each twice the one before; it trains at a rate
-if its loss ends below TRAINS. Results of these short runs are in a file beside --results, whose name ends in
--rates. Then sweep.py says which runs are made, and what is kept of them. After every run two pictures are
-drawn: networks.png, errors by step and losses by rate, and bars.png, test errors.
+sweep.py says which runs are made, and what is kept of them. Then each network takes some steps at constant
+learning rates, each twice the one before; it trains at a rate if its loss ends below TRAINS. Results of these
+short runs are in a file beside --results, whose name ends in -rates. Two pictures are drawn: networks.png,
+errors by step and losses by rate, and bars.png, test errors.
 """
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import backend, models, optim, plot
 from ..cli.errors import run_script
@@ -47,8 +47,10 @@ CONTENDERS = {
     "batch-norm": Contender((32, 64, 128, 256), (0.05, 0.1, 0.2), 3),
     "plain": Contender((32, 64, 128, 256), (0.01, 0.02, 0.04), 5),
     "all-convolutional": Contender((44, 88), (0.01, 0.02, 0.04), 1)}
+Lines = dict[str, list[Result]]  # results by network
+
 RATES = [0.0125 * 2**i for i in range(11)]  # 0.0125 to 12.8
-SHORT_STEPS, LAST_STEPS = 200, 50  # of a short run; those over which its loss is averaged
+SHORT_STEPS, LAST_STEPS = 400, 50  # of a short run; those over which its loss is averaged
 TRAINS = math.log(10) - 0.1  # who guesses one of ten classes has a mean loss of log 10
 
 
@@ -104,26 +106,26 @@ def loss_of_short_run(folder: Path, config: Config, dataset: Dataset) -> float |
     return metrics[-1]["train_loss"]
 
 
-def try_rates(options: Options, path: Path) -> dict[str, list[Result]]:
-    """The results of the short runs of each network, by rising rate; those that `path` lacks are made."""
-    backend.use(options.backend)
-    data = DATASETS[options.dataset](options.data).moved_to(backend.current())
-    data = data.held_out(min(HELD_OUT, len(data.train.labels) // 10))
-    options.out.mkdir(parents=True, exist_ok=True)
-    known, found = [line for _, line in read_lines(path)], {network: [] for network in CONTENDERS}
-    for network, lines in found.items():
+def short_runs(options: Options, path: Path) -> Iterator[tuple[Config, Result | None]]:
+    """The config of each short run, and its line in the file if it has been made."""
+    known = [line for _, line in read_lines(path) if isinstance(line.get("loss", ""), (float, type(None)))]
+    for network in CONTENDERS:
         sweep = sweep_of(options, network)
         for lr in RATES:
             config = {**sweep.config(sweep.cases[0], lr, options.seeds[0]), "steps": SHORT_STEPS}
             del config["epochs"]
-            line = next((line for line in known if config.items() <= line.items()
-                         and isinstance(line.get("loss", ""), (float, type(None)))), None)
-            if line is None:
-                print(f"\nA short run: {sweep.name(config)}", flush=True)
-                loss = loss_of_short_run(options.out / "rates" / sweep.name(config), config, data)
-                append_lines(path, [line := {**config, "loss": loss}])
-            lines.append(line)
-    return found
+            yield config, next((line for line in known if config.items() <= line.items()), None)
+
+
+def try_rates(options: Options, path: Path) -> None:
+    """Make the short runs that the file lacks."""
+    data = DATASETS[options.dataset](options.data).moved_to(backend.current())
+    data = data.held_out(min(HELD_OUT, len(data.train.labels) // 10))
+    for config, line in short_runs(options, path):
+        if line is None:
+            name = f"short-{config['network']}-lr{config['lr']:g}"
+            print(f"\nThe next: {name}", flush=True)
+            append_lines(path, [{**config, "loss": loss_of_short_run(options.out / name, config, data)}])
 
 
 def largest_rate(lines: list[Result]) -> float:
@@ -131,7 +133,7 @@ def largest_rate(lines: list[Result]) -> float:
     return max([line["lr"] for line in lines if (line["loss"] or math.inf) < TRAINS], default=0)
 
 
-def draw_chart(path: Path, finished: Mapping[str, list[Result]], rates: Mapping[str, list[Result]]) -> None:
+def draw_chart(path: Path, finished: Lines, rates: Lines) -> None:
     """Draw the error on held-out images against the step, and the loss of short runs against the rate."""
     errors, losses = [], []
     for network, (_, _, color) in CONTENDERS.items():
@@ -149,7 +151,7 @@ def draw_chart(path: Path, finished: Mapping[str, list[Result]], rates: Mapping[
                    "training loss", log_x=True, y_range=(1, 3))])
 
 
-def draw_bars(path: Path, finished: Mapping[str, list[Result]]) -> None:
+def draw_bars(path: Path, finished: Lines) -> None:
     """Draw a bar for each network, its mean test error, with a mark for each seed."""
     page = plot.Drawing(2560, 980)
     page.text(1280, 70, "Test error of four networks of equal cost, each at the best of its learning rates")
@@ -168,7 +170,7 @@ def draw_bars(path: Path, finished: Mapping[str, list[Result]]) -> None:
     page.save(path)
 
 
-def print_table(finished: Mapping[str, list[Result]], rates: Mapping[str, list[Result]]) -> None:
+def print_table(finished: Lines, rates: Lines) -> None:
     """A line for each network."""
     print(f"\n{'network':18}{'weights':>10}{'multiply-adds':>15}{'lr':>7}{'held out':>10}"
           f"{'test, by seed':>18}{'trains up to':>14}")
@@ -183,19 +185,23 @@ def print_table(finished: Mapping[str, list[Result]], rates: Mapping[str, list[R
 def main() -> None:
     options = Options(**Parser(__doc__, Options, prog="python -m tinyres.experiments.networks").typed())
     results = options.results or options.out / "results.jsonl"
-    rates = try_rates(options, results.with_name(f"{results.stem}-rates{results.suffix}"))
-    finished: dict[str, Any] = {}
+    path = results.with_name(f"{results.stem}-rates{results.suffix}")
 
-    def draw(last: Sweep) -> None:
+    def draw(last: Sweep) -> tuple[Lines, Lines]:
+        finished, rates = {}, {network: [] for network in CONTENDERS}
         for network in CONTENDERS:
             sweep = replace(sweep_of(options, network), results=last.results)
             finished[network] = sweep.finished(sweep.cases[0])
+        for config, line in short_runs(options, path):
+            rates[config["network"]] += [line] if line else []
         draw_chart(options.out / "networks.png", finished, rates)
         draw_bars(options.out / "bars.png", finished)
+        return finished, rates
 
     for network in CONTENDERS:
-        sweep_of(options, network).make_all(options, build, draw, options.epochs)
-    print_table(finished, rates)
+        (sweep := sweep_of(options, network)).make_all(options, build, draw, options.epochs)
+    try_rates(options, path)
+    print_table(*draw(sweep))
 
 
 if __name__ == "__main__":
