@@ -43,10 +43,10 @@ class Contender(NamedTuple):
 
 
 CONTENDERS = {
-    "residual": Contender((32, 64, 128, 256), (0.01, 0.02, 0.04), 4),
+    "residual": Contender((32, 64, 128, 256), (0.02, 0.04, 0.08), 4),
     "batch-norm": Contender((32, 64, 128, 256), (0.05, 0.1, 0.2), 3),
-    "plain": Contender((32, 64, 128, 256), (0.01, 0.02, 0.04), 5),
-    "all-convolutional": Contender((44, 88), (0.01, 0.02, 0.04), 1)}
+    "plain": Contender((32, 64, 128, 256), (0.02, 0.04, 0.08), 5),
+    "all-convolutional": Contender((44, 88), (0.02, 0.04, 0.08), 1)}
 Lines = dict[str, list[Result]]  # results by network
 
 RATES = [0.0125 * 2**i for i in range(11)]  # 0.0125 to 12.8
