@@ -2,6 +2,7 @@
 
     python run_cifar.py                         the paper's run: CIFAR-10, 9 blocks per stage, 50,000 steps
     python run_cifar.py --dataset cifar100
+    python run_cifar.py --network batch-norm    another network: also plain, all-convolutional
     python run_cifar.py --laptop                the same kind of network, 65 minutes on two cores
     python run_cifar.py --demo                  identity against no identity, on drawn shapes
 """
@@ -58,6 +59,9 @@ class CifarSettings(Settings):
     """The defaults are the paper's run: its section 4.1, and Table 1 for blocks and widths."""
     dataset: str = option("cifar10", "what to learn", choices=DATASETS)
     data: Path = option(Path("data"), "the folder of the data sets", Path, "DIR")
+    network: str = option("residual", "plain: without identity, h(x) instead of x + h(x); "
+                          "batch-norm: normalized after each convolution; all-convolutional: All-CNN-C of "
+                          "Springenberg et al., with two --widths", choices=tr.models.NETWORKS, alias="plain")
     blocks: int = option(9, "residual blocks per stage", positive_int, "N")
     widths: tuple[int, ...] = (64, 128, 256)
     steps: int = 50_000
@@ -66,9 +70,9 @@ class CifarSettings(Settings):
     lr_drops: tuple[int, ...] = option((30_000, 50_000), "divide lr by 10 at these steps", positive_int,
                                        "STEP", nargs="*")
 
-    def network(self) -> str:
-        kind = "plain" if self.plain else "residual"
-        return f"{self.dataset}-{kind}-{self.blocks}x{'-'.join(map(str, self.widths))}"
+    def title(self) -> str:
+        blocks = "" if self.network == "all-convolutional" else f"{self.blocks}x"
+        return f"{self.dataset}-{self.network}-{blocks}{'-'.join(map(str, self.widths))}"
 
 
 # Deep enough that the identity decides, narrow enough for a minute on a laptop. Weights that start as small
@@ -148,8 +152,8 @@ def load_dataset(settings: CifarSettings) -> tuple[Dataset, Path]:
 
 def build_network(settings: CifarSettings, classes: int,
                   checkpoint: Checkpoint | None = None) -> tr.nn.Module:
-    return build(lambda seed: tr.models.cifar_net(classes, settings.blocks, settings.widths,
-                                                  not settings.plain, seed, settings.initial_scale),
+    return build(lambda seed: tr.models.named_net(settings.network, classes, settings.blocks,
+                                                  settings.widths, seed, settings.initial_scale),
                  settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
@@ -160,7 +164,7 @@ def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,
     schedule = build_schedule(settings, tr.optim.step_decay(settings.lr, settings.lr_drops))
     headline = (f"{settings.dataset}: {len(dataset.train.labels):,} training and "
                 f"{len(dataset.test.labels):,} {settings.tested_on()} images; "
-                f"{'plain' if settings.plain else 'residual'} network of "
+                f"{settings.network} network of "
                 f"{count_layers(network, tr.nn.Conv2d)} convolutions, {network.num_parameters():,} trainable "
                 f"weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
@@ -170,7 +174,7 @@ def demo(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset, start: 
     """The paper's title as an experiment: the same network with identity and without, on the same data."""
     runs = {}
     for name in "residual", "plain":
-        twin = replace(settings, plain=name == "plain")
+        twin = replace(settings, network=name)
         runs[name] = train(twin, replace(launch, out=launch.out / name), dataset)
     if launch.dry_run:
         return

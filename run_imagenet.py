@@ -64,9 +64,9 @@ class ImagenetSettings(Settings):
     lr: float = 0.1
     lr_decay: float = option(0.94, "multiply lr by this every two epochs", positive_float)
 
-    def network(self) -> str:
+    def title(self) -> str:
         sizes = ["x".join(map(str, numbers)) for numbers in (self.blocks, self.widths)]
-        return "-".join(["imagenet", *["plain"] * self.plain, *sizes])
+        return "-".join(["imagenet", *[self.network] * (self.network != "residual"), *sizes])
 
 
 # As in run_cifar.py, the rate starts high and drops before the weights have grown: two epochs are 100 steps.
@@ -135,7 +135,8 @@ def read_settings() -> tuple[ImagenetSettings, ImagenetLaunch, Checkpoint | None
 def build_network(settings: ImagenetSettings, dataset: Dataset,
                   checkpoint: Checkpoint | None) -> tr.nn.Module:
     return build(lambda seed: tr.models.imagenet_net(len(dataset.classes), settings.blocks, settings.widths,
-                                                     seed, not settings.plain, settings.initial_scale),
+                                                     seed, initial_scale=settings.initial_scale,
+                                                     **tr.models.BLOCKS[settings.network]),
                  settings.seed, checkpoint and checkpoint.model, checkpoint and checkpoint.path)
 
 
@@ -149,7 +150,7 @@ def train(settings: ImagenetSettings, launch: ImagenetLaunch, dataset: Dataset,
     layers = count_layers(network, tr.nn.Conv2d, tr.nn.Linear, tr.nn.RandomProjection)
     headline = (f"{settings.data}: {images:,} training and {len(dataset.test.labels):,} "
                 f"{settings.tested_on()} images in {len(dataset.classes)} classes; "
-                f"{'plain ' * settings.plain}network of {layers} layers, "
+                f"{settings.network} network of {layers} layers, "
                 f"{network.num_parameters():,} trainable weights; output in {launch.out}")
     return run(settings, launch, network, schedule, dataset, headline, checkpoint, group)
 

@@ -11,7 +11,16 @@ import pytest
 from PIL import Image, ImageColor
 
 import tinyres as tr
-from tinyres.lessons import chain_rule, convolution, depth, exercise_checks, exercises, graph, optimizers
+from tinyres.lessons import (
+    chain_rule,
+    convolution,
+    depth,
+    exercise_checks,
+    exercises,
+    graph,
+    normalization,
+    optimizers,
+)
 from tinyres.plot import PALETTE
 
 
@@ -71,6 +80,26 @@ def test_momentum_and_adam_come_further_than_sgd(tmp_path):
     diverged = optimizers.descend(optimizers.optim.SGD, lr=0.051, momentum=0.0)[1]
     assert diverged[-1] > diverged[0]  # above 2 / 40
     assert size(tmp_path / "optimizers.png") == (2560, 1760)
+
+
+def test_identity_and_normalization_keep_images_apart_and_let_a_deep_network_learn(tmp_path):
+    data = tr.datasets.shapes(400, 200)
+    images, _ = data.test.evaluation_batch(numpy.arange(200))
+    apart = {kind: depth.varying_fractions(normalization.network(kind, 15), images)[15]
+             for kind in normalization.KINDS}
+    assert apart.pop("plain") < 0.3 and min(apart.values()) > 0.5
+
+    def learned(kind, rate):
+        return normalization.losses(kind, 15, rate, 12, data.train)
+    plain, both = learned("plain", 0.08), learned("residual, normalized", 0.08)
+    assert max(abs(loss - numpy.log(10)) for loss in plain) < 0.05 and min(both) < 2
+    diverged = learned("residual", 1.28)
+    assert len(diverged) < 12 and numpy.isnan(normalization.last_losses([diverged], 12))
+    assert normalization.last_losses([[5.0] * 8 + [1.0, 3.0]], 10) == [2]
+
+    measured = normalization.main(steps=1, out=tmp_path)
+    assert {blocks: set(map(len, found.values())) for blocks, found in measured.items()} == {5: {5}, 31: {5}}
+    assert size(tmp_path / "normalization.png") > (2000, 1500)
 
 
 SOLUTIONS = {

@@ -145,3 +145,59 @@ def test_residual_ratios_are_those_of_the_network_that_computes(xp):
 
 def norm(x):
     return numpy.linalg.norm(x.numpy().ravel())
+
+
+def test_all_cnn_c_has_1369738_weights_and_the_resolutions_of_its_table(xp):
+    net = tr.models.all_convolutional_net()
+    assert net.num_parameters() == 1_369_738 and len(net.parameters()) == 2 * 9
+    net = tr.models.all_convolutional_net(7, widths=(4, 6))
+    images = tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((2, 32, 32, 3)), "float32"))
+    outputs = [out for *_, out in net.steps(images)]
+    assert [out.shape[1:] for out in outputs] == [(32, 32, 4)] * 2 + [(16, 16, 4)] + [(16, 16, 6)] * 2 + [
+        (8, 8, 6)] + [(6, 6, 6)] * 2 + [(6, 6, 7)]
+    assert all(float(out.data.min()) == 0 for out in outputs), "ReLU after each, the last one too"
+    zeros = [float((out.data == 0).mean()) for out in outputs]
+    assert min(zeros[2], zeros[5]) > 0.6, "half by dropout, and those of ReLU"
+    assert net(images).shape == (2, 7) and net.residual_ratios(images) == []
+    logits = [net.eval()(images).numpy() for _ in range(2)]
+    assert (logits[0] == logits[1]).all() and (net.train()(images).numpy() != logits[0]).any()
+    for wrong in dict(widths=(4,)), dict(widths=(0, 4)), dict(num_classes=1):
+        with pytest.raises(ValueError, match="all_convolutional_net: expected two widths"):
+            tr.models.all_convolutional_net(**wrong)
+
+
+def test_all_cnn_c_takes_pytorchs_steps(xp):
+    """The losses that tests/benchmarks/parity.py prints of the same network and batches in PyTorch 2.13."""
+    net = tr.models.all_convolutional_net(widths=(4, 8), seed=3)
+    for _, module in net.named_modules():
+        if isinstance(module, tr.nn.Dropout):
+            module.p = 0.0
+    for _, tensor in net.named_tensors():
+        tensor.data = tensor.data.astype("float64")
+    optimizer, rng, losses = tr.optim.SGD(net.parameters(), 0.05, 0.9, 1e-4), numpy.random.default_rng(0), []
+    tints = rng.standard_normal((10, 1, 1, 3))
+    for _ in range(8):
+        labels = rng.integers(0, 10, 4)
+        images = tints[labels] + rng.standard_normal((4, 32, 32, 3))
+        loss = tr.softmax_cross_entropy(net(tr.Tensor(xp.asarray(images))), xp.asarray(labels))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    expected = [2.586619524554, 2.395580386433, 2.32413983447, 2.310800228148, 2.304544990596, 2.311209923478,
+                2.307724736165, 2.299828146667]
+    assert losses == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_normalized_network_is_normalized_after_each_convolution(xp):
+    net = tr.models.named_net("batch-norm", 10, 2, (4, 8))
+    convolutions, norms = ([module for _, module in net.named_modules() if isinstance(module, kind)]
+                           for kind in (tr.nn.Conv2d, tr.nn.BatchNorm2d))
+    assert len(convolutions) == len(norms) == 9
+    assert [len(norm.weight) for norm in norms] == [4] + [4] * 4 + [8] * 4
+    images = tr.Tensor(xp.asarray(numpy.random.default_rng(0).standard_normal((4, 8, 8, 3)), "float32"))
+    _, block, x, out = list(net.steps(images))[3]
+    numpy.testing.assert_allclose(out.numpy(), (block.shortcut(x) + block.h(x)).numpy(), rtol=1e-5)
+    numpy.testing.assert_allclose(block.h(x).numpy().std((0, 1, 2)), 1, rtol=1e-3)
+    plain = tr.models.NormalizedBlock(4, 4, residual=False)
+    assert float(plain(x[..., :4]).data.min()) == 0 and tr.models.is_residual(block)
+    assert not tr.models.is_residual(plain)

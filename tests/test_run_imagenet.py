@@ -41,7 +41,7 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def test_a_run_writes_both_errors_and_says_what_was_broken(straight):
     out, printed = straight
-    assert "24 training and 12 test images in 10 classes; network of 6 layers" in printed
+    assert "24 training and 12 test images in 10 classes; residual network of 6 layers" in printed
     assert "14.17%" not in printed and "35.29%" not in printed, "the paper's figures are ImageNet's"
     assert printed.count("%           -") == 2 and "blocks [1, 1] (paper: [3, 4, 6, 3])" in printed
     assert printed.count("cannot be read and is skipped") == 3
@@ -74,7 +74,7 @@ def test_settings_of_version_0_1_0_are_understood(pictures, straight, tmp_path):
         arrays = {name: file[name] for name in file.files}
     config = json.loads(arrays["config"].item())
     config["least_area"] = config.pop("min_area")
-    for later in "plain", "initial_scale", "schedule", "optimizer", "held_out", "size":
+    for later in "network", "initial_scale", "schedule", "optimizer", "held_out", "size":
         del config[later]
     numpy.savez(tmp_path / "old.npz", **{**arrays, "config": numpy.array(json.dumps(config))})
     printed = run("--data", pictures, "--evaluate", tmp_path / "old.npz", "--backend", "numpy")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy
 import pytest
 
 import run_cifar
@@ -97,14 +98,14 @@ def test_without_arguments_a_run_is_the_papers(monkeypatch):
 
 
 COMMON = {"precision", "widths", "steps", "epochs", "batch_size", "lr", "momentum", "weight_decay",
-          "evaluate_every", "seed", "data", "blocks", "plain", "initial_scale", "held_out", "schedule",
+          "evaluate_every", "seed", "data", "blocks", "network", "initial_scale", "held_out", "schedule",
           "optimizer"}
 
 
 @pytest.mark.parametrize("script, names", [
     (run_cifar, COMMON | {"dataset", "lr_drops"}),
     (run_imagenet, COMMON | {"lr_decay", "min_area", "size"})])
-def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatch, tmp_path, script, names):
+def test_a_checkpoint_has_the_settings_under_the_names_of_today(monkeypatch, tmp_path, script, names):
     arguments = ["--widths", 4, 8, "--blocks", *([1] if script is run_cifar else [1, 1])]
     settings, _, _ = read(monkeypatch, script, *arguments)
     config = json.loads(json.dumps(settings.config()))
@@ -115,6 +116,20 @@ def test_a_checkpoint_has_the_settings_under_the_names_of_version_0_1(monkeypatc
     again, _, _ = read(monkeypatch, script, "--resume", "--out", tmp_path)
     again, settings = (dataclasses.replace(made, data=made.data.absolute()) for made in (again, settings))
     assert again == settings
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_which_network_was_plain_or_not_until_there_were_four(monkeypatch, tmp_path, script):
+    def resumed(plain, *typed):
+        blocks = 1 if script is run_cifar else [1, 1]
+        save(tmp_path, {"blocks": blocks, "widths": [4, 8], "steps": 10, "plain": plain})
+        return read(monkeypatch, script, "--resume", "--out", tmp_path, *typed)[0].network
+    assert [resumed(plain) for plain in (True, False)] == ["plain", "residual"]
+    assert resumed(True, "--plain") == resumed(True, "--network", "plain") == "plain"
+    for plain, typed in (False, ["--plain"]), ("yes", []), ([True], []):
+        with pytest.raises(SystemExit):
+            resumed(plain, *typed)
+    assert read(monkeypatch, script, "--plain")[0] == read(monkeypatch, script, "--network", "plain")[0]
 
 
 class Third(tr.nn.ResidualBlock):
@@ -187,6 +202,45 @@ def test_networks_of_other_classes_are_too(main, tmp_path, script, layers):
         in_precision("float16", of_layers(10))
     with pytest.raises(ValueError, match="'stem.weight', of shape .*, is missing"):
         main(script, None, "--evaluate", tmp_path / "checkpoint.npz")
+
+
+@pytest.mark.parametrize("name, widths, ratios", [
+    ("plain", (4, 8), None), ("batch-norm", (4, 8), 2), ("all-convolutional", (4, 6), None)])
+def test_a_network_by_name_is_trained_resumed_shared_exported_and_asked(main, tmp_path, name, widths, ratios):
+    start = ["--dataset", "shapes", "--network", name, "--blocks", 1, "--widths", *widths, "--batch-size", 8,
+             "--processes", 2]
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert f"; {name} network of " in main(run_cifar, None, *start, "--steps", 4, "--out", straight)
+    main(run_cifar, None, *start, "--steps", 2, "--out", parts)
+    main(run_cifar, None, "--resume", "--steps", 4, "--processes", 2, "--out", parts)
+    whole, resumed = (load_checkpoint(folder / "checkpoint.npz") for folder in (straight, parts))
+    assert whole.config["network"] == name and whole.model.keys() == resumed.model.keys()
+    assert all((whole.model[key] == resumed.model[key]).all() for key in whole.model), "dropout's masks too"
+    last = json.loads((straight / "metrics.jsonl").read_text().splitlines()[-1])
+    assert len(last.get("residual_ratios", [])) == (ratios or 0)
+    evaluate = "--evaluate", straight / "checkpoint.npz"
+    assert f"test error {last['test_error']:.2%}" in main(run_cifar, None, *evaluate)
+    main(run_cifar, None, *evaluate, "--export", tmp_path / "network.npz")
+    main(run_cifar, None, "--evaluate", tmp_path / "network.npz", "--pictures", tmp_path / "drawn")
+    assert len(list((tmp_path / "drawn").iterdir())) == (5 if ratios else 4)
+    picture = next((tmp_path / "pictures").rglob("*.JPEG"))
+    assert f"{picture}: " in main(run_cifar, None, "--evaluate", tmp_path / "network.npz", "--classify",
+                                  picture)
+    exported = tr.models.pretrained(tmp_path / "network.npz").state_dict()
+    for key, value in whole.model.items():
+        if value.dtype == "float32":
+            numpy.testing.assert_allclose(exported[key], value, rtol=1e-3, atol=1e-7)
+
+
+def test_all_cnn_c_has_widths_of_its_own(monkeypatch, capsys, main):
+    settings = read(monkeypatch, run_cifar, "--network", "all-convolutional")[0]
+    assert settings.widths == (96, 192) and settings.title() == "cifar10-all-convolutional-96-192"
+    assert read(monkeypatch, run_cifar, "--network", "all-convolutional", "--widths", 4, 8)[0].widths[0] == 4
+    with pytest.raises(SystemExit):
+        read(monkeypatch, run_imagenet, "--network", "all-convolutional")
+    assert "invalid choice: 'all-convolutional'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"all_convolutional_net: expected two widths .* got widths \[4\]"):
+        main(run_cifar, None, "--dataset", "shapes", "--network", "all-convolutional", "--widths", 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: s
     """A dataclass field that is also an option of the command line; a subclass may restate its default alone.
 
     default: `dataclasses.MISSING` if only subclasses have one. exclusive: the name of a group of options of
-    which only one may be given. The others are as in argparse's `add_argument`.
+    which only one may be given. alias: one of the choices, which may be given as an option of its own. The
+    others are as in argparse's `add_argument`.
     """
     metadata = {"help": help, "type": type, "metavar": metavar, **more}
     return dataclasses.field(default=default, metadata=metadata)
@@ -57,7 +58,11 @@ class Parser(argparse.ArgumentParser):
                     how["type"] = user_path  # no shell expands the ~ of --data=~/x
                 how["help"] += _shown(field.default) * ("default:" not in how["help"])
                 group = exclusive[how.pop("exclusive")] if "exclusive" in how else self
-                group.add_argument("--" + field.name.replace("_", "-"), **how)
+                name, alias = "--" + field.name.replace("_", "-"), how.pop("alias", None)
+                group.add_argument(name, **how)
+                if alias:
+                    group.add_argument(f"--{alias}", action="store_const", dest=field.name, const=alias,
+                                       help=f"the same as {name} {alias}")
 
     def typed(self, words: Sequence[str] | None = None) -> dict[str, Any]:
         """The options among the words, by default those of the command line, and no others; lists as

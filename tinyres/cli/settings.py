@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..fast.gpu.precision import PRECISIONS
+from ..models import BLOCKS
+from ..support.saved_weights import todays_settings
 from ..training import Checkpoint, load_checkpoint
 from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int, switch
 
-OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
 ADAM_LR = 0.001  # the paper's rates are for SGD
+OWN_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {  # of a choice, for other settings
+    ("optimizer", "adam"): {"lr": ADAM_LR}, ("network", "all-convolutional"): {"widths": (96, 192)}}
 CHANGEABLE = {"data", "steps", "epochs", "evaluate_every", "precision"}  # between the parts of one run
 # What the paper does not say, or what does not change a result
 NOT_COMPARED = {"data", "dataset", "precision", "epochs", "evaluate_every", "seed", "held_out", "min_area"}
@@ -37,7 +40,8 @@ class Settings:
     data: Path
     blocks: int | tuple[int, ...]
     widths: tuple[int, ...] = option(MISSING, "channels of each stage", positive_int, "N", nargs="+")
-    plain: bool = flag("without identity: h(x) instead of x + h(x)")
+    network: str = option("residual", "plain: without identity, h(x) instead of x + h(x); "
+                          "batch-norm: normalized after each convolution", choices=BLOCKS, alias="plain")
     initial_scale: float | None = option(
         None, "residual blocks start as in He et al., their second convolution times X; default: the paper's",
         positive_float, "X")
@@ -60,7 +64,7 @@ class Settings:
     precision: str | None = option(None, "precision of matrix products; default: float16 on a GPU, float32 "
                                    "with NumPy", choices=PRECISIONS)
 
-    def network(self) -> str:
+    def title(self) -> str:
         """The network and what it learns, as used in folder names."""
         raise NotImplementedError
 
@@ -68,7 +72,7 @@ class Settings:
         """The name of a run's folder, such as "cifar10-residual-9x64-128-256-50000steps-lr0.05-seed0"."""
         length = f"{self.epochs}epochs" if self.epochs else f"{self.steps}steps"
         kind = "adam-" if self.optimizer == "adam" else ""
-        return f"{self.network()}-{length}-{kind}lr{self.lr:g}-seed{self.seed}"
+        return f"{self.title()}-{length}-{kind}lr{self.lr:g}-seed{self.seed}"
 
     def tested_on(self) -> str:
         """Which images stand in the place of test images."""
@@ -124,8 +128,10 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
     paper = {field.name: field.default for field in dataclasses.fields(settings_class)}
     preset = next((presets[name] for name in presets if name in typed), {})
     checkpoint, saved = _checkpoint(parser, typed, paper)
-    adam = {"lr": ADAM_LR} if typed.get("optimizer") == "adam" else {}
-    values = {**paper, **preset, **adam, **saved, **typed}
+    own: dict[str, Any] = {}
+    for (name, value), defaults in OWN_DEFAULTS.items():
+        own |= defaults if typed.get(name) == value else {}
+    values = {**paper, **preset, **own, **saved, **typed}
     settings = settings_class(**{name: values.pop(name) for name in paper})
     launch = launch_class(**{"out": Path("runs") / settings.name(), **values})
     for name in {"lr_drops", "lr_decay"} & typed.keys():
@@ -181,7 +187,7 @@ def _path(typed: Mapping[str, Any]) -> Path:
 def _saved_settings(parser: Parser, path: Path, checkpoint: Checkpoint,
                     paper: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
-    words, config = [], {OLD_NAMES.get(name, name): value for name, value in checkpoint.config.items()}
+    words, config = [], todays_settings(checkpoint.config)
     for name, value in config.items():
         option = "--" + name.replace("_", "-")
         if name not in paper:

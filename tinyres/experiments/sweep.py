@@ -21,7 +21,7 @@ from ..datasets import Dataset, Split
 from ..distributed.forked import forked, process_count
 from ..nn import Conv2d, Module
 from ..support.diverged import Diverged
-from ..training import Run, evaluate, load_checkpoint, residual_ratios, train
+from ..training import Run, evaluate, load_checkpoint, read_metrics, residual_ratios, train
 from ..training.json_lines import append_lines, read_lines
 
 HELD_OUT = 5000  # training images on which learning rates are compared
@@ -136,8 +136,9 @@ def _work(config: Config) -> float:
 
 def make_run(folder: Path, config: Config, network: Module, dataset: Dataset, evaluations: int = 1) -> Result:
     """Train one network to the end, from its checkpoint if there is one: SGD with momentum 0.9, a one-cycle
-    schedule. Returns its line of results: the config, numbers of convolutions and steps, the errors on SPLITS
-    and, of a residual network, ||h(x)|| / ||x|| of each block.
+    schedule. Returns its line of results: the config, numbers of convolutions and steps, the errors on
+    SPLITS, the step and the error on held-out images of each evaluation if there are several and, of a
+    residual network, ||h(x)|| / ||x|| of each block.
 
     A run that diverges is a result too, with errors of 1, and is not repeated.
     Ends the program as `end_if_stopped` does if a signal asks to stop. Raises ValueError if the folder holds
@@ -166,6 +167,9 @@ def make_run(folder: Path, config: Config, network: Module, dataset: Dataset, ev
     except Diverged as error:
         print(error)
         return line | {f"{name}_error": 1.0 for name in SPLITS} | {"diverged": True}
+    if evaluations > 1:
+        line["held_out_errors"] = [[metrics["step"], metrics["test_error"]] for metrics in
+                                   read_metrics(run.metrics_file) if "test_error" in metrics]
     if ratios := residual_ratios(network, learned.test):
         line["residual_ratios"] = [round(ratio, 5) for ratio in ratios]
     return line
@@ -177,8 +181,13 @@ def read_results(path: Path) -> list[Result]:
     results = []
     for number, line in read_lines(path):
         errors, ratios = [line.get(f"{name}_error") for name in SPLITS], line.get("residual_ratios", [1])
+        curve = line.get("held_out_errors", [])
         if not (type(line.get("convolutions")) is int and isinstance(ratios, list) and ratios
-                and all(isinstance(error, (int, float)) and 0 <= error <= 1 for error in errors)
+                and isinstance(curve, list) and all(isinstance(point, list) and len(point) == 2
+                                                    for point in curve)
+                and all(isinstance(error, (int, float)) and 0 <= error <= 1
+                        for error in [*errors, *(point[1] for point in curve)])
+                and all(isinstance(point[0], int) for point in curve)
                 and all(isinstance(ratio, (int, float)) and 0 < ratio < 1e300 for ratio in ratios)):
             raise ValueError(f"{path}, line {number} is not the result of a run: delete it")
         results.append(line)

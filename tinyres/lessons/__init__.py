@@ -5,11 +5,12 @@
     python -m tinyres.lessons.convolution      im2col, and why the gradient is a convolution again
     python -m tinyres.lessons.optimizers       SGD, momentum and Adam in a valley
     python -m tinyres.lessons.depth            what thirty layers without identity lose, and what they do not
+    python -m tinyres.lessons.normalization    what identity and normalization do for a deep network
     python -m tinyres.lessons.exercise_checks  ten functions of this package, for you to write again in
                                                exercises.py: what is wrong with them, and your score
 
-Pictures go to runs/lessons/. Each lesson takes a second or two, except depth: it trains two networks, which
-takes about 35 seconds on two cores.
+Pictures go to runs/lessons/. Each lesson takes a second or two, except depth and normalization: they train
+networks, which takes up to a minute on two cores.
 """
 from __future__ import annotations
 

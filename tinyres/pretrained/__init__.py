@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy
 
-from ..models import ResidualNetwork, cifar_net
+from ..models import ResidualNetwork, named_net
 from ..support.files import refusing
-from ..support.saved_weights import build
+from ..support.saved_weights import build, todays_settings
 from ..training import Checkpoint, load_checkpoint
 from ..training.checkpoint import write_checkpoint
 
@@ -23,9 +23,11 @@ def pretrained(path: str | Path = NETWORK) -> ResidualNetwork:
     """
     checkpoint = load_checkpoint(Path(path))
     with refusing(f"{path} holds no network of run_cifar.py"):
-        blocks, widths, plain = (checkpoint.config[name] for name in ("blocks", "widths", "plain"))
-        classes = checkpoint.model["projection.matrix"].shape[1]
-        return build(lambda seed: cifar_net(classes, blocks, widths, not plain, seed), 0, checkpoint.model)
+        config = todays_settings(checkpoint.config)
+        name, blocks, widths = (config[name] for name in ("network", "blocks", "widths"))
+        last = "blocks.7.layers.0.weight" if name == "all-convolutional" else "projection.matrix"
+        classes = checkpoint.model[last].shape[-1]
+        return build(lambda seed: named_net(name, classes, blocks, widths, seed), 0, checkpoint.model)
 
 
 def save_network(path: Path, checkpoint: Checkpoint) -> None:
@@ -35,9 +37,14 @@ def save_network(path: Path, checkpoint: Checkpoint) -> None:
     Raises ValueError, and writes nothing, if a weight is too large for float16.
     """
     largest = float(numpy.finfo(numpy.float16).max)
-    for name, value in checkpoint.model.items():
+    for name, value in _weights(checkpoint):
         if abs(value).max() > largest:
             raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
-    weights = {name: value.astype(numpy.float16) for name, value in checkpoint.model.items()}
+    weights = {name: value.astype(numpy.float16) for name, value in _weights(checkpoint)}
     config = {name: value for name, value in checkpoint.config.items() if name != "data"}
     write_checkpoint(path, Checkpoint(weights, {}, checkpoint.step, config))
+
+
+def _weights(checkpoint: Checkpoint) -> list[tuple[str, numpy.ndarray]]:
+    """By name, without the states of random number generators."""
+    return [(name, value) for name, value in checkpoint.model.items() if value.dtype.kind == "f"]

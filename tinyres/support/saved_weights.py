@@ -13,6 +13,7 @@ from numpy.random import PCG64, Generator
 from ..module import Module
 
 ROOM = 50_000_000, 1000  # numbers and arrays of any network like the paper's, for which an error names a key
+OLD_NAMES = {"least_area": "min_area"}  # of settings, in checkpoints of version 0.1.0
 OTHERS = "the weights in {} are not those of the network that its settings describe"
 
 
@@ -41,6 +42,14 @@ def build(make: Callable[[int | Generator], Module], seed: int,
     return network
 
 
+def todays_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's settings under the names that they have today."""
+    config = {OLD_NAMES.get(name, name): value for name, value in config.items()}
+    if isinstance(config.get("plain"), bool):  # until there were four networks
+        config["network"] = "plain" if config.pop("plain") else "residual"
+    return config
+
+
 class LimitedGenerator(Generator):
     """A generator of so many initial weights."""
 
@@ -67,7 +76,8 @@ def load(network: Module, model: Mapping[str, numpy.ndarray], others: str) -> No
     """Set the weights of a network to a checkpoint's. Raises ValueError, and changes nothing, if a name or a
     shape differs; after `others` it names the first."""
     expected = {name: tensor.shape for name, tensor in network.named_tensors()}
-    for name in [*expected, *model]:
+    drawing = dict(network.named_generators())  # whose states may be absent
+    for name in [*expected, *(name for name in model if name not in drawing)]:
         if name not in model:
             raise ValueError(f"{others}: {name!r}, of shape {expected[name]}, is missing")
         if expected.get(name) != model[name].shape:

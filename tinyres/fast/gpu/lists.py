@@ -25,7 +25,7 @@ THREADS, MAX_BLOCKS = 256, 128  # threads in a block, blocks for one array
 SOURCE = Path(__file__).with_suffix(".cu")
 TABLE = numpy.dtype([("numbers", numpy.uint64, 480)])  # `Table` in lists.cu
 UPDATED = "float32", "float64"  # by `sgd`
-CONVERTED = ("float32", "float16"), ("float16", "float32")
+CONVERTED = ("float32", "float16"), ("float16", "float32"), ("float32", "float32")
 NAMES = (*(f"sgd<{cuda.NUMBERS[dtype]}>" for dtype in UPDATED),
          *(f"find_not_finite<{number}>" for number in cuda.NUMBERS.values()),
          *(f"convert<{', '.join(cuda.NUMBERS[dtype] for dtype in dtypes)}>" for dtypes in CONVERTED))
@@ -72,12 +72,13 @@ def sgd_in_one_launch(weights: list[Array], gradients: list[Array], velocities: 
 @converted.variant(cupy_lists)
 def converted_in_one_launch(arrays: list[Array], dtype: str, scale: Array | None) -> list[Array]:
     """one launch for the weights of all convolutions, and one for their gradients"""
-    source = arrays[0].dtype.name
-    if (source, dtype) not in CONVERTED or any(array.dtype.name != source for array in arrays):
+    if any((array.dtype.name, dtype) not in CONVERTED for array in arrays):
         return converted.definition(arrays, dtype, scale)
     arrays = [_dense(array) for array in arrays]
     out = [_empty_like(array, dtype) for array in arrays]
-    _launch(f"convert<{cuda.NUMBERS[source]}, {cuda.NUMBERS[dtype]}>", zip(arrays, out, strict=True), scale)
+    for source in {array.dtype.name for array in arrays}:
+        rows = [row for row in zip(arrays, out, strict=True) if row[0].dtype == source]
+        _launch(f"convert<{cuda.NUMBERS[source]}, {cuda.NUMBERS[dtype]}>", rows, scale)
     return out
 
 

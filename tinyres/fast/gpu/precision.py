@@ -21,7 +21,7 @@ from ...backend import Array, xp_of
 from ...kernel import kernel
 from ...models import ResidualNetwork
 from ...module import Module, unchanged
-from ...nn import Conv2d, ResidualBlock
+from ...nn import BatchNorm2d, Conv2d, ResidualBlock
 from ...ops import relu
 from ...tensor import Tensor, no_grad
 from .uncopied_gradients import unshared
@@ -108,21 +108,25 @@ class Float16(Module):
 
     @contextmanager
     def _float16_weights(self) -> Iterator[None]:
-        """Within this context the convolutions have float16 copies of their weights."""
-        convolutions = [module for _, module in self.network.named_modules() if isinstance(module, Conv2d)]
-        masters = [convolution.weight for convolution in convolutions]
+        """Within this context the convolutions have float16 copies of their weights, and normalizations
+        float32 copies."""
+        masters = [(module, name, getattr(module, name)) for _, module in self.network.named_modules()
+                   if isinstance(module, (Conv2d, BatchNorm2d)) for name in ("weight", "bias")
+                   if getattr(module, name) is not None]
         try:
-            for convolution, copy in zip(convolutions, _copies(masters, self.loss_scale), strict=True):
-                convolution.weight = copy
+            dtypes = ["float32" if isinstance(module, BatchNorm2d) else "float16" for module, *_ in masters]
+            copies = _copies([master for *_, master in masters], dtypes, self.loss_scale)
+            for (module, name, _), copy in zip(masters, copies, strict=True):
+                setattr(module, name, copy)
             yield
         finally:
-            for convolution, master in zip(convolutions, masters, strict=True):
-                convolution.weight = master
+            for module, name, master in masters:
+                setattr(module, name, master)
 
 
-def _copies(weights: list[Tensor], scale: Tensor) -> list[Tensor]:
-    """Float16 copies of weights. Their gradients are kept until the last one is there and then scaled back
-    together: a launch for all, where one for each takes the GPU longer than the work."""
+def _copies(weights: list[Tensor], dtypes: list[str], scale: Tensor) -> list[Tensor]:
+    """Copies of weights in these dtypes. Their gradients are kept until the last one is there and then scaled
+    back together: a launch for all, where one for each takes the GPU longer than the work."""
     scaled: dict[int, Array] = {}  # gradients, by the copy's place
 
     def vjp_of_all(_: Array) -> tuple[Array | None, ...]:
@@ -137,7 +141,10 @@ def _copies(weights: list[Tensor], scale: Tensor) -> list[Tensor]:
             return (nothing,)
         return vjp
 
-    arrays = converted([weight.data for weight in weights], "float16", None)
+    halves = iter(converted([weight.data for weight, dtype in zip(weights, dtypes, strict=True)
+                             if dtype == "float16"], "float16", None))
+    arrays = [next(halves) if dtype == "float16" else weight.data
+              for weight, dtype in zip(weights, dtypes, strict=True)]
     nothing = xp_of(arrays[0]).zeros(0, "float16")  # what passes from copies to weights beside `scaled`
     together = Tensor(nothing, parents=tuple(weights), vjp=vjp_of_all)
     return [Tensor(array, parents=(together,) if weight.requires_grad else (), vjp=vjp_of(i))
