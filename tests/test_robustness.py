@@ -109,7 +109,7 @@ def test_a_lock_is_given_back_and_removes_only_what_it_should(tmp_path):
     for _ in range(2):
         lock = FolderLock(tmp_path, ["curve.png"])
         write_atomically(tmp_path / "curve.png", lambda file: file.write(b"x"))
-        lock.release()
+        lock.close()
     assert sorted(os.listdir(tmp_path)) == [".lock", ".other.abc.tmp", "curve.png"]
 
 

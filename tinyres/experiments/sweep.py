@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..distributed.forked import forked, process_count
 from ..nn import Conv2d, Module
 from ..support.diverged import Diverged
 from ..training import Run, evaluate, load_checkpoint, read_metrics, residual_ratios, train
+from ..training.folder_lock import FolderLock
 from ..training.json_lines import append_lines, read_lines
 
 HELD_OUT = 5000  # training images on which learning rates are compared
@@ -107,13 +109,20 @@ class Sweep:
         """Make the runs that are left, draw before, between and after them, and keep their results.
 
         build: (config, number of classes) -> network. evaluations: on held-out images, during a run.
-        Ends the program as `end_if_stopped` does if a signal asks to stop.
+        Ends the program as `end_if_stopped` does if a signal asks to stop. Raises RuntimeError if another
+        experiment writes to the folder.
         """
         backend.use(options.backend)
         dataset = DATASETS[options.dataset](options.data).moved_to(backend.current())
-        options.out.mkdir(parents=True, exist_ok=True)
         path = options.results or options.out / "results.jsonl"
-        self.results, start, done = read_results(path), time.perf_counter(), 0
+        with closing(FolderLock(options.out, ["*.png"])):
+            self.results = read_results(path)
+            self._make(options.out, path, dataset, build, draw, evaluations)
+        print(f"Pictures are in {options.out}, the results in {path}")
+
+    def _make(self, out: Path, path: Path, dataset: Dataset, build: Callable[[Config, int], Module],
+              draw: Callable[[Sweep], None], evaluations: int) -> None:
+        start, done = time.perf_counter(), 0
         draw(self)
         while left := self.runs_left():
             work = sum(map(_work, left))
@@ -121,12 +130,11 @@ class Sweep:
             name, network = self.name(left[0]), build(left[0], len(dataset.classes))
             estimate = f", about {hours:.1f} hours" if done else ""
             print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
-            line = make_run(options.out / name, left[0], network, dataset, evaluations)
+            line = make_run(out / name, left[0], network, dataset, evaluations)
             self.results.append(line)
             append_lines(path, [line])
             done += _work(line)
             draw(self)
-        print(f"Pictures are in {options.out}, the results in {path}")
 
 
 def _work(config: Config) -> float:

@@ -42,6 +42,7 @@ from ..fast import memory_kept
 from ..models import NormalizedBlock, ResidualNetwork
 from ..nn import Conv2d, RandomProjection, ResidualBlock
 from ..support.diverged import Diverged
+from ..support.pipes import end_with_reader
 from . import PICTURES, picture
 from .depth import varying_fractions
 
@@ -130,4 +131,5 @@ def draw(path: Path, measured: dict[int, Losses], steps: int, test: datasets.Spl
 
 
 if __name__ == "__main__":
+    end_with_reader()
     main()

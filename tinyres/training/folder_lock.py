@@ -52,11 +52,11 @@ class FolderLock:
             file = self._taken("xb")
         except FileExistsError:  # another run was quicker
             raise self._lost() from None
-        self.release()
+        self.close()
         self.file = file
         return False
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Give the lock back."""
         with _guard:
             _held.discard(_identity(self.file))

@@ -103,7 +103,7 @@ class Run:
 
     def _release(self) -> None:
         if self.group.rank == 0:
-            self._lock.release()
+            self._lock.close()
 
     def record(self, line: Mapping[str, Any]) -> None:
         """Add a line to the metrics. A line that cannot be written is tried again with the next one.
