@@ -20,9 +20,12 @@ from tinyres.fast.cpu.threads import core_count
 FOREIGN = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE"
 
 
-def begin() -> None:
-    """Start again without FOREIGN variables if any are set; otherwise print the machine and the libraries."""
-    if found := [name for name in FOREIGN if name in os.environ]:
+def begin(keep: str | None = None) -> None:
+    """Start again without FOREIGN variables if any are set; otherwise print the machine and the libraries.
+
+    keep: the processor whose kernels are asked for, in OPENBLAS_CORETYPE.
+    """
+    if found := [name for name in FOREIGN if name in os.environ and os.environ[name] != keep]:
         settings = ", ".join(f"{name}={os.environ[name]}" for name in found)
         print(f"Measured without {settings}, which is set in this environment.", flush=True)
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
