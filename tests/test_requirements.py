@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.harness import ROOT, SETTINGS, WORKER
 
-from tinyres.fast.cpu import blas, threads
+from tinyres.fast.cpu import blas
 from tinyres.support import requirements
 
 PROGRAMS = [["run_cifar.py", "--demo"], ["run_imagenet.py", "--demo"], ["-m", "tinyres.lessons.graph"],
@@ -89,7 +89,7 @@ void scipy_cblas_sgemm64_(int order, int transpose_a, int transpose_b, int64_t m
 """
 
 
-@pytest.mark.skipif(threads._blas_functions() is None or not shutil.which("gcc") or sys.platform != "linux",
+@pytest.mark.skipif(blas.thread_functions() is None or not shutil.which("gcc") or sys.platform != "linux",
                     reason="needs gcc, and the OpenBLAS that ships with NumPy")
 def test_a_slow_blas_is_named_at_the_start_of_a_run(tmp_path, monkeypatch):
     arguments = ["-c", WORKER, str(ROOT), "0", *SETTINGS, "--steps", "2", "--dry-run", "--backend", "numpy"]

@@ -14,7 +14,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.cpu import cores, im2col, stride2, threads, winograd, winograd_rows
+from tinyres.fast.cpu import blas, cores, im2col, stride2, threads, winograd, winograd_rows
 
 
 def test_results_come_in_order_whichever_thread_computes_them():
@@ -240,7 +240,7 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
 # BLAS stays as its user set it
 
 
-has_blas = pytest.mark.skipif(threads._blas_functions() is None,
+has_blas = pytest.mark.skipif(blas.thread_functions() is None,
                               reason="NumPy's BLAS is not the OpenBLAS that ships with it")
 
 
@@ -281,7 +281,7 @@ assert seen[0] == 1 and get() == 3, (seen, get())
 
 @has_blas
 def test_blas_has_one_thread_until_the_last_of_several_threads_is_done():
-    get_threads, set_threads = threads._blas_functions()
+    get_threads, set_threads = blas.thread_functions()
     before = get_threads()
     set_threads(2)
     try:
@@ -297,14 +297,14 @@ def test_blas_has_one_thread_until_the_last_of_several_threads_is_done():
 
 @has_blas
 def test_blas_uses_no_more_threads_than_the_quota(monkeypatch):
-    get_threads, set_threads = threads._blas_functions()
+    get_threads, set_threads = blas.thread_functions()
     before = get_threads()
     try:
         for count, expected in (1, 1), (64, 3):
             set_threads(3)
             monkeypatch.setattr(cores, "quota", lambda count=count: float(count))
             monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
-            threads.limit_blas()
+            blas.limit_threads()
             assert get_threads() == expected
     finally:
         set_threads(before)

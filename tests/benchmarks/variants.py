@@ -79,7 +79,7 @@ def medians(kernel: Kernel, arguments: tuple[object, ...], seconds: float) -> di
     for function in functions:
         function(*arguments)
     end = time.perf_counter() + seconds * len(functions)
-    while time.perf_counter() < end or len(times[functions[0]]) < 5:
+    while time.perf_counter() < end or len(times[functions[0]]) < 3:
         for function in functions:
             for _ in range(2):  # the second: with its own threads awake, and not the other's
                 start = time.perf_counter()

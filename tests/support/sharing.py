@@ -14,7 +14,8 @@ from typing import NoReturn
 import pytest
 
 import tinyres as tr
-from tinyres.fast.cpu import threads
+from tinyres.fast.cpu import blas as openblas
+from tinyres.fast.cpu.cores import core_count
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -25,7 +26,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """
     config = session.config
     files = [list(items) for _, items in itertools.groupby(session.items, key=lambda item: item.path)]
-    count = min(threads.core_count(), len(files))
+    count = min(core_count(), len(files))
     serial = config.option.collectonly or config.option.usepdb or config.option.capture == "no"
     if (serial or count < 2 or len(files) > 255 or session.testsfailed or hasattr(config, "workerinput")
             or sys.platform != "linux" or tr.backend.gpu_available()):
@@ -76,8 +77,8 @@ def _work(session: pytest.Session, files: list[list[pytest.Item]], queue: int,
         nowhere = os.open(os.devnull, os.O_WRONLY)  # the first process prints the reports
         os.dup2(nowhere, 1), os.dup2(nowhere, 2)
         capture.start_global_capturing()
-        if blas := threads._blas_functions():
-            blas[1](1)  # the other cores have other files
+        if functions := openblas.thread_functions():
+            functions[1](1)  # the other cores have other files
         while number := os.read(queue, 1):
             items = files[number[0]]
             for item, following in itertools.zip_longest(items, items[1:]):

@@ -13,7 +13,7 @@ from .. import backend, distributed
 from ..datasets import Dataset, Split
 from ..distributed import SINGLE_PROCESS, Group, check_batch
 from ..distributed.forked import forked, process_count
-from ..fast.cpu import blas, threads
+from ..fast.cpu import blas
 from ..fast.gpu import block, capture, loss_scale, precision
 from ..models import ResidualNetwork
 from ..nn import Module
@@ -44,7 +44,7 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
     if launch.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     if name == "numpy":
-        threads.limit_blas()
+        blas.limit_threads()
         if group.rank == 0 and blas.is_slow():
             print(blas.SLOW)
     return group, products

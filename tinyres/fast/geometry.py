@@ -36,11 +36,13 @@ def slices(count: int, size: int) -> list[slice]:
 
 def image_slices(N: int, image_bytes: int, max_bytes: int, min_slices: int = 1) -> list[slice]:
     """N images in slices of at most `max_bytes`, unless one image has more; about `min_slices` or more where
-    N allows it."""
+    N allows it, if all have at least half of `max_bytes`: a smaller slice is not worth its calls."""
+    if 2 * N * image_bytes < max_bytes:
+        min_slices = 1
     return slices(N, max(1, min(max_bytes // max(1, image_bytes), -(-N // min_slices))))
 
 
-def column_slices(out: Array, w: Array, max_bytes: int) -> list[slice]:
+def column_slices(out: Array, w: Array, max_bytes: int, min_slices: int = 1) -> list[slice]:
     """The images of out (N, OH, OW, O) in slices that have at most `max_bytes` of columns, as above."""
     N, OH, OW, _ = out.shape
-    return image_slices(N, OH * OW * w[..., 0].size * out.itemsize, max_bytes)
+    return image_slices(N, OH * OW * w[..., 0].size * out.itemsize, max_bytes, min_slices)

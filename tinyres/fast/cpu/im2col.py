@@ -15,7 +15,8 @@ from ...conv import Pair, convolution_gradients, convolve, output_size
 from ..geometry import column_slices, of_gradients
 from .threads import parallel_map
 
-MAX_BYTES = 2**20  # of a slice's columns, unless one image has more
+MAX_BYTES = 2**20  # of a slice's columns, unless one image, or the kernel that they meet, has more
+MIN_SLICES = 4  # where that makes fewer
 MAX_PRODUCT = 2**20  # multiplications that OpenBLAS does without copying its operands
 MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; where fewer fit, it takes all at once
 
@@ -36,7 +37,7 @@ def convolve_im2col(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: P
         columns = _columns(x[images], w.shape, stride, padding)
         numpy.matmul(columns, kernel, out=out[images].reshape(*columns.shape[:2], -1))
 
-    parallel_map(work, column_slices(out, w, MAX_BYTES))
+    parallel_map(work, column_slices(out, w, max(MAX_BYTES, w.nbytes), MIN_SLICES))
     return out
 
 
@@ -45,7 +46,6 @@ def gradients_im2col(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, strid
                      needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """slices of the batch, on all cores"""
     grad_x = numpy.empty_like(x) if needs_grad[0] else None
-    grad_w = numpy.zeros_like(w) if needs_grad[1] else None
 
     def work(images: slice) -> numpy.ndarray | None:
         if needs_grad[0]:
@@ -55,13 +55,15 @@ def gradients_im2col(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, strid
             return None
         columns = _columns(x[images], w.shape, stride, padding)
         rows = g[images].reshape(*columns.shape[:2], w.shape[3])
-        return (columns.swapaxes(1, 2) @ rows).sum(axis=0).reshape(w.shape)
+        sums = columns.swapaxes(1, 2) @ rows
+        return (sums.sum(axis=0) if len(sums) > 1 else sums[0]).reshape(w.shape)
 
-    # in order, so that the sum is always the same
-    for part in parallel_map(work, column_slices(g, w, MAX_BYTES)):
-        if needs_grad[1]:
-            grad_w += part
-    return grad_x, grad_w
+    parts = parallel_map(work, column_slices(g, w, max(MAX_BYTES, 4 * w.nbytes), MIN_SLICES))
+    if not needs_grad[1]:
+        return grad_x, None
+    for part in parts[1:]:  # in order, so that the sum is always the same
+        parts[0] += part
+    return grad_x, parts[0] if parts else numpy.zeros_like(w)
 
 
 def _columns(x: numpy.ndarray, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> numpy.ndarray:

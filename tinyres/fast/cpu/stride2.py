@@ -27,6 +27,7 @@ from .threads import parallel_map
 
 BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them without a copy
 MAX_CHANNELS = 64  # out; with more, products take so long that copies hardly count
+MIN_PIXELS = 2**8  # of all images, for each channel out; with fewer, the many calls cost more than they save
 MAX_BYTES = 2**20  # of pairs of gradients in a slice of images
 MIN_SLICES = 4  # where MAX_BYTES makes fewer; many small slices cost more than further threads bring
 # by class of pixels, (row, column) being 0 if even and 1 if odd: how many of the four outputs it takes
@@ -36,9 +37,11 @@ TAPS = {(0, 0): 1, (1, 0): 2, (1, 1): 0}
 
 
 def numpy_3x3_halving(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays: 3 x 3 kernel, stride 2, padding 1, even sides, up to 64 channels out"""
+    """NumPy arrays: 3 x 3 kernel, stride 2, padding 1, even sides, up to 64 channels out, and many
+    pixels"""
     return (isinstance(x, numpy.ndarray) and w.shape[:2] == (3, 3) and stride == (2, 2) and padding == (1, 1)
-            and x.shape[1] % 2 == x.shape[2] % 2 == 0 and w.shape[3] <= MAX_CHANNELS)
+            and x.shape[1] % 2 == x.shape[2] % 2 == 0 and w.shape[3] <= MAX_CHANNELS
+            and x.size >= MIN_PIXELS * x.shape[3] * w.shape[3])
 
 
 @convolution_gradients.variant(of_gradients(numpy_3x3_halving))

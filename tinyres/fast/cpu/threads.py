@@ -10,7 +10,6 @@ OMP_NUM_THREADS, if set, gives the number of threads, up to the number of cores.
 from __future__ import annotations
 
 import contextvars
-import ctypes
 import functools
 import os
 import threading
@@ -18,11 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy
 
+from . import blas
 from .cores import core_count
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -37,6 +35,8 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     An error in one of them is raised once all threads have ended.
     """
     items = list(items)
+    if len(items) == 1:
+        return [function(items[0])]  # BLAS has all cores
     results: list[Any] = [None] * len(items)
     remaining, lock = iter(range(len(items))), threading.Lock()
 
@@ -114,7 +114,7 @@ def _after_fork_in_child() -> None:
     _fork, _forks, _unforked = threading.Condition(), 0, int(_inside.get())
     _pool.cache_clear()
     if _contexts and not _inside.get():
-        _blas_functions()[1](_threads_before)
+        blas.thread_functions()[1](_threads_before)
         _contexts = 0
 
 
@@ -127,7 +127,7 @@ def single_threaded_blas() -> Iterator[None]:
     """Within this context BLAS uses one thread; after the last of several such contexts as many as before."""
     global _contexts, _threads_before
     with unforked():
-        functions = _blas_functions()
+        functions = blas.thread_functions()
         if functions is None:
             yield
             return
@@ -147,25 +147,6 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 @functools.cache
-def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
-    """What gets and sets BLAS's number of threads; None unless it is the OpenBLAS that ships with NumPy."""
-    package = Path(numpy.__file__).parent
-    for library in (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*")):
-        loaded = ctypes.CDLL(str(library))
-        for suffix in "64_", "":
-            if hasattr(loaded, name := f"scipy_openblas_set_num_threads{suffix}"):
-                return getattr(loaded, name.replace("set", "get", 1)), getattr(loaded, name)
-    return None
-
-
-def limit_blas() -> None:
-    """Let BLAS use no more threads than there are cores: it counts those that a container may not use."""
-    functions = _blas_functions()
-    if functions and functions[0]() > core_count():
-        functions[1](core_count())
-
-
-@functools.cache
 def thread_count() -> int:
     """How many threads `parallel_map` uses: 1 where BLAS cannot be kept from using all cores in each."""
     return max(1, _threads_of_all_processes() // _processes)
@@ -178,7 +159,7 @@ def shared_among(processes: int) -> Iterator[None]:
     Enter it before the process forks, and from one thread only.
     """
     global _processes
-    before, functions = _processes, _blas_functions()
+    before, functions = _processes, blas.thread_functions()
     blas_threads = functions[0]() if functions else 1
     try:
         _set_processes(processes * before)
@@ -200,7 +181,7 @@ def _set_processes(count: int) -> None:
 
 
 def _threads_of_all_processes() -> int:
-    if not _blas_functions():
+    if not blas.thread_functions():
         return 1
     for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
         if os.environ.get(name, "").isdigit():

@@ -9,10 +9,9 @@ result. So the channels meet only in one matrix product for each of the 36 point
 transposes.
 
 Why it is faster: 36 multiplications for 16 outputs where the definition has 144. The cost of mapping an image
-does not depend on the number of channels on the other side, so this pays from about 1024 pairs of channels
-on, 32 in and 32 out. A slice of images is worked on from patch to output while it is in the cache. A large
-kernel would be read again for each slice, so with one of those all images are taken to the points, multiplied
-point by point, and taken back.
+does not depend on the number of channels on the other side, so this pays from about 2048 pairs of channels
+on, 32 in and 64 out. A slice of images is worked on from patch to output before the next one is begun, and is
+large enough for products in which it hardly counts that BLAS first copies their factors.
 
 Precision: in float32 the rounding errors are 3 to 11 times those of the definition (root mean square), since
 the entries of the matrices range from 1/24 to 8.
@@ -26,6 +25,7 @@ import numpy
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
 from ..geometry import of_gradients, slices
+from .machine import MAX_SUMMED_KERNEL, product_rows
 from .threads import parallel_map
 from .winograd_rows import numpy_3x3_same
 from .winograd_transforms import (
@@ -38,22 +38,21 @@ from .winograd_transforms import (
     points_to_kernel_gradient,
 )
 
-MIN_CHANNELS, MIN_PAIRS = 16, 1024  # a pair: one in, one out; with fewer, winograd_rows.py is faster
-GROUPS = 16  # of images, each with its own sum of the kernel's gradient
-MAX_SUMMED_KERNEL = 2**20  # bytes of the kernel at all points; a larger gradient does not stay in a cache
-MAX_SLICED_KERNEL = 2**22  # bytes; to read a larger one again for every slice would be to wait for memory
-TILES = 8  # multiplied at a time where a product is that of one point
-MAX_PRODUCT = 2**19  # multiplications; OpenBLAS copies the operands of more than about twice as many
-MAX_POINTS = 2**13  # tiles of a slice times channels; more do not stay in a cache, at 36 points each
-MIN_TILES = 16  # of a slice, even if the two above say less: with fewer, threads wait for Python's lock
-MIN_SLICES = 8  # enough for a few cores; slices of one image would suit more cores, but slow two by a tenth
+MIN_CHANNELS, MIN_PAIRS = 16, 2048  # a pair: one in, one out; with fewer, winograd_rows.py is faster
+TILES = 128  # of a slice; with more rows a product is hardly faster, and the points leave the caches
+PAIRS_OF_A_TILE = 2**12  # of channels; with more for each tile, the kernel's transform does not pay
+MIN_TILES, MIN_SLICES = 16, 4  # fewer than TILES if there are not enough for so many slices, for a few cores
+GROUPS = 16  # of slices, each with its own sum of the kernel's gradient
 
 
 def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, at least 16 channels in and out and 1024 pairs of
-    them, sides that are multiples of 4, float32 or float64"""
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, at least 16 channels in and out and 2048 pairs of
+    them, sides that are multiples of 4, float32 or float64, and enough tiles for the kernel's transform to
+    pay"""
+    pairs = w.shape[2] * w.shape[3]
     return (numpy_3x3_same(x, w, stride, padding) and x.shape[1] % 4 == x.shape[2] % 4 == 0
-            and min(w.shape[2:]) >= MIN_CHANNELS and w.shape[2] * w.shape[3] >= MIN_PAIRS)
+            and min(w.shape[2:]) >= MIN_CHANNELS and pairs >= MIN_PAIRS
+            and x.shape[0] * x.shape[1] * x.shape[2] >= 16 * max(MIN_TILES, pairs // PAIRS_OF_A_TILE))
 
 
 @convolve.variant(many_channels)
@@ -61,20 +60,13 @@ def convolve_winograd(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding:
     """a quarter of the multiplications"""
     kernel = kernel_to_points(w)
     out = numpy.empty((*x.shape[:3], w.shape[3]), x.dtype)
-    parts = _slices(x, w)
-    if kernel.nbytes > MAX_SLICED_KERNEL:
-        points, products = empty_points(x), empty_points(out)
-        parallel_map(lambda images: image_to_points(x[images], points[_tiles_of(images, x)]), parts)
-        parallel_map(lambda i: _multiply_point(points, kernel, products, i), range(36))
-        parallel_map(lambda images: points_to_image(products[_tiles_of(images, x)], out[images]), parts)
-        return out
 
     def work(images: slice) -> None:
         points = empty_points(x[images])
         image_to_points(x[images], points)
         points_to_image(_multiply(points, kernel), out[images])
 
-    parallel_map(work, parts)
+    parallel_map(work, _slices(x))
     return out
 
 
@@ -84,43 +76,31 @@ def gradients_winograd(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, str
     """a quarter of the multiplications, for both gradients"""
     kernel = kernel_to_points(w.swapaxes(2, 3)) if needs_grad[0] else None
     grad_x = numpy.empty(x.shape, x.dtype) if needs_grad[0] else None
-    parts, bytes_of_kernel = _slices(x, w), 36 * w[0, 0].nbytes
-    product_by_point = needs_grad[0] and bytes_of_kernel > MAX_SLICED_KERNEL
+    parts = _slices(x)
 
     def g_to_points(images: slice, points: numpy.ndarray) -> None:
-        """The points of g and, unless that is done point by point, the gradient of x."""
+        """The points of g and, from them, the gradient of x."""
         image_gradient_to_points(g[images], points)
-        if needs_grad[0] and not product_by_point:
+        if needs_grad[0]:
             points_to_image_gradient(_multiply(points, kernel), grad_x[images])
 
-    if not needs_grad[1] and not product_by_point:
+    if not needs_grad[1]:
         parallel_map(lambda images: g_to_points(images, empty_points(g[images])), parts)
         return grad_x, None
-    if bytes_of_kernel <= MAX_SUMMED_KERNEL:
+    if 36 * w[0, 0].nbytes <= MAX_SUMMED_KERNEL:
         return grad_x, points_to_kernel_gradient(_sum_over_images(g_to_points, parts, x, g))
     # one product for each point, so that nothing is added up afterwards
-    x_points, g_points = empty_points(x) if needs_grad[1] else None, empty_points(g)
-    products = empty_points(x) if product_by_point else None
-    total = numpy.empty((36, *w.shape[2:]), x.dtype) if needs_grad[1] else None
+    x_points, g_points = empty_points(x), empty_points(g)
+    total = numpy.empty((36, *w.shape[2:]), x.dtype)
 
     def to_points(images: slice) -> None:
         tiles = _tiles_of(images, x)
         g_to_points(images, g_points[tiles])
-        if needs_grad[1]:
-            image_to_points(x[images], x_points[tiles])
-
-    def at_point(i: int) -> None:
-        if needs_grad[1]:
-            numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i])
-        if product_by_point:
-            _multiply_point(g_points, kernel, products, i)
+        image_to_points(x[images], x_points[tiles])
 
     parallel_map(to_points, parts)
-    parallel_map(at_point, range(36))
-    if product_by_point:
-        parallel_map(lambda images: points_to_image_gradient(products[_tiles_of(images, x)],
-                                                              grad_x[images]), parts)
-    return grad_x, points_to_kernel_gradient(total) if needs_grad[1] else None
+    parallel_map(lambda i: numpy.matmul(x_points[:, i].T, g_points[:, i], out=total[i]), range(36))
+    return grad_x, points_to_kernel_gradient(total)
 
 
 def _sum_over_images(g_to_points: Callable[[slice, numpy.ndarray], None], parts: list[slice],
@@ -146,22 +126,15 @@ def _tiles_of(images: slice, x: numpy.ndarray) -> slice:
 
 def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
     """One matrix product for each point: (tiles, 36, C), (36, C, O) -> (tiles, 36, O)."""
+    rows = product_rows(len(points), *kernel.shape[1:])
     out = numpy.empty((len(points), 36, kernel.shape[2]), points.dtype)
-    numpy.matmul(points.swapaxes(0, 1), kernel, out=out.swapaxes(0, 1))
+    a, b = (array.reshape(-1, rows, 36, array.shape[2]).transpose(2, 0, 1, 3) for array in (points, out))
+    numpy.matmul(a, kernel[:, None], out=b)
     return out
 
 
-def _multiply_point(points: numpy.ndarray, kernel: numpy.ndarray, out: numpy.ndarray, i: int) -> None:
-    """The product at point i alone: 8 tiles at a time where they are a multiple of 8, which OpenBLAS takes
-    without a copy, else all of them."""
-    tiles = TILES if len(points) % TILES == 0 else max(1, len(points))
-    a, b = (array[:, i].reshape(-1, tiles, array.shape[2]) for array in (points, out))
-    numpy.matmul(a, kernel[i], out=b)
-
-
-def _slices(x: numpy.ndarray, w: numpy.ndarray) -> list[slice]:
-    """Slices of images, with few enough tiles for a cache and for OpenBLAS to multiply them uncopied, but of
-    one image at least; 8 slices or more where N allows it."""
+def _slices(x: numpy.ndarray) -> list[slice]:
+    """Slices of images with TILES tiles, but of one image at least."""
     N, H, W, _ = x.shape
-    tiles = max(MIN_TILES, min(MAX_PRODUCT // (w.shape[2] * w.shape[3]), MAX_POINTS // max(w.shape[2:])))
-    return slices(N, max(1, min(tiles // (H // 4 * (W // 4)), N // MIN_SLICES)))
+    tiles = H // 4 * (W // 4)
+    return slices(N, max(1, min(TILES, max(MIN_TILES, N * tiles // MIN_SLICES)) // tiles))

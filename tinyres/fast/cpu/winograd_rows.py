@@ -25,7 +25,7 @@ import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ..geometry import image_slices, is_3x3_same, of_gradients, rotate_180
+from ..geometry import image_slices, is_3x3_same, rotate_180
 from . import im2col  # noqa: F401, so that what follows is tried first
 from .threads import parallel_map
 from .winograd_transforms import A, G, patches_to_points
@@ -34,6 +34,8 @@ from .winograd_transforms import A, G, patches_to_points
 # wait for Python's lock at each call
 MAX_BYTES = 2**21
 MIN_SLICES = 4  # where MAX_BYTES makes fewer
+MIN_PIXELS, MIN_WORK = 2**8, 2**18  # pixels; pixels times channels in times channels out
+PAIRS_OF_A_PIXEL = 2**8  # of channels; with more for each pixel, the kernel's transform does not pay
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -43,13 +45,31 @@ def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
             and is_3x3_same(w, stride, padding))
 
 
-@convolve.variant(numpy_3x3_same)
+def enough_pixels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels for the calls
+    and the kernel's transform to pay"""
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, MIN_WORK)
+
+
+def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, padding: Pair,
+                               needs_grad: tuple[bool, bool]) -> bool:
+    """NumPy arrays as above, but a fourth of the pixels will do for both gradients"""
+    min_work = MIN_WORK // 4 if all(needs_grad) else MIN_WORK
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, min_work)
+
+
+def _pays(x: numpy.ndarray, w: Array, min_work: int) -> bool:
+    pixels, pairs = x.size // w.shape[2], w.shape[2] * w.shape[3]
+    return pixels >= max(MIN_PIXELS, pairs // PAIRS_OF_A_PIXEL) and pixels * pairs >= min_work
+
+
+@convolve.variant(enough_pixels)
 def convolve_winograd_rows(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
     """half the multiplications, and no columns"""
     return _convolve_and_correlate(x, w, None)[0]
 
 
-@convolution_gradients.variant(of_gradients(numpy_3x3_same))
+@convolution_gradients.variant(enough_pixels_of_gradients)
 def gradients_winograd_rows(
         g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
         needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
