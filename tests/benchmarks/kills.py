@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy
@@ -102,12 +103,16 @@ def main(kills: int) -> None:
             finish(start(chain, whole), 0)
             longest, counts, starts_over = time.perf_counter() - begun, collections.Counter[str](), 0
             while counts.total() < kills:
+                fresh, begun = not out.exists(), time.perf_counter()
                 process, number = start(chain, out), rng.choice(SIGNALS)
-                time.sleep(rng.uniform(0, longest))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(rng.uniform(0, longest))
                 process.send_signal(number)
                 # Python has no handler yet (-number), the run saves and ends, or it had ended
                 status = finish(process, -number, 128 + number, 0)
                 counts[number.name] += bool(status)
+                if fresh and not status:  # the machine may be less busy than it was
+                    longest = time.perf_counter() - begun
                 steps = [load_checkpoint(path).step for path in out.rglob("checkpoint.npz")]
                 if status and steps != [STEPS]:
                     continue  # else there is no step left to resume
