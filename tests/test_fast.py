@@ -167,6 +167,10 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(winograd, "MIN_CHANNELS", 2)
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
+    monkeypatch.setattr(winograd, "MIN_TILES", 1)
+    monkeypatch.setattr(winograd_rows, "MIN_WORK", 0)
+    monkeypatch.setattr(winograd_rows, "MIN_PIXELS", 0)
+    monkeypatch.setattr(stride2, "MIN_PIXELS", 0)
     monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
     monkeypatch.setattr(im2col, "MAX_BYTES", 2000)
     monkeypatch.setattr(im2col, "MIN_BLOCK", 2)
@@ -202,7 +206,7 @@ def test_variants_against_the_definition(xp, kernel):
 
 @pytest.mark.parametrize(("channels", "methods", "limits"), [
     (128, (winograd.convolve_winograd, winograd.gradients_winograd), (11, 15, 11)),
-    (16, (winograd_rows.convolve_winograd_rows, winograd_rows.gradients_winograd_rows), (4, 8, 2))])
+    (16, (winograd_rows.convolve_winograd_rows, winograd_rows.gradients_winograd_rows), (4, 8, 3))])
 def test_winograd_is_as_precise_as_it_says(channels, methods, limits):
     rng = numpy.random.default_rng(0)
     x, g, w = (rng.standard_normal(shape)
@@ -221,11 +225,9 @@ def test_winograd_is_as_precise_as_it_says(channels, methods, limits):
 
 @pytest.mark.parametrize("size", [(1, 4, 8), (2, 8, 8), (3, 12, 4)])
 @pytest.mark.parametrize("needs_grad", [(True, True), (True, False), (False, True)])
-@pytest.mark.parametrize("limits", [(0, 0), (0, 2**30)])
-def test_winograd_point_by_point(monkeypatch, size, needs_grad, limits):
+def test_winograd_point_by_point(monkeypatch, size, needs_grad):
     """The path for kernels too large for a cache, on small kernels."""
-    monkeypatch.setattr(winograd, "MAX_SUMMED_KERNEL", limits[0])
-    monkeypatch.setattr(winograd, "MAX_SLICED_KERNEL", limits[1])
+    monkeypatch.setattr(winograd, "MAX_SUMMED_KERNEL", 0)
     rng = numpy.random.default_rng(0)
     x, w, g = (rng.standard_normal(shape) for shape in ((*size, 5), (3, 3, 5, 6), (*size, 6)))
     numpy.testing.assert_allclose(winograd.convolve_winograd(x, w, (1, 1), (1, 1)),
@@ -239,8 +241,8 @@ def test_winograd_point_by_point(monkeypatch, size, needs_grad, limits):
 
 
 def test_each_convolution_is_taken_by_the_variant_meant_for_it():
-    def variants(H, C, O, kernel=3, stride=1, padding=1, dtype="float32"):  # noqa: E741
-        x, w = numpy.zeros((1, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)
+    def variants(H, C, O, kernel=3, stride=1, padding=1, dtype="float32", N=64):  # noqa: E741
+        x, w = numpy.zeros((N, H, H, C), dtype), numpy.zeros((kernel, kernel, C, O), dtype)
         chosen = convolve.choose(x, w, (stride,) * 2, (padding,) * 2), convolution_gradients.choose(
             x, x, w, (stride,) * 2, (padding,) * 2, (True, True))
         return tuple(sys.modules[function.__module__] for function in chosen)
@@ -251,13 +253,16 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
         return out
 
     assert variant(8, 128, 256) is winograd
-    assert variant(8, 32, 32) is variant(8, 16, 64) is winograd
-    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 16, 32) is winograd_rows
+    assert variant(8, 32, 64) is variant(8, 16, 128) is winograd
+    assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 32, 32) is winograd_rows
     assert variant(7, 256, 256) is winograd_rows
+    assert variant(8, 256, 256, N=1) is variant(4, 64, 128, N=8) is variant(8, 3, 16, N=1) is im2col
+    assert variant(4, 64, 64, N=16) is variant(16, 64, 64, N=1) is winograd
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is im2col
     assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is im2col
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is im2col
-    assert variants(8, 32, 64, stride=2) == (im2col, stride2)
+    assert variants(16, 32, 64, stride=2) == (im2col, stride2)
+    assert variants(8, 32, 64, stride=2) == (im2col, im2col)
     assert variant(8, 128, 256, dtype="float16") is im2col
     with tr.kernel.plain():
         assert variant(8, 128, 256) is tr.conv

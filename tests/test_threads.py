@@ -14,7 +14,8 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.cpu import blas, cores, im2col, stride2, threads, winograd, winograd_rows
+from tinyres.fast.cpu import blas, cores, im2col, machine, stride2, threads, winograd, winograd_rows
+from tinyres.fast.cpu.cores import core_count
 
 
 def test_results_come_in_order_whichever_thread_computes_them():
@@ -208,8 +209,8 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
         pool.shutdown()
 
 
-@pytest.mark.parametrize("options, many, few", [(dict(blocks=2), 16, 4),
-                                                (dict(blocks=1, widths=(16, 32, 64)), 8, 3)])
+@pytest.mark.parametrize("options, many, few", [(dict(blocks=2), 8, 4),
+                                                (dict(blocks=1, widths=(16, 32, 64)), 8, 2)])
 def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypatch, options, many, few):
     """Counts the pieces of work in the largest step of each convolution at batch 32, forward and backward."""
     pieces: list[int] = []
@@ -222,6 +223,7 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
 
     for module in winograd, winograd_rows, im2col, stride2:
         monkeypatch.setattr(module, "parallel_map", counted)
+    monkeypatch.setattr(winograd, "MIN_SLICES", 8)  # as on a machine with many cores
     network, x = tr.models.cifar_net(**options), numpy.ones((32, 32, 32, 3), "float32")
     layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]
     for layer in layers:
@@ -308,3 +310,24 @@ def test_blas_uses_no_more_threads_than_the_quota(monkeypatch):
             assert get_threads() == expected
     finally:
         set_threads(before)
+
+
+def test_sizes_follow_from_the_machine(tmp_path):
+    cache = tmp_path / "sys/devices/system/cpu/cpu0/cache"
+    assert machine.l2_bytes(tmp_path) == machine.L2_DEFAULT
+    for index, (level, size) in enumerate([("1", "48K"), ("2", "512K"), ("3", "32768K")]):
+        (cache / f"index{index}").mkdir(parents=True)
+        (cache / f"index{index}/level").write_text(f"{level}\n")
+        (cache / f"index{index}/size").write_text(f"{size}\n")
+    assert machine.l2_bytes(tmp_path) == 512 * 1024
+    (cache / "index1/size").write_text("unknown\n")
+    assert machine.l2_bytes(tmp_path) == machine.L2_DEFAULT
+    assert str(core_count()) in machine.describe() and blas.kernels() in machine.describe()
+
+
+@pytest.mark.parametrize("uncopied", [False, True])
+def test_products_are_cut_only_where_that_saves_copies(monkeypatch, uncopied):
+    monkeypatch.setattr(machine, "SMALL_PRODUCTS_UNCOPIED", uncopied)
+    assert machine.product_rows(32, 256, 256) == (8 if uncopied else 32)
+    for rows, K, O in ((0, 256, 256), (31, 256, 256), (64, 256, 256), (32, 512, 512), (32, 64, 64)):  # noqa: E741
+        assert machine.product_rows(rows, K, O) == max(rows, 1)

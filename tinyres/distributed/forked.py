@@ -30,7 +30,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array
-from ..fast.cpu import threads
+from ..fast.cpu import machine, threads
 from .group import SINGLE_PROCESS, Group, flat_layout, spread
 
 MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
@@ -62,8 +62,8 @@ class ForkedGroup(Group):
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
         self.all_reduce_sum()  # all rows are written
         part = slice(numbers * self.rank // self.size, numbers * (self.rank + 1) // self.size)
-        for start in range(part.start, part.stop, threads.CHUNK_SIZE):
-            chunk = slice(start, min(start + threads.CHUNK_SIZE, part.stop))
+        for start in range(part.start, part.stop, machine.CHUNK_SIZE):
+            chunk = slice(start, min(start + machine.CHUNK_SIZE, part.stop))
             mean = self.rows[-1, chunk]
             numpy.add(self.rows[0, chunk], self.rows[1, chunk], out=mean)
             for row in self.rows[2:-1]:

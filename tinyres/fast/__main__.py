@@ -13,6 +13,7 @@ from ..ops import rectify, relu_gradient
 from ..optim import sgd_update
 from ..support.pipes import end_with_reader
 from ..tensor import sum_of_two
+from .cpu import machine
 
 BATCH_SIZE = 128
 
@@ -24,6 +25,7 @@ def main() -> None:
             print(f"    {function.__name__}, for {' '.join(applies.__doc__.split())}\n"
                   f"        why: {_first_line(function)}")
         print()
+    print(f"This machine: {machine.describe()}.\n")
     print(f"The paper's network for CIFAR, batch {BATCH_SIZE}, float32, {backend.current().__name__}:")
     for name, kernel, arguments in _layers():
         shapes = " ".join("x".join(map(str, a.shape)) for a in arguments if hasattr(a, "shape"))

@@ -14,10 +14,12 @@ from ...ops import rectify, relu_gradient
 from ...optim import sgd_update
 from ...tensor import sum_of_two
 from ..geometry import slices
-from .threads import CHUNK_SIZE, parallel_map
+from .machine import CHUNK_SIZE
+from .machine import ELEMENTWISE_SLICE as SLICE_BYTES
+from .memory import keep_memory
+from .threads import parallel_map
 
 MIN_BYTES = 2**22  # of an array; a smaller one is done before a second thread is awake
-SLICE_BYTES = 2**19
 
 Arrays = list[numpy.ndarray]
 
@@ -82,6 +84,8 @@ def contiguous(weights: Arrays, gradients: Arrays, velocities: Arrays, *settings
 def sgd_in_threads(weights: Arrays, gradients: Arrays, velocities: Arrays, lr: float, momentum: float,
                    weight_decay: float) -> None:
     """chunks that stay in a core's cache, on all cores"""
+    keep_memory()
+
     def chunks() -> Iterator[Arrays]:
         for arrays in zip(weights, gradients, velocities, strict=True):
             flat = [array.reshape(-1) for array in arrays]

@@ -13,10 +13,10 @@ import numpy
 
 from ...conv import Pair, convolution_gradients, convolve, output_size
 from ..geometry import column_slices, of_gradients
+from .machine import MAX_COLUMNS as MAX_BYTES  # of a slice's, unless one image, or the kernel, has more
+from .machine import MIN_SLICES
 from .threads import parallel_map
 
-MAX_BYTES = 2**20  # of a slice's columns, unless one image, or the kernel that they meet, has more
-MIN_SLICES = 4  # where that makes fewer
 MAX_PRODUCT = 2**20  # multiplications that OpenBLAS does without copying its operands
 MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; where fewer fit, it takes all at once
 

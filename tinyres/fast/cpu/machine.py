@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from . import blas
+from .cores import core_count
 
 L2_DEFAULT = 2**20  # bytes, where the system does not say
 L2_LIMITS = 2**18, 2**21  # a smaller cache lets slices become too small for threads, a larger one is shared
@@ -30,9 +31,26 @@ def l2_bytes(root: Path = Path("/")) -> int:
 L2 = min(max(l2_bytes(), L2_LIMITS[0]), L2_LIMITS[1])
 SMALL_PRODUCTS_UNCOPIED = blas.kernels() in UNCOPIED
 
-MAX_SUMMED_KERNEL = L2  # bytes of a kernel at 36 points; the sums of a larger one do not stay in a cache
+# From L2, in bytes. A pass takes two or three such slices; what lies beside columns and points is smaller
+ELEMENTWISE_SLICE = L2 // 2
+CHUNK_SIZE = L2 // 16  # numbers of one array, of four bytes, beside as many of a few other arrays
+MAX_COLUMNS = L2
+MAX_ROW_POINTS = 2 * L2  # less suits a cache, but not threads, which wait for Python's lock at each call
+MAX_SUMMED_KERNEL = L2  # a kernel at 36 points; the sums of a larger one do not stay in a cache
+# From the number of cores: more slices of a batch would busy more of them, and make smaller products
+MIN_SLICES = 4 if core_count() <= 4 else 8
+# From BLAS
 MAX_UNCOPIED = 2**19  # multiplications of a product whose factors OpenBLAS takes uncopied, where it can
 MIN_COPIED = 64  # rows of a product; with so many, copies hardly count
+
+
+def describe() -> str:
+    """What the machine is, as far as it counts here, in a line."""
+    copied = "not copied" if SMALL_PRODUCTS_UNCOPIED else "copied"
+    kernels = blas.kernels() or "an unknown processor"
+    return (f"{core_count()} cores with {L2 // 1024} KiB of L2; OpenBLAS has kernels for {kernels}, by which "
+            f"factors of small products are {copied}; so batches are cut into {MIN_SLICES} slices or more, "
+            f"with up to {MAX_COLUMNS // 1024} KiB of columns")
 
 
 def product_rows(rows: int, K: int, O: int) -> int:  # noqa: E741

@@ -23,12 +23,12 @@ from ...backend import Array
 from ...conv import Pair, convolution_gradients
 from ..geometry import image_slices, of_gradients
 from .im2col import gradients_im2col
+from .machine import MAX_COLUMNS as MAX_BYTES  # of pairs of gradients in a slice of images
 from .threads import parallel_map
 
 BLOCK = 64  # windows multiplied at a time: few enough for OpenBLAS to take them without a copy
 MAX_CHANNELS = 64  # out; with more, products take so long that copies hardly count
 MIN_PIXELS = 2**8  # of all images, for each channel out; with fewer, the many calls cost more than they save
-MAX_BYTES = 2**20  # of pairs of gradients in a slice of images
 MIN_SLICES = 4  # where MAX_BYTES makes fewer; many small slices cost more than further threads bring
 # by class of pixels, (row, column) being 0 if even and 1 if odd: how many of the four outputs it takes
 CLASSES = {(0, 0): 1, (1, 0): 2, (0, 1): 3, (1, 1): 4}

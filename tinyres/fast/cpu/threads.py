@@ -19,14 +19,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-
 from . import blas
 from .cores import core_count
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 PATIENCE = 10  # seconds that a fork waits for other threads to end what they compute
-CHUNK_SIZE = 2**16  # numbers of one array that fit in a core's cache beside as many of a few other arrays
 
 
 def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -35,8 +33,9 @@ def parallel_map(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     An error in one of them is raised once all threads have ended.
     """
     items = list(items)
-    if len(items) == 1:
-        return [function(items[0])]  # BLAS has all cores
+    if len(items) == 1:  # BLAS has all cores
+        with unforked():
+            return [function(items[0])]
     results: list[Any] = [None] * len(items)
     remaining, lock = iter(range(len(items))), threading.Lock()
 

@@ -25,7 +25,7 @@ import numpy
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
 from ..geometry import of_gradients, slices
-from .machine import MAX_SUMMED_KERNEL, product_rows
+from .machine import MAX_SUMMED_KERNEL, MIN_SLICES, product_rows
 from .threads import parallel_map
 from .winograd_rows import numpy_3x3_same
 from .winograd_transforms import (
@@ -41,7 +41,7 @@ from .winograd_transforms import (
 MIN_CHANNELS, MIN_PAIRS = 16, 2048  # a pair: one in, one out; with fewer, winograd_rows.py is faster
 TILES = 128  # of a slice; with more rows a product is hardly faster, and the points leave the caches
 PAIRS_OF_A_TILE = 2**12  # of channels; with more for each tile, the kernel's transform does not pay
-MIN_TILES, MIN_SLICES = 16, 4  # fewer than TILES if there are not enough for so many slices, for a few cores
+MIN_TILES = 16  # of a slice, where there are not enough for MIN_SLICES
 GROUPS = 16  # of slices, each with its own sum of the kernel's gradient
 
 

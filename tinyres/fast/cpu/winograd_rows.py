@@ -16,8 +16,8 @@ maps multiply whole rows, so few channels suffice; winograd.py saves as much aga
 gradient of the input is a convolution again, with the kernel rotated, and the windows made for it serve the
 kernel's gradient too.
 
-Precision: in float32 the rounding errors are 2 to 6 times those of the definition (root mean square), and in
-a kernel's gradient no larger than those.
+Precision: in float32 the rounding errors are 2 to 6 times those of the definition (root mean square), in a
+kernel's gradient 3 times at most.
 """
 from __future__ import annotations
 
@@ -27,12 +27,10 @@ from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
 from ..geometry import image_slices, is_3x3_same, rotate_180
 from . import im2col  # noqa: F401, so that what follows is tried first
+from .machine import MAX_ROW_POINTS as MAX_BYTES  # of the points of a slice of images and of its results
 from .threads import parallel_map
 from .winograd_transforms import A, G, patches_to_points
 
-# of the points of a slice of images and of its results; less would suit a cache, but not the threads, which
-# wait for Python's lock at each call
-MAX_BYTES = 2**21
 MIN_SLICES = 4  # where MAX_BYTES makes fewer
 MIN_PIXELS, MIN_WORK = 2**8, 2**18  # pixels; pixels times channels in times channels out
 PAIRS_OF_A_PIXEL = 2**8  # of channels; with more for each pixel, the kernel's transform does not pay
