@@ -5,10 +5,12 @@
     python tests/benchmarks/variants.py --layers            only the layers of the paper's network, a minute
 
 The grid: 3 x 3 convolutions, forward and backward, of 1 to 128 images with sides 4 to 32, 3 to 512
-channels, strides 1 and 2, float32; medians of calls that take turns. What is chosen is compared with the fastest; the ten
-worst cases are printed, then how often each variant was chosen and was the fastest. With --layers each layer
-has a line, other kernels too: a variant whose ratio to the definition is not below 1 there has no reason to
-exist.
+channels, strides 1 and 2, float32. What is chosen is compared with the fastest; the ten worst cases are
+printed, then how often each variant was chosen and was the fastest. With --layers each layer has a line, other
+kernels too: a variant whose ratio to the definition is not below 1 there has no reason to exist.
+
+Medians of calls in a row, after calls that do not count: for the threads of BLAS, which the definitions use,
+keep a core busy for a while after their last product.
 """
 from __future__ import annotations
 
@@ -33,6 +35,7 @@ from tinyres.tensor import sum_of_two
 
 CHANNELS = (3, 16), (16, 16), (16, 64), (32, 32), (64, 64), (64, 128), (128, 128), (256, 256), (512, 512)
 BATCH_SIZES, SIDES = (1, 2, 4, 8, 16, 32, 64, 128), (4, 8, 16, 32)
+WARM_UP_SECONDS = 0.03
 MAX_MULTIPLICATIONS = 5e9  # a call with more says nothing that one with fewer images does not say
 LAYERS = ((32, 3, 16, 1), (32, 16, 64, 1), (32, 64, 64, 1), (16, 128, 128, 1), (8, 256, 256, 1),
           (32, 64, 128, 2), (16, 128, 256, 2), (32, 16, 16, 1))
@@ -79,18 +82,15 @@ def layers() -> Iterator[Case]:
 def medians(kernel: Kernel, arguments: tuple[object, ...], seconds: float) -> dict[Callable, float]:
     """Milliseconds of a call of the definition and of each variant that can take the arguments."""
     functions = [kernel.definition, *(f for applies, f in kernel.variants if possible(applies, arguments))]
-    times: dict[Callable, list[float]] = {function: [] for function in functions}
+    found = {}
     for function in functions:
-        function(*arguments)
-    end = time.perf_counter() + seconds * len(functions)
-    while time.perf_counter() < end or len(times[functions[0]]) < 3:
-        for function in functions:
-            for _ in range(2):  # the second: with its own threads awake, and not the other's
-                start = time.perf_counter()
-                function(*arguments)
-                took = time.perf_counter() - start
-            times[function].append(1000 * took)
-    return {function: statistics.median(values) for function, values in times.items()}
+        start, times = time.perf_counter(), []
+        while (now := time.perf_counter()) < start + WARM_UP_SECONDS + seconds or len(times) < 3:
+            function(*arguments)
+            if now > start + WARM_UP_SECONDS:
+                times.append(1000 * (time.perf_counter() - now))
+        found[function] = statistics.median(times)
+    return found
 
 
 def possible(applies: Callable[..., bool], arguments: tuple[object, ...]) -> bool:
@@ -125,7 +125,8 @@ def main() -> None:
         for name, kernel, arguments in layers() if args.layers else grid():
             times, chosen = medians(kernel, arguments, args.seconds), kernel.choose(*arguments)
             best = min(times, key=times.__getitem__)
-            results.append((times[chosen] / times[best], times[chosen] - times[best], name, chosen, best, times))
+            more = times[chosen] - times[best]
+            results.append((1 + more / times[best], more, name, chosen, best, times))
             if args.layers:
                 plain = times[kernel.definition]
                 print(f"{name:<45} {chosen.__name__:<26} definition {plain:>8.2f}, variant "
