@@ -331,3 +331,31 @@ def test_products_are_cut_only_where_that_saves_copies(monkeypatch, uncopied):
     assert machine.product_rows(32, 256, 256) == (8 if uncopied else 32)
     for rows, K, O in ((0, 256, 256), (31, 256, 256), (64, 256, 256), (32, 512, 512), (32, 64, 64)):  # noqa: E741
         assert machine.product_rows(rows, K, O) == max(rows, 1)
+
+
+LATE = """
+import pathlib, sys, threading
+import numpy
+import tinyres as tr
+from PIL import Image
+from tinyres.datasets.image_folder import image_folder
+from tinyres.datasets.loader import training_batches
+folder = pathlib.Path(sys.argv[1])
+for split in "train", "val":
+    for name in "ab":
+        (folder / split / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 40), (9 * i, 0, 0)).save(folder / split / name / f"{i}.png")
+data = image_folder(folder)
+def late():
+    threading.main_thread().join()
+    images, _ = next(training_batches(data.train, 4, 0, 0, 2))
+    print(images.shape)
+threading.Thread(target=late).start()
+"""
+
+
+def test_batches_are_made_after_pythons_main_thread_has_ended(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True,
+                          timeout=60, cwd=Path(__file__).resolve().parent.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(4, 224, 224, 3)\n", "")

@@ -120,8 +120,11 @@ class FolderSplit:
         read, arguments = self._read, [indices]
         if windows is not None:
             read, arguments = self._readable, [indices, windows, flips]
-        found = [image for image in _pool(self._workers, os.getpid()).map(read, *arguments)
-                 if image is not None]
+        try:
+            pictures = _pool(self._workers, os.getpid()).map(read, *arguments)
+        except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
+            pictures = map(read, *arguments)
+        found = [image for image in pictures if image is not None]
         xp = backend.current()
         images = numpy.empty((len(found), self.size, self.size, 3), numpy.uint8)
         for row, (image, _) in zip(images, found, strict=True):

@@ -72,12 +72,22 @@ def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
     try:
         while True:
             while len(pending) <= PREFETCH and (number := next(numbers, None)) is not None:
-                pending.append(threads.submit(prepare, number))
+                pending.append(_submitted(threads, prepare, number))
             if not pending:
                 return
             yield pending.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
+
+
+def _submitted(threads: ThreadPoolExecutor, prepare: Callable[[int], tuple[Array, Array]],
+               number: int) -> Future[tuple[Array, Array]]:
+    try:
+        return threads.submit(prepare, number)
+    except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
+        future: Future[tuple[Array, Array]] = Future()
+        future.set_result(prepare(number))
+        return future
 
 
 @functools.lru_cache(maxsize=PREFETCH)
