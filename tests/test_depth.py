@@ -101,8 +101,9 @@ def test_a_signal_in_the_last_evaluation_of_a_run_ends_the_experiment(small, mon
 
 
 def test_a_block_whose_activations_are_all_zero_has_a_ratio(tmp_path):
-    lines = [{**config("residual", blocks, 0.1, 0), "convolutions": 1 + 2 * blocks, "train_error": 0.5,
-              "held_out_error": 0.5, "test_error": 0.5, "residual_ratios": [0.0] * blocks} for blocks in (1, 2)]
+    errors = dict.fromkeys(("train_error", "held_out_error", "test_error"), 0.5)
+    lines = [{**config("residual", blocks, 0.1, 0), "convolutions": 1 + 2 * blocks, **errors,
+              "residual_ratios": [0.0] * blocks} for blocks in (1, 2)]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     results = read_results(tmp_path / "results.jsonl")
     depth.draw_identity(tmp_path / "identity.png", Sweep(cases(1, 2), [0.1], [0], COMMON, results))
