@@ -100,6 +100,16 @@ def test_a_signal_in_the_last_evaluation_of_a_run_ends_the_experiment(small, mon
     assert not (tmp_path / "results.jsonl").exists() and len(list(tmp_path.glob("*-seed*"))) == 1
 
 
+def test_a_block_whose_activations_are_all_zero_has_a_ratio(tmp_path):
+    errors = dict.fromkeys(("train_error", "held_out_error", "test_error"), 0.5)
+    lines = [{**config("residual", blocks, 0.1, 0), "convolutions": 1 + 2 * blocks, **errors,
+              "residual_ratios": [0.0] * blocks} for blocks in (1, 2)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = read_results(tmp_path / "results.jsonl")
+    depth.draw_identity(tmp_path / "identity.png", Sweep(cases(1, 2), [0.1], [0], COMMON, results))
+    assert (tmp_path / "identity.png").exists()
+
+
 def test_a_run_that_diverges_is_a_result(tmp_path):
     result = small_run(tmp_path, config("residual", 1, 1e9, 0))
     assert result["diverged"] and result["held_out_error"] == result["test_error"] == 1
@@ -125,7 +135,7 @@ def test_a_folder_of_another_experiment_and_a_damaged_file_are_refused(tmp_path)
     good = {"convolutions": 3, "train_error": 0.1, "held_out_error": 0.1, "test_error": 0.1}
     for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"',
                 *(json.dumps(good | bad) for bad in (
-                    {"test_error": 2}, {"residual_ratios": [0]}, {"convolutions": None}))):
+                    {"test_error": 2}, {"residual_ratios": [-1]}, {"convolutions": None}))):
         results.write_text(f"{json.dumps(good)}\n{bad}\n", encoding="latin-1")
         with pytest.raises(ValueError, match="results.jsonl, line 2 is "):
             read_results(results)

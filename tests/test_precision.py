@@ -126,6 +126,16 @@ def test_activations_that_overflow_are_reported_with_the_layers_name(scaled):
     assert float(model.loss_scale) == precision.LOSS_SCALE and len(before) == len(bytes_of(model, optimizer))
 
 
+def test_python_looks_at_a_step_before_the_timetable_fetches_its_loss(scaled, monkeypatch):
+    looks = []
+    monkeypatch.setattr(loss_scale, "LOOK_EVERY", 3)
+    monkeypatch.setattr(loss_scale.lists, "can_skip", lambda optimizer: True)
+    monkeypatch.setattr(scaled[1], "_look", lambda overflowed: looks.append(scaled[1].steps))
+    for _ in range(7):
+        step(*scaled)
+    assert looks == [1, 3, 6]
+
+
 def test_a_scale_of_one_is_not_halved(scaled):
     scaled[0].loss_scale.data.fill(1)
     with pytest.raises(Diverged, match="a gradient, in float16 and unscaled, is not finite"):

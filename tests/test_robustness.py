@@ -113,6 +113,23 @@ def test_a_lock_is_given_back_and_removes_only_what_it_should(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".lock", ".other.abc.tmp", "curve.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_may_lock_what_its_parent_has_given_back(tmp_path):
+    lock, (given_back, give_back) = FolderLock(tmp_path, []), os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.read(given_back, 1)
+            FolderLock(tmp_path, [])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    lock.close()
+    os.write(give_back, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(given_back), os.close(give_back)
+
+
 # what the file systems of others do
 
 

@@ -437,6 +437,21 @@ def test_a_run_outlives_a_full_disk(xp, tmp_path, capsys):
     assert read_metrics(tmp_path / "a" / "metrics.jsonl") == metrics and metrics[-1]["step"] == 30
 
 
+def test_a_line_that_could_not_be_written_is_written_before_the_next_checkpoint(tmp_path, monkeypatch):
+    def fail(path, lines):
+        raise OSError("no space")
+
+    net = tr.models.cifar_net(2, blocks=1, widths=(4, 8))
+    line = {"step": 1, "train_loss": 1.0, "train_error": 0.5}
+    with Run(tmp_path, {}) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr("tinyres.training.run_folder.append_lines", fail)
+            run.record(line)
+        assert read_metrics(tmp_path / "metrics.jsonl") == []
+        run.save(net, tr.optim.SGD(net.parameters(), 0.1), 1, last=False)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [line]
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
 def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
     full = open("/dev/full", "w")

@@ -149,12 +149,12 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
         print(headline)
     check_batch(settings.batch_size, launch.processes or group.size)  # before that many are started
     with shared(launch, settings.batch_size, model, group) as group:
-        if launch.dry_run:
-            return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group)
-        record = Run(launch.out, settings.config(), seed=settings.seed, group=group, overwrite=launch.demo,
-                     step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
         whole = launch.capture and group.size == 1
         compute = capture.captured(loss_and_error) if whole else loss_and_error
+        if launch.dry_run:
+            return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group, compute)
+        record = Run(launch.out, settings.config(), seed=settings.seed, group=group, overwrite=launch.demo,
+                     step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
         if backend.current() is not numpy:
             images, _ = dataset.test.evaluation_batch(numpy.arange(1))
             text = trial.describe(model, compute, images.shape[1:], settings.batch_size // group.size,

@@ -77,7 +77,8 @@ def draw_identity(path: Path, sweep: Sweep) -> None:
     blocks, lines = [len(line["residual_ratios"]) for line in found], []
     for color, (name, summary) in enumerate({"largest": max, "median": statistics.median}.items()):
         ratios = [summary(line["residual_ratios"]) for line in found]
-        slope = f": slope {fitted_slope(blocks, ratios):.2f}" if len(set(blocks)) > 1 else ""
+        fits = len(set(blocks)) > 1 and min(ratios) > 0
+        slope = f": slope {fitted_slope(blocks, ratios):.2f}" if fits else ""
         lines.append(plot.Line(blocks, ratios, name + slope, "points", 4 + color))
     ends = sorted({min(blocks), max(blocks)})
     lines.append(plot.Line(ends, [1 / end for end in ends], "1 / blocks: slope -1", "dotted", 0))

@@ -196,7 +196,7 @@ def read_results(path: Path) -> list[Result]:
                 and all(isinstance(error, (int, float)) and 0 <= error <= 1
                         for error in [*errors, *(point[1] for point in curve)])
                 and all(isinstance(point[0], int) for point in curve)
-                and all(isinstance(ratio, (int, float)) and 0 < ratio < 1e300 for ratio in ratios)):
+                and all(isinstance(ratio, (int, float)) and 0 <= ratio < 1e300 for ratio in ratios)):
             raise ValueError(f"{path}, line {number} is not the result of a run: delete it")
         results.append(line)
     return results

@@ -4,6 +4,8 @@ from __future__ import annotations
 import sys
 import time
 
+import numpy
+
 from .. import backend
 from ..datasets.dataset import Dataset
 from ..datasets.loader import training_batches
@@ -12,27 +14,28 @@ from ..fast import memory_kept
 from ..nn import Module
 from ..optim import Optimizer
 from .curves import Metrics
-from .loop import training_step
+from .loop import Compute, loss_and_error, training_step
 
-STEPS = 3  # after a first one, in which memory is allocated
+STEPS, BEFORE, BEFORE_ON_GPU = 3, 1, 4  # timed; before, when memory is allocated and a GPU records a step
 
 
 def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
-            group: Group = SINGLE_PROCESS) -> Metrics:
+            group: Group = SINGLE_PROCESS, compute: Compute = loss_and_error) -> Metrics:
     """Take a few steps of a run, print the time and memory of one and the hours of all, and write nothing.
 
-    steps, batch_size: of the whole run. group: the processes that share it. Returns no lines of metrics.
+    steps, batch_size: of the whole run. group: the processes that share it. compute: as in `train`.
+    Returns no lines of metrics.
     The hours are an estimate: of steps on this machine, as busy as it is now, without evaluations.
     """
-    seconds = []
+    seconds, before = [], BEFORE if backend.current() is numpy else BEFORE_ON_GPU
     with memory_kept():
-        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, STEPS + 1),
+        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, before + STEPS),
                                                group.shard):
             start = time.perf_counter()
-            loss, _ = training_step(model, optimizer, images, labels, group)
+            loss, _ = training_step(model, optimizer, images, labels, group, compute)
             float(loss)  # waits for a GPU
             seconds.append(time.perf_counter() - start)
-    seconds = seconds[1:] or seconds
+    seconds = seconds[before:] or seconds
     step = min(seconds)
     print(f"Dry run: {model.num_parameters():,} trainable weights, batches of {batch_size}\n"
           f"  a step        {step:.2f} seconds, the fastest of {len(seconds)}\n"

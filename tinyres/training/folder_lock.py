@@ -17,8 +17,16 @@ except ImportError:  # on Windows, runs of two programs in one folder go unnotic
 # device and inode of the locks that this process holds: the system would give it each of them twice
 _held: set[tuple[int, int]] = set()
 _guard = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()  # a fork does not inherit what lockf locked
+    _guard.release()
+
+
 if hasattr(os, "register_at_fork"):  # a copy of a held lock would never be released
-    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release)
+    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release,
+                        after_in_child=_after_fork_in_child)
 
 
 class FolderLock:

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,7 +107,8 @@ class Run:
             self._lock.close()
 
     def record(self, line: Mapping[str, Any]) -> None:
-        """Add a line to the metrics. A line that cannot be written is tried again with the next one.
+        """Add a line to the metrics. A line that cannot be written is tried again with the next one, and
+        before a checkpoint is saved.
 
         A folder that was removed is made again. Raises RuntimeError, as `save` does, if another run has begun
         there meanwhile.
@@ -130,6 +132,8 @@ class Run:
         finite.
         """
         def save(path: Path) -> None:
+            with suppress(OSError):  # which `record` has reported
+                self._append(self.metrics_file)
             sync(self.metrics_file)  # first, so that no checkpoint is ahead of its metrics
             save_checkpoint(path, model, optimizer, step, self.config)
 

@@ -5,7 +5,7 @@ Why it is faster: all cores build columns, and add them up for the gradient, eac
 its own cache, where the definition leaves everything but the matrix product to one core. And the matrix of
 columns, KH KW times as large as the image, never exists as a whole. A row of a window, KW C numbers that are
 contiguous in memory, is copied as one item, which halves the time, and small products are cut into blocks
-that OpenBLAS takes without a copy.
+that OpenBLAS takes without a copy where it can (machine.py).
 """
 from __future__ import annotations
 

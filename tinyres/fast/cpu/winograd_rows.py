@@ -51,7 +51,8 @@ def enough_pixels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 
 def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, padding: Pair,
                                needs_grad: tuple[bool, bool]) -> bool:
-    """NumPy arrays as above, but a fourth of the pixels will do for both gradients"""
+    """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels as for the
+    convolution; where both gradients are needed, fewer will do"""
     min_work = MIN_WORK // 4 if all(needs_grad) else MIN_WORK
     return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, min_work)
 

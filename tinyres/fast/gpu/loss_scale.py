@@ -4,7 +4,7 @@ A step in which a gradient overflows is skipped and the scale halved; after GROW
 is doubled.
 
 Why it is faster: a GPU finds out by itself whether a step is to be skipped, and what becomes of the scale,
-while Python launches the next step. Python looks at every LOOK_EVERY-th step only.
+while Python launches the next step. Python looks at the first and at every LOOK_EVERY-th step only.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .precision import Float16, any_not_finite
 
 MAX_LOSS_SCALE = 2.0**24
 GROWTH_STEPS = 2000
-LOOK_EVERY = 100
+LOOK_EVERY = 100  # before the loss of such a step is fetched, which is no number either, but names no layer
 SCALE_STATE = "loss_scale", "good_steps"  # names in an optimizer's state
 
 
@@ -73,12 +73,12 @@ class ScaledOptimizer(Optimizer):
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         overflowed = any_not_finite(gradients) if gradients else numpy.uint32(0)
-        if self.steps % LOOK_EVERY == 0 or not lists.can_skip(self.optimizer):
+        self.steps, can_skip = self.steps + 1, lists.can_skip(self.optimizer)
+        if self.steps == 1 or self.steps % LOOK_EVERY == 0 or not can_skip:
             self._look(bool(overflowed))
-        self.steps += 1
         self.optimizer.lr = self.lr
         with lists.skipped_if(overflowed):
-            if lists.can_skip(self.optimizer) or not overflowed:
+            if can_skip or not overflowed:
                 self.optimizer.step()
         adapt(self.model.loss_scale.data, self.good_steps, overflowed)
 
