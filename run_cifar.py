@@ -131,6 +131,8 @@ def read_settings() -> tuple[CifarSettings, CifarLaunch, Checkpoint | None]:
         typed.setdefault("evaluate", NETWORK)
     elif "export" in typed and "evaluate" not in typed:
         parser.error("--export needs --evaluate, the checkpoint whose weights it writes")
+    if typed.keys() >= {"demo", "network"}:
+        parser.error("--demo trains the residual network and its plain twin: leave --network out")
     settings, launch, checkpoint = layered(parser, typed, CifarSettings, CifarLaunch,
                                            {"demo": DEMO, "laptop": LAPTOP})
     held = HELD.get(settings.dataset)

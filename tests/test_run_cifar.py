@@ -169,6 +169,7 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--step", "5"], "unrecognized arguments: --step"),
     (["--demo", "--laptop"], "--demo cannot be combined with --laptop"),
     (["--demo", "--classify", "a.jpg"], "--classify cannot be combined with --demo"),
+    (["--demo", "--plain"], "--demo trains the residual network and its plain twin: leave --network out"),
     (["--steps", "5", "--classify", "a.jpg"], "--steps cannot be combined with --classify, which trains"),
     (["--epochs", "5", "--evaluate", "absent"], "--epochs cannot be combined with --evaluate"),
     (["--schedule", "cosine", "--lr-drops", "5"], "--lr-drops is for --schedule drops, and the schedule is"),
