@@ -26,8 +26,8 @@ CONFLICTS = [
     ("classify", "demo"), ("classify", "resume"), ("classify", "export"), ("classify", "pictures"),
     ("pictures", "demo"), ("pictures", "resume"), ("pictures", "export"),  # both of which set --evaluate
     ("demo", "laptop"), ("demo", "resume"), ("demo", "evaluate"), ("demo", "distributed"),
-    ("demo", "network", ", which compares residual with plain"),
-    ("dry_run", "evaluate"), ("dry_run", "classify"), ("resume", "evaluate"), ("processes", "distributed", ", where mpirun says how many"),
+    ("dry_run", "evaluate"), ("dry_run", "classify"), ("resume", "evaluate"),
+    ("processes", "distributed", ", where mpirun says how many"),
     *((length, mode, ", which trains nothing") for length in ("steps", "epochs")
       for mode in ("classify", "pictures", "evaluate"))]
 
