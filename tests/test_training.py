@@ -560,6 +560,15 @@ def test_a_batch_that_is_too_large_leaves_no_folder_behind(xp, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_that_another_run_has_replaced_meanwhile_is_left_alone(tmp_path):
+    small_run(numpy, tmp_path, 4)
+    before = (tmp_path / "checkpoint.npz").read_bytes()
+    with pytest.raises(RuntimeError, match="has come to step 4 since step 2 was read: another run"):
+        Run(tmp_path, {}, step=2).__enter__()
+    assert (tmp_path / "checkpoint.npz").read_bytes() == before
+    small_run(numpy, tmp_path, 6, first_step=4)  # the lock was given back
+
+
 def test_a_checkpoint_of_version_0_1_0_gives_the_network_that_it_was(xp):
     checkpoint = load_checkpoint(Path(__file__).parent / "support" / "checkpoint_of_version_0_1_0.npz")
     net = tr.models.cifar_net(blocks=1, widths=(2, 3), seed=1)

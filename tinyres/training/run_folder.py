@@ -69,15 +69,12 @@ class Run:
         """Lock the folder, and start its metrics over or, when resuming, cut them off at the checkpoint.
 
         Raises ValueError if a run that starts would replace another, RuntimeError if another process trains
-        there, OSError if a file cannot be written.
+        there, or has since the checkpoint was read, OSError if a file cannot be written.
         """
-        if not (self.step or self.overwrite) and self.checkpoint.is_file():
-            raise ValueError(f"{self.folder} already holds a run: give --resume to continue it, or another "
-                             "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
-                             "Run(..., overwrite=True)")
         if self.group.rank == 0:
             self._lock = FolderLock(self.folder, RUN_FILES)
         try:
+            self._check_checkpoint()
             kept = read_metrics(self.metrics_file) if self.step else []
             self.metrics = [line for line in kept if line["step"] <= self.step]
             if self.group.rank == 0:
@@ -87,6 +84,18 @@ class Run:
             raise
         self.last_saved = time.perf_counter()
         return self
+
+    def _check_checkpoint(self) -> None:
+        """Nobody else writes it now, but a run that has ended since this one looked may have."""
+        if self.overwrite or not self.checkpoint.is_file():
+            return
+        if not self.step:
+            raise ValueError(f"{self.folder} already holds a run: give --resume to continue it, or another "
+                             "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
+                             "Run(..., overwrite=True)")
+        if (step := load_checkpoint(self.checkpoint).step) > self.step:
+            raise RuntimeError(f"{self.folder} has come to step {step} since step {self.step} was read: another "
+                               "run went on there and has ended; resume again")
 
     def _begin(self) -> None:
         """Write the settings, and all metrics so far."""
