@@ -94,8 +94,8 @@ class Run:
                              "--out; in Python, Run(...).resume(model, optimizer), another folder, or "
                              "Run(..., overwrite=True)")
         if (step := load_checkpoint(self.checkpoint).step) > self.step:
-            raise RuntimeError(f"{self.folder} has come to step {step} since step {self.step} was read: another "
-                               "run went on there and has ended; resume again")
+            raise RuntimeError(f"{self.folder} has come to step {step} since step {self.step} was read: "
+                               "another run went on there and has ended; resume again")
 
     def _begin(self) -> None:
         """Write the settings, and all metrics so far."""

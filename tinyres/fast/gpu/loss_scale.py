@@ -69,7 +69,7 @@ class ScaledOptimizer(Optimizer):
         """Move the parameters or, if a gradient is not finite, halve the scale.
 
         Raises Diverged, naming the layer, if activations overflow, which no scale can prevent: on a GPU up to
-        LOOK_EVERY steps later, none of which has moved a weight.
+        LOOK_EVERY steps later, none of which has moved a weight, unless the loss is fetched and found before.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         overflowed = any_not_finite(gradients) if gradients else numpy.uint32(0)
