@@ -33,14 +33,15 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
     """
     group = distributed.start(launch.backend) if launch.distributed else SINGLE_PROCESS
     name = backend.use(launch.backend).__name__
-    products = settings.precision or ("float32" if name == "numpy" else "float16")
+    on_gpu = "float16" if launch.capture and group.size == 1 else "tf32"  # which is faster kernel by kernel
+    products = settings.precision or ("float32" if name == "numpy" else on_gpu)
     if name == "numpy" and products != "float32" and (launch.resume or launch.evaluate):
         print(f"The run was started with precision {products}, which needs a GPU: float32 here.")
         products = "float32"
     precision.use(products)
     if settings.precision is None and name != "numpy" and group.rank == 0:
-        print("Precision float16: activations in 16 bits, weights and sums in 32 (--precision tf32 holds "
-              "larger numbers, float32 more digits).")
+        print(f"Precision {products} (--precision): float16 has activations in 16 bits, weights and sums in 32; "
+              "tf32 holds larger numbers, float32 more digits.")
     if launch.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     if name == "numpy":
