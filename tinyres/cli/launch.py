@@ -40,8 +40,8 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
         products = "float32"
     precision.use(products)
     if settings.precision is None and name != "numpy" and group.rank == 0:
-        print(f"Precision {products} (--precision): float16 has activations in 16 bits, weights and sums in 32; "
-              "tf32 holds larger numbers, float32 more digits.")
+        print(f"Precision {products} (--precision): float16 has activations in 16 bits, weights and sums in "
+              "32; tf32 holds larger numbers, float32 more digits.")
     if launch.backend == "auto" and name == "numpy":
         print("On the CPU, with NumPy (--backend cupy says what a GPU needs).")
     if name == "numpy":

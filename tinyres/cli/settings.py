@@ -62,8 +62,9 @@ class Settings:
     held_out: int | None = option(
         None, "leave N training images out, and test on them instead", positive_int, "N")
     seed: int = option(0, "the seed of the initial weights and the batches", non_negative_int)
-    precision: str | None = option(None, "precision of matrix products; default: float16 on a GPU, tf32 where "
-                                   "steps are not launched whole, float32 with NumPy", choices=PRECISIONS)
+    precision: str | None = option(
+        None, "precision of matrix products; default: float16 on a GPU, tf32 where steps are not launched "
+        "whole, float32 with NumPy", choices=PRECISIONS)
 
     def title(self) -> str:
         """The network and what it learns, as used in folder names."""
