@@ -9,8 +9,8 @@ channels, strides 1 and 2, float32. What is chosen is compared with the fastest;
 printed, then how often each variant was chosen and was the fastest. With --layers each layer has a line, and
 other kernels too: a variant whose ratio to the definition is not below 1 there has no reason to exist.
 
-Medians of calls in a row, after calls that do not count: for the threads of BLAS, which the definitions use,
-keep a core busy for a while after their last product.
+Medians of calls in a row, after calls that do not count. The threads of BLAS, which the definitions use, keep
+a core busy for a while after their last product: here for 2**20 cycles only, or all others would pay for it.
 """
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import argparse
 import collections
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -35,7 +36,8 @@ from tinyres.tensor import sum_of_two
 
 CHANNELS = (3, 16), (16, 16), (16, 64), (32, 32), (64, 64), (64, 128), (128, 128), (256, 256), (512, 512)
 BATCH_SIZES, SIDES = (1, 2, 4, 8, 16, 32, 64, 128), (4, 8, 16, 32)
-WARM_UP_SECONDS = 0.03
+WARM_UP_SECONDS = 0.01
+TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"  # cycles, as a power of two
 MAX_MULTIPLICATIONS = 5e9  # a call with more says nothing that one with fewer images does not say
 LAYERS = ((32, 3, 16, 1), (32, 16, 64, 1), (32, 64, 64, 1), (16, 128, 128, 1), (8, 256, 256, 1),
           (32, 64, 128, 2), (16, 128, 256, 2), (32, 16, 16, 1))
@@ -115,9 +117,9 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.02, help="for each variant of each case")
     args = parser.parse_args()
-    if args.kernels and os.environ.get("OPENBLAS_CORETYPE") != args.kernels:
-        words = ["--layers"] * args.layers + ["--kernels", args.kernels, "--seconds", str(args.seconds)]
-        measuring.again(*words, OPENBLAS_CORETYPE=args.kernels)
+    if TIMEOUT not in os.environ:
+        measuring.again(*sys.argv[1:], **{TIMEOUT: "20"},
+                        **{"OPENBLAS_CORETYPE": args.kernels} if args.kernels else {})
         return
     measuring.begin(keep=args.kernels)
     results = []
