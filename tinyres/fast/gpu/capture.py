@@ -60,6 +60,7 @@ class _Recorded:
 
     def __init__(self, compute: Compute, model: Module, arrays: tuple[Array, ...]) -> None:
         self.compute, self.model, self.inputs = compute, model, [array.copy() for array in arrays]
+        self.graph: CUDAGraph  # made when there is none for the state
         self.state: list[tuple[int, bool]] | None = None  # of the model's tensors: addresses, requires_grad
         self.draws_random_numbers, self.said = False, ""
 
