@@ -11,6 +11,7 @@ from ..backend import Array, xp_of
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
 from ..distributed import SINGLE_PROCESS, Group, check_batch, make_equal, replicas
+from ..extras.losses import error_rate
 from ..fast import memory_kept
 from ..module import Module, evaluating
 from ..ops import softmax_cross_entropy
@@ -34,7 +35,7 @@ def loss_and_error(model: Module, images: Array, labels: Array) -> tuple[Array, 
     logits = model(Tensor(images))
     loss = softmax_cross_entropy(logits, labels)
     loss.backward()
-    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
+    return loss.data, error_rate(logits.data, labels)
 
 
 def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Array,
