@@ -124,6 +124,31 @@ def test_a_step_that_no_graph_holds_is_computed_as_usual(capsys):
     assert network.stem.weight.grad is None
 
 
+def test_a_step_that_fetches_numbers_is_computed_as_usual(capsys):
+    xp = tr.backend.use("cupy")
+    network = in_precision("float32", tr.models.cifar_net(blocks=1, widths=(8,)))
+    images, labels, fetched = xp.ones((4, 8, 8, 3), "float32"), xp.arange(4), []
+
+    def fetching(model, images, labels):
+        loss = tr.softmax_cross_entropy(model(tr.Tensor(images)), labels)
+        loss.backward()
+        fetched.append(float(loss))
+        return (loss.data,)
+
+    compute = capture.captured(fetching)
+    optimizer, expected = tr.optim.SGD(network.parameters(), 0.05), []
+    for _ in range(capture.WARM_UP_CALLS + 3):
+        fetching(network, images, labels)
+        expected.append((fetched.pop(), [p.grad.tobytes() for p in network.parameters()]))
+        for p in network.parameters():
+            p.grad = None
+        loss, = compute(network, images, labels)
+        assert expected[-1] == (float(loss), [p.grad.tobytes() for p in network.parameters()])
+        optimizer.step()
+    assert len(set(fetched)) == len(fetched) == capture.WARM_UP_CALLS + 3
+    assert capsys.readouterr().err.count("could not be recorded") == 1
+
+
 @pytest.mark.parametrize("products", precision.PRECISIONS)
 def test_a_step_waits_for_nothing(products):
     """Whoever waits cannot be captured, so all of a step is, the optimizer's part too."""
