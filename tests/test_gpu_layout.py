@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,44 +92,19 @@ def compiled(folder, kernels, calls):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """A function (name, total, arguments...) that runs a kernel of conv.cu on NumPy arrays."""
-    names = [name for name in gpu_conv.NAMES if "half" not in name]
-    parameters = {match[1]: len(match[2].split(",")) for match in re.finditer(
-        r"__global__ void (\w+)\((.*?)\)", gpu_conv.SOURCE.read_text(), re.DOTALL)}
-    calls = []
-    for i, name in enumerate(names):
-        plain, types = name[:-1].split("<")
-        first = types.split(",")[0]
-        count = parameters[plain] - 2
-        arguments = ", ".join(f"unsigned a{j}" for j in range(count))
-        calls.append(f'extern "C" void kernel_{i}(const {first}* x, {first}* out, {arguments}) '
-                     f'{{ RUN({name}(x, out, {", ".join(f"a{j}" for j in range(count))})); }}')
-    loaded = compiled(tmp_path_factory.mktemp("kernels"), gpu_conv.SOURCE, calls)
-
-    def run(name, total, *arguments):
-        x, out, *numbers = arguments
-        assert x.flags.c_contiguous or name.startswith("cut_columns")
-        getattr(loaded, f"kernel_{names.index(name)}")(
-            ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data),
-            *map(ctypes.c_uint, (*numbers, total)))
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def block_kernels(tmp_path_factory):
     """A function (name, shape, arrays, units, settings...) that runs a kernel of passes.cu on NumPy."""
     names = [name for name in passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = {"combine": (5, 15), "gather": (5, 20), "lay_out": (2, 9)}[name.split("<")[0]]
+        pointers, count = {"combine": (5, 15), "gather": (5, 20), "lay_out": (2, 9), "cut": (2, 16)}[
+            name.split("<")[0]]
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
         parameters += [f"unsigned a{j}" for j in range(count)]
         arguments = ", ".join(parameter.split()[-1] for parameter in parameters)
         calls.append(f'extern "C" void kernel_{i}({", ".join(parameters)}) '
                      f'{{ RUN_2D({name}({arguments})); }}')
-    loaded = compiled(tmp_path_factory.mktemp("block_kernels"), passes.SOURCE, calls)
+    loaded = compiled(tmp_path_factory.mktemp("kernels"), passes.SOURCE, calls)
 
     def run(name, shape, arrays, units, *settings):
         assert all(array.flags.c_contiguous for array in arrays[1:])  # the first one has strides
@@ -143,17 +117,16 @@ def block_kernels(tmp_path_factory):
 
 
 @pytest.fixture
-def launched(monkeypatch, kernels, block_kernels):
+def launched(monkeypatch, kernels):
     """gpu/conv.py and block.py with NumPy for their memory, kernels compiled for the CPU, and `product` for
     cuBLAS; the names of the passes that run."""
     names = []
     monkeypatch.setattr(cuda, "cupy", numpy)
     monkeypatch.setattr(cuda, "address", lambda array: array.ctypes.data)
     monkeypatch.setattr(cublas, "matmul", product)
-    monkeypatch.setattr(gpu_conv, "_launch", kernels)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
     monkeypatch.setattr(passes, "_launch", lambda name, *arguments: (
-        names.append(name.split("<")[0]), block_kernels(name, *arguments)))
+        names.append(name.split("<")[0]), kernels(name, *arguments)))
     return names
 
 
@@ -213,10 +186,10 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, f
         results.append([out.data, *(tensor.grad for tensor in (x, *weights))])
         for tensor in (x, *weights):
             tensor.grad = None
-    # one of the image and one of its gradient, none between the blocks; with stride 2, relu after the columns
+    # two of the image and one of the gradient, none between the blocks; with stride 2, one is relu's instead
     strided = stride > 1
     assert [launched.count(name) for name in ("lay_out", "combine", "gather")] == [
-        2 + strided, 8 - 2 * strided, strided]
+        3, 8 - 2 * strided, strided]
     for expected, got in zip(*results, strict=True):
         numpy.testing.assert_allclose(got, expected, rtol=0, atol=(2e-5 if dtype == "float32" else 1e-12)
                                       * abs(expected).max())
@@ -292,7 +265,7 @@ def test_pixels_that_lie_apart(launched):
     expected, got = (residual_sum(image, layers).data
                      for residual_sum in (nn.residual_sum.definition, block.residual_sum_fused))
     numpy.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
-    assert launched[0] == "lay_out"
+    assert launched[:2] == ["cut", "lay_out"]
 
 
 def test_an_unshared_gradient_is_kept_once():
@@ -306,8 +279,8 @@ def test_an_unshared_gradient_is_kept_once():
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-@pytest.mark.parametrize("module", [gpu_conv, passes, lists, loss],
-                         ids=["conv", "passes", "lists", "loss"])
+@pytest.mark.parametrize("module", [passes, lists, loss],
+                         ids=["passes", "lists", "loss"])
 def test_the_kernels_compile(architecture, module):
     cupy = pytest.importorskip("cupy", reason="CuPy, which brings the compiler, is not installed")
     from cupy_backends.cuda.libs import nvrtc

@@ -146,7 +146,7 @@ def test_whoever_fetches_losses_learns_what_has_overflowed_since_the_last_look(s
     model.network.blocks[1].conv1.weight.data[...] = 6e4
     model.network.blocks[0].conv2.weight.data[...] = 0.1
     progress.add(2, numpy.float32(numpy.nan), numpy.float32(0))
-    with numpy.errstate(all="ignore"), pytest.raises(Diverged, match=r"blocks.1.conv1, in float16, .* step 2"):
+    with numpy.errstate(all="ignore"), pytest.raises(Diverged, match="blocks.1.conv1, in float16, .* step 2"):
         progress.fetch()
     model.loss_scale.data.fill(0.5)
     last = Progress(0, 9, 2, optimizer.look)

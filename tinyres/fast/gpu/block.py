@@ -28,7 +28,6 @@ from ...models import ResidualNetwork, features
 from ...nn import Conv2d, Module, ResidualBlock, residual_sum
 from ...ops import relu_gradient
 from ...support.context import temporarily
-from ...support.operation_checks import pair
 from ...tensor import Tensor
 from ..geometry import image_slices, is_3x3_same, of_gradients
 from . import conv, cublas, cuda, lists, passes, precision
@@ -44,47 +43,10 @@ SLICE_BYTES = 2**40  # of a slice's partial sums, at most; less than the cache h
 _transposed: ContextVar[dict[int, Array] | None] = ContextVar("transposed", default=None)  # by address
 
 
-def cupy_block(x: Tensor, block: ResidualBlock) -> bool:
-    """tensors on CuPy of fewer than 2**30 numbers, with sides that are multiples of the stride"""
-    w1, w2, stride = block.conv1.weight, block.conv2.weight, block.stride
-    return (cuda.cupy_arrays(x.data) and x.shape[3:] == w1.shape[2:3] and not x.shape[1] % stride
-            and not x.shape[2] % stride and _fits(x.data, w2.data))
-
-
-@residual_sum.variant(cupy_block)
-def residual_sum_fused(x: Tensor, block: ResidualBlock) -> Tensor:
-    """relu, shortcut and sum within the passes between the products; less than half the launches"""
-    w1, w2, stride = block.conv1.weight, block.conv2.weight, int(block.stride)
-    m2, strides, padding = _as_matrix(w2.data), (stride, stride), (1, 1)
-    pixels, before = passes.pixels_of(x.data, stacked=False), int(block.added_channels) // 2
-    if stride == 1:
-        m1 = _as_matrix(w1.data)
-        y = _convolved(pixels, m1, passes.RELU)
-    else:
-        y = passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True)
-    out = _convolved(y, m2, passes.ADD, Beside(pixels, stride, -before))
-
-    def vjp(g: Array) -> tuple[Array | None, ...]:
-        outer, grad_x = passes.pixels_of(g, stacked=True), None
-        parts, grad_w2 = _kernel_gradient(y, outer, w2.data) if w2.requires_grad else (None, None)
-        inner = _convolved(outer, m2.T, passes.WHERE_POSITIVE, Beside(y), parts)
-        shortcut = Beside(outer, stride, before)
-        if stride > 1:
-            return *conv.gradients_on_gpu(inner.image, x.data, w1.data, strides, padding,
-                                          (x.requires_grad, w1.requires_grad), shortcut), grad_w2
-        parts, grad_w1 = _kernel_gradient(pixels, inner, w1.data) if w1.requires_grad else (None, None)
-        if x.requires_grad:
-            grad_x = _convolved(inner, m1.T, passes.ADD, shortcut, parts).image
-        elif parts:
-            passes.add_up(parts)
-        return grad_x, grad_w1, grad_w2
-
-    return Tensor(out.image, parents=(x, w1, w2), vjp=vjp)
-
-
 def cupy_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
     """CuPy arrays of fewer than 2**30 numbers, 3 x 3, stride 1, padding 1"""
-    return cuda.cupy_arrays(x) and is_3x3_same(w, stride, padding) and _fits(x, w)
+    return (cuda.cupy_arrays(x) and is_3x3_same(w, stride, padding)
+            and 0 < max(x.size, x.size // x.shape[3] * w.shape[3]) < 2**30)
 
 
 @convolve.variant(cupy_3x3)
@@ -94,17 +56,43 @@ def convolve_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
 
 
 @convolution_gradients.variant(of_gradients(cupy_3x3))
-def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair,
-                  needs_grad: tuple[bool, bool]) -> tuple[Array | None, Array | None]:
+def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, needs_grad: tuple[bool, bool],
+                  beside: Beside | None = None) -> tuple[Array | None, Array | None]:
     """16 to 20 images moved instead of 42"""
     outer, grad_x, grad_w, parts = passes.pixels_of(g, stacked=True), None, None, None
     if needs_grad[1]:
         parts, grad_w = _kernel_gradient(passes.pixels_of(x, stacked=False), outer, w)
     if needs_grad[0]:
-        grad_x = _convolved(outer, _as_matrix(w).T, parts=parts).image
+        grad_x = _convolved(outer, _as_matrix(w).T, passes.ADD, beside, parts).image
     elif parts:
         passes.add_up(parts)
     return grad_x, grad_w
+
+
+def cupy_block(x: Tensor, block: ResidualBlock) -> bool:
+    """tensors on CuPy of fewer than 2**30 numbers, with sides that are multiples of the stride"""
+    return (x.shape[3:] == block.conv1.weight.shape[2:3] and not x.shape[1] % block.stride
+            and not x.shape[2] % block.stride and cupy_3x3(x.data, block.conv2.weight.data, (1, 1), (1, 1)))
+
+
+@residual_sum.variant(cupy_block)
+def residual_sum_fused(x: Tensor, block: ResidualBlock) -> Tensor:
+    """relu, shortcut and sum within the passes between the products; less than half the launches"""
+    w1, w2, stride, before = block.conv1.weight, block.conv2.weight, block.stride, block.added_channels // 2
+    pixels, m2, strides, padding = passes.pixels_of(x.data, False), _as_matrix(w2.data), (stride,) * 2, (1, 1)
+    y = (_convolved(pixels, _as_matrix(w1.data), passes.RELU) if stride == 1 else
+         passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True))
+    out = _convolved(y, m2, passes.ADD, Beside(pixels, int(stride), -int(before)))
+
+    def vjp(g: Array) -> tuple[Array | None, ...]:
+        outer = passes.pixels_of(g, stacked=True)
+        parts, grad_w2 = _kernel_gradient(y, outer, w2.data) if w2.requires_grad else (None, None)
+        inner = _convolved(outer, m2.T, passes.WHERE_POSITIVE, Beside(y), parts)
+        gradients = gradients_3x3 if stride == 1 else conv.gradients_on_gpu
+        needs_grad, shortcut = (x.requires_grad, w1.requires_grad), Beside(outer, int(stride), int(before))
+        return *gradients(inner.image, x.data, w1.data, strides, padding, needs_grad, shortcut), grad_w2
+
+    return Tensor(out.image, parents=(x, w1, w2), vjp=vjp)
 
 
 @relu_gradient.variant(cuda.cupy_arrays)
@@ -138,13 +126,9 @@ def arrange(network: Module) -> None:
 def _kernels(network: Module) -> Iterator[Tensor]:
     """The weights of all convolutions that are computed here."""
     for _, layer in network.named_modules():
-        if isinstance(layer, Conv2d) and is_3x3_same(layer.weight, *(
-                pair("Conv2d", size, 0) for size in (layer.stride, layer.padding))):
+        if isinstance(layer, Conv2d) and layer.weight.shape[:2] == (3, 3) and all(
+                size in (1, (1, 1)) for size in (layer.stride, layer.padding)):
             yield layer.weight
-
-
-def _fits(x: Array, w: Array) -> bool:
-    return 0 < max(x.size, x.size // x.shape[3] * w.shape[3]) < 2**30
 
 
 def _as_matrix(w: Array) -> Array:
@@ -157,7 +141,7 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
     return matrix.reshape(3, shape[2], 3, shape[3]).transpose(2, 0, 1, 3)
 
 
-def _convolved(pixels: Pixels, matrix: Array, then: int = passes.NOTHING, beside: Beside | None = None,
+def _convolved(pixels: Pixels, matrix: Array, then: int = passes.ADD, beside: Beside | None = None,
                parts: Parts | None = None) -> Pixels:
     """X or G @ a matrix (..., 3C), and what its partial sums add up to, (N, H, W, C), slice by slice."""
     if precision.tf32() and FORM != "columns" and matrix.strides[0] > matrix.itemsize:
@@ -166,7 +150,7 @@ def _convolved(pixels: Pixels, matrix: Array, then: int = passes.NOTHING, beside
         matrix = (cuda.cupy.ascontiguousarray(matrix.T) if known is None else known).T
     N, H, W, _ = pixels.image.shape
     out = passes.empty((N, H, W, matrix.shape[1] // 3), matrix.dtype, pixels.stacked)
-    for part in image_slices(N, 3 * out.image[0].nbytes, SLICE_BYTES):
+    for part in image_slices(N, 3 * out.image.nbytes // N, SLICE_BYTES):
         passes.combine(_product(pixels, part, matrix), then, out, part, beside, parts)
         parts = None
     return out

@@ -78,7 +78,7 @@ class _Recorded:
         try:
             results, gradients, replaced = self.graph()
         except RuntimeError as error:
-            if not self.graph.failed_to_record():
+            if self.graph.graph or self.graph.calls <= WARM_UP_CALLS:  # it was not being recorded
                 raise
             self.failure = f"it could not be recorded. Does it fetch numbers from the GPU? ({error})"
             del self.graph  # and its memory
@@ -151,10 +151,6 @@ class CUDAGraph:
                 self.graph = self.stream.end_capture()
                 self.graph.launch(self.stream)
         return self.result
-
-    def failed_to_record(self) -> bool:
-        """Whether the last call ended with an error while it was recorded; all streams are as before."""
-        return self.graph is None and self.calls > WARM_UP_CALLS
 
     @contextmanager
     def _after(self, outside: Any) -> Iterator[None]:

@@ -1,13 +1,9 @@
-"""Convolution on a GPU: the matrix of columns of tinyres/conv.py, for as many images at a time as MAX_BYTES
-hold. Kernels of 3 x 3 with stride 1 do without it (block.py).
+"""Convolution on a GPU by the matrix of columns; 3 x 3 with stride 1 does without it (block.py).
 
-Why it is faster: one CUDA kernel cuts the columns, another adds them up. A kernel's gradient is a product of
-long and narrow matrices, with too few results to keep a GPU busy, so it is cut into up to CHUNKS partial sums
-for a slice, which are added up in a fixed order.
+Why it is faster: one CUDA kernel cuts the columns, another adds them up. A kernel's gradient has too few
+numbers to keep a GPU busy, so its product is cut into partial sums, which are added up in a fixed order.
 """
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy
 
@@ -19,21 +15,11 @@ from .passes import Beside, Parts
 from .uncopied_gradients import unshared
 
 MAX_BYTES = 2**29  # of the matrix of columns, unless one image has more
-THREADS = 256  # of a block
 MIN_ROWS = 512  # windows in one partial sum of the kernel's gradient
 CHUNKS = 32  # partial sums of a slice, at most
 
-UNITS = {16: "uint4", 8: "uint2", 4: "unsigned int", 2: "unsigned short"}  # by bytes
-NAMES = tuple(f"cut_columns<{unit}>" for unit in UNITS.values())
-SOURCE = Path(__file__).with_suffix(".cu")
 
-
-def cupy_arrays(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
-    """CuPy arrays"""
-    return cuda.cupy_arrays(x)
-
-
-@convolve.variant(cupy_arrays)
+@convolve.variant(cuda.cupy_arrays)
 def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     """a few large products"""
     x = cuda.readable(x)
@@ -41,18 +27,19 @@ def convolve_on_gpu(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
     out = cuda.cupy.empty((len(x), OH, OW, w.shape[3]), x.dtype)
     kernel = cuda.cupy.ascontiguousarray(w).reshape(-1, w.shape[3])
     for part in column_slices(out, w, MAX_BYTES):
-        columns = _cut(x[part], w.shape, stride, padding)
+        columns = passes.cut(x[part], (*w.shape[:2], OH, OW, *stride, *padding))
         cublas.matmul(columns, kernel, out[part].reshape(-1, w.shape[3]))
     return out
 
 
-@convolution_gradients.variant(of_gradients(cupy_arrays))
+@convolution_gradients.variant(of_gradients(cuda.cupy_arrays))
 def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, needs_grad: tuple[bool, bool],
                      beside: Beside | None = None) -> tuple[Array | None, Array | None]:
     """a few large products, enough partial sums to keep a GPU busy"""
     # beside: what is added to the gradient of x, which then is stacked
     xp, (OH, OW), O = cuda.cupy, g.shape[1:3], w.shape[3]  # noqa: E741
     x, kernel = cuda.readable(x), xp.ascontiguousarray(w).reshape(-1, O)
+    window = (*w.shape[:2], OH, OW, *stride, *padding)
     slices, grad_x, memory, parts = column_slices(g, w, MAX_BYTES), None, None, None
     if needs_grad[0]:
         grad_x, memory = (passes.empty(x.shape, x.dtype, stacked=True) if beside else
@@ -65,11 +52,10 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, 
         rows = _matrix(g[part])
         if parts:
             sums = parts.parts[sum(pieces[:i]):sum(pieces[:i + 1])]
-            _partial_sums(_cut(x[part], w.shape, stride, padding), rows, sums)
+            _partial_sums(passes.cut(x[part], window), rows, sums)
         if memory is not None:
             columns = cublas.matmul(rows, kernel.T, xp.empty((len(rows), len(kernel)), x.dtype))
-            passes.gather(columns, memory[part], (*w.shape[:2], OH, OW, *stride, *padding), part, beside,
-                          parts if part.stop == len(g) else None)
+            passes.gather(columns, memory[part], window, part, beside, parts if part.stop == len(g) else None)
     if parts and (memory is None or not slices):
         passes.add_up(parts)
     return grad_x, unshared(parts.total) if parts else None
@@ -77,10 +63,8 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, 
 
 def _pieces(rows: int) -> int:
     """How many partial sums the kernel's gradient over that many windows is cut into: a divisor."""
-    pieces = max(1, min(CHUNKS, rows // MIN_ROWS))
-    while rows % pieces:
-        pieces -= 1
-    return pieces
+    most = max(1, min(CHUNKS, rows // MIN_ROWS))
+    return max(pieces for pieces in range(1, most + 1) if not rows % pieces)
 
 
 def _matrix(g: Array) -> Array:
@@ -97,28 +81,3 @@ def _partial_sums(left: Array, right: Array, out: Array) -> None:
     left, right = (split(rows, (len(out), step, rows.shape[1]), (step * rows.strides[0], *rows.strides))
                    for rows in (left, right))
     cublas.matmul(left.swapaxes(1, 2), right, out)
-
-
-def _cut(x: Array, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> Array:
-    """The matrix of columns of tinyres/conv.py: (N, H, W, C) -> (N OH OW, KH KW C)."""
-    KH, KW, C, _ = w_shape
-    OH, OW = output_size(x.shape, w_shape, stride, padding)
-    out = cuda.cupy.empty((len(x) * OH * OW, KH * KW * C), x.dtype)
-    size, unit = _units(x)
-    _launch(f"cut_columns<{unit}>", out.nbytes // size, x, out, *cuda.strides_of(x, size), *x.shape[1:3],
-            C * x.itemsize // size, KH, KW, OH, OW, *stride, *padding)
-    return out
-
-
-def _units(x: Array) -> tuple[int, str]:
-    """(bytes, type) of the longest word of which x's pixels, strides and address are multiples."""
-    # a view may start anywhere, and a word read across its alignment ends the process
-    return next((size, unit) for size, unit in UNITS.items() if cuda.strides_of(x, size))
-
-
-def _launch(name: str, total: int, *arguments: Array | int) -> None:
-    """Run a CUDA kernel, whose last argument is `total`, with one thread for each of that many results."""
-    if total:
-        integers = int, numpy.integer
-        values = tuple(numpy.uint32(a) if isinstance(a, integers) else a for a in (*arguments, total))
-        cuda.function(SOURCE, NAMES, name)((min(-(-total // THREADS), 2**20),), (THREADS,), values)

@@ -5,8 +5,7 @@
 #include <cuda_fp16.h>
 #endif
 
-// Addresses and lengths, handed over with the arguments, of which CUDA admits 4096 bytes: a captured graph keeps
-// them.
+// Addresses and lengths, handed over with the arguments, 4096 bytes at most, which a captured graph keeps.
 struct Table { unsigned long long numbers[480]; };
 
 #define FOR_EACH_ARRAY for (unsigned array = blockIdx.y; array < arrays; array += gridDim.y)

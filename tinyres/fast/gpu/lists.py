@@ -1,8 +1,8 @@
 """Lists of arrays on a GPU: the update of SGD, copies in another precision, a search for what is not finite.
 
 Why it is faster: a CUDA kernel that finds the arrays by a table of their addresses (lists.cu) is launched
-once, where one for each of 55 parameters is launched 55 times, mostly for less time than a launch takes; and
-the three lines of the update are one pass over memory instead of five.
+once, where one for each of 55 parameters takes less time than its launch; and the three lines of the update
+are one pass over memory instead of five.
 """
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def transposed(matrices: list[Array]) -> list[Array]:
 
 def _launch(name: str, lists: Iterable[tuple[Array, ...]], *arguments: Any) -> None:
     """Run a kernel of lists.cu on tuples of arrays that lie in memory alike; again if a table is full."""
-    rows = iter([(*map(cuda.address, arrays), arrays[0].size, *arrays[0].shape[1:]) for arrays in lists]
-                if name.startswith("transpose") else
-                [(*map(cuda.address, arrays), arrays[0].size) for arrays in lists])
+    columns = name.startswith("transpose")  # are in the table, too
+    rows = iter([(*map(cuda.address, arrays), arrays[0].size, *arrays[0].shape[1:] * columns)
+                 for arrays in lists])
     while some := list(islice(rows, 120)):
         table = numpy.zeros((), TABLE)
         table["numbers"][:sum(map(len, some))] = numpy.ravel(some)

@@ -75,7 +75,7 @@ __device__ void add_up(const Sum* __restrict__ chunks, Number* __restrict__ tota
 // The image whose pixels are sums of three partial sums each, (rows, W, 3, units), with partial_h pixels from row
 // to row and partial_w from pixel to pixel. Forward, these are of the rows above, here and below, and the image is
 // padded; if STACKED, they are of the columns to the right, here and to the left, and it is stacked.
-// `then` says what follows: 0 nothing; 1 relu; 2 `other` is added; 3 the sum is kept where `other` is positive.
+// `then` says what follows: 0 `other` is added; 1 relu; 2 the sum is kept where `other` is positive.
 // `other` is an image of other_units units, of which `shift` is added to the place of ours: the mean over pool x
 // pool of its pixels, other_row pixels from row to row and other_step from pixel to pixel; 0 where it has no unit.
 template <typename Number, typename Sum, unsigned WIDTH, bool STACKED>
@@ -86,6 +86,7 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
                         unsigned pool, unsigned number, unsigned count, unsigned partial_h, unsigned partial_w,
                         unsigned then) {
     typedef Unit<Number, WIDTH> Value;
+    Sum share = Sum(1) / Sum(pool * pool);
     FOR_EACH_UNIT {
         unsigned pixel = (row * partial_h + w * partial_w) * units + unit;
         unsigned step = (STACKED ? partial_w : partial_h) * units;
@@ -101,21 +102,38 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
         for (unsigned i = 0; i < pool * pool && unit + shift < other_units; i++) {
             unsigned from = (row * pool + i / pool) * other_row + (w * pool + i % pool) * other_step + 1;
             Value value = ((const Value*)other)[from * other_units + unit + shift];
-            for (unsigned j = 0; j < WIDTH; j++) beside[j] += Sum(value.number[j]) / Sum(pool * pool);
+            for (unsigned j = 0; j < WIDTH; j++) beside[j] += share * Sum(value.number[j]);
         }
         Value value;
         for (unsigned j = 0; j < WIDTH; j++) {
-            bool keep = then == 1 ? !(sum[j] < Sum(0)) : then != 3 || beside[j] > Sum(0);  // NaN stays NaN
-            value.number[j] = Number(keep ? then == 2 ? sum[j] + beside[j] : sum[j] : Sum(0));
+            bool keep = then == 0 || (then == 1 ? !(sum[j] < Sum(0)) : beside[j] > Sum(0));  // NaN stays NaN
+            value.number[j] = Number(keep ? then == 0 ? sum[j] + beside[j] : sum[j] : Sum(0));
         }
         put<STACKED>((Value*)out, value, row, h, H, w, W, pitch, unit, units);
     }
     add_up(chunks, total, number, count);
 }
 
-// The transpose of cut_columns in conv.cu: columns (N, OH, OW, KH, KW, units) -> an image (rows, W, units), stacked
-// or as it is. Each pixel is the sum of its copies in all windows, and of its share in the pixel of `other`, of which it is one of
-// pool x pool, if there is any.
+// The windows of any kernel, whose rows are those of the result: x (N, x_H, x_W, channels) -> out (rows, W, KH, KW,
+// channels), in units of which a window has `units`. x_n, x_h, x_w as in lay_out.
+template <typename Number, unsigned WIDTH, bool STACKED>
+__global__ void cut(const Number* __restrict__ x, Number* __restrict__ out, unsigned rows, unsigned H, unsigned W,
+                    unsigned pitch, unsigned units, unsigned x_n, unsigned x_h, unsigned x_w, unsigned x_H,
+                    unsigned x_W, unsigned channels, unsigned KW, unsigned stride_h, unsigned stride_w,
+                    unsigned padding_h, unsigned padding_w) {
+    typedef Unit<Number, WIDTH> Value;
+    FOR_EACH_UNIT {
+        unsigned kh = unit / channels / KW, kw = unit / channels % KW;
+        int above = int(h * stride_h + kh) - int(padding_h), left = int(w * stride_w + kw) - int(padding_w);
+        bool inside = above >= 0 && above < int(x_H) && left >= 0 && left < int(x_W);
+        Value zero = {}, *place = (Value*)out + (row * W + w) * units + unit;
+        *place = inside ? ((const Value*)x)[row / H * x_n + above * x_h + left * x_w + unit % channels] : zero;
+    }
+}
+
+// The transpose of `cut`: columns (N, OH, OW, KH, KW, units) -> an image (rows, W, units), stacked or as it is. Each
+// pixel is the sum of its copies in all windows, and of its share in the pixel of `other` to whose pool x pool it
+// belongs, if there is any.
 template <typename Number, typename Sum, unsigned WIDTH, bool STACKED>
 __global__ void gather(const Number* __restrict__ columns, const Number* __restrict__ other,
                        Number* __restrict__ out, const Sum* __restrict__ chunks, Number* __restrict__ total,
@@ -125,6 +143,7 @@ __global__ void gather(const Number* __restrict__ columns, const Number* __restr
                        unsigned OW, unsigned stride_h, unsigned stride_w, unsigned padding_h,
                        unsigned padding_w) {
     typedef Unit<Number, WIDTH> Value;
+    Sum share = Sum(1) / Sum(pool * pool);
     FOR_EACH_UNIT {
         Sum sum[WIDTH] = {};
         for (unsigned kh = 0; kh < KH; kh++) {
@@ -141,7 +160,7 @@ __global__ void gather(const Number* __restrict__ columns, const Number* __restr
         if (pool && unit + shift < other_units) {
             unsigned from = row / pool * other_row + w / pool * other_step + 1;
             Value value = ((const Value*)other)[from * other_units + unit + shift];
-            for (unsigned j = 0; j < WIDTH; j++) sum[j] += Sum(value.number[j]) / Sum(pool * pool);
+            for (unsigned j = 0; j < WIDTH; j++) sum[j] += share * Sum(value.number[j]);
         }
         Value value;
         for (unsigned j = 0; j < WIDTH; j++) value.number[j] = Number(sum[j]);

@@ -27,15 +27,15 @@ THREADS = 256  # of a block
 MIN_BLOCKS = 64  # which add up the parts of a gradient, however few rows there are
 
 SOURCE = Path(__file__).with_suffix(".cu")
-NOTHING, RELU, ADD, WHERE_POSITIVE = range(4)  # what `combine` does to the sums
+ADD, RELU, WHERE_POSITIVE = range(3)  # what `combine` does to the sums
 
 
 def _name(kernel: str, dtype: str, width: int, stacked: bool) -> str:
-    sums = f", {cuda.SUMS[dtype]}" * (kernel != "lay_out")
+    sums = f", {cuda.SUMS[dtype]}" * (kernel in ("combine", "gather"))
     return f"{kernel}<{cuda.NUMBERS[dtype]}{sums}, {width}, {str(stacked).lower()}>"
 
 
-NAMES = tuple(_name(kernel, dtype, width, stacked) for kernel in ("lay_out", "combine", "gather")
+NAMES = tuple(_name(kernel, dtype, width, stacked) for kernel in ("lay_out", "combine", "cut", "gather")
               for dtype in cuda.NUMBERS for width in (1, 16 // numpy.dtype(dtype).itemsize)
               for stacked in (False, True))
 
@@ -61,11 +61,10 @@ class Pixels(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """What a pass adds to its image, or compares with it: other pixels, for which the shortcut of a block
-    stands, or its gradient.
+    """What a pass adds to its image, or compares it with: the shortcut of a block, or its gradient.
 
-    pool: `combine` takes the mean over pool x pool of these pixels, and `gather` a share of a pixel of which
-    its own is one of pool x pool. shift: added to the place of a channel; there is 0 where no channel is.
+    pool: `combine` takes the mean over pool x pool of these pixels, `gather` its share of such a mean. shift:
+    added to the place of a channel; where no channel is there is 0.
     """
 
     pixels: Pixels
@@ -97,21 +96,37 @@ def lay_out(image: Array, stacked: bool, relu: bool = False) -> Pixels:
     """A copy of an image (N, H, W, C), or of its relu, in memory where each pixel has its neighbors."""
     image = cuda.readable(image)
     out = empty(image.shape, image.dtype, stacked)
+    name, width, strides = _reading("lay_out", image, stacked)
+    _launch(name, image.shape[:3], (image, out.memory), image.shape[3] // width, *strides, int(relu))
+    return out
+
+
+def cut(image: Array, window: tuple[int, ...]) -> Array:
+    """The matrix of columns of tinyres/conv.py, (N, H, W, C) -> (N OH OW, KH KW C).
+
+    window: KH, KW, OH, OW, and stride and padding, vertical and horizontal.
+    """
+    (N, H, W, C), (KH, KW, OH, OW, *places) = image.shape, window
+    out = cuda.cupy.empty((N * OH * OW, KH * KW * C), image.dtype)
+    name, width, strides = _reading("cut", image, False)
+    _launch(name, (N, OH, OW), (image, out), KH * KW * C // width, *strides, H, W, C // width, KW, *places)
+    return out
+
+
+def _reading(kernel: str, image: Array, stacked: bool) -> tuple[str, int, tuple[int, ...]]:
+    """The name of a CUDA kernel that reads an image, the numbers in its units, and the image's strides."""
     width = _width(image.dtype, cuda.strides_of(image, 16) is not None, image.shape[3])
     strides = cuda.strides_of(image, width * image.itemsize)
-    _launch(_name("lay_out", image.dtype.name, width, stacked), image.shape[:3], (image, out.memory),
-            image.shape[3] // width, *strides, int(relu))
-    return out
+    return _name(kernel, image.dtype.name, width, stacked), width, strides
 
 
 def combine(partial: Array, then: int, out: Pixels, part: slice, beside: Beside | None = None,
             parts: Parts | None = None) -> None:
-    """Write into some images of `out` what their partial sums (n, H, W, 3, C) add up to; the same launch adds
-    up `parts`.
+    """Write some images of `out`: what partial sums (n, H, W, 3, C) add up to. It adds up `parts`, too.
 
     Unless `out` is stacked, the three are sums of rows and belong to the pixels above, here and below; if it
     is, they are sums of columns and belong to the pixels to the right, here and to the left. then: what is
-    done to the images: NOTHING, RELU, ADD what is beside, or keep their values WHERE that is POSITIVE.
+    done to the images: ADD what is beside, if anything is, RELU, or keep their values WHERE that is POSITIVE.
     """
     n, H, W, _, C = partial.shape
     _run("combine", (n, H, W, C), partial, out.memory_of(part), out.stacked, part, beside, parts,
@@ -120,18 +135,17 @@ def combine(partial: Array, then: int, out: Pixels, part: slice, beside: Beside 
 
 def gather(columns: Array, out: Array, window: tuple[int, ...], part: slice, beside: Beside | None = None,
            parts: Parts | None = None) -> None:
-    """Write into `out` the sums of what `columns`, (n OH OW, KH KW C), hold of each pixel: the transpose of
-    cutting them.
+    """The transpose of `cut`, written into `out`: sums of what columns, (n OH OW, KH KW C), hold of a pixel.
 
-    out: memory of n images, (n, H, W, C), or (n, H, W, 3, C) for stacked ones. window: KH, KW, OH, OW, and
-    stride and padding, vertical and horizontal. The others are those of `combine`, of which ADD is done.
+    out: memory of n images, (n, H, W, C), or (n, H, W, 3, C) for stacked ones. The others are those of `cut`
+    and of `combine`, of which ADD is done.
     """
     _run("gather", (*out.shape[:3], out.shape[-1]), columns, out, out.ndim == 5, part, beside, parts, *window)
 
 
 def add_up(parts: Parts) -> None:
     """Add up the parts of a kernel's gradient for which no other pass is there."""
-    _run("combine", (0, 1, 1, 1), parts.total, parts.total, False, slice(0, 0), None, parts, 0, 0, NOTHING)
+    _run("combine", (0, 1, 1, 1), parts.total, parts.total, False, slice(0, 0), None, parts, 0, 0, ADD)
 
 
 def _run(kernel: str, shape: tuple[int, ...], source: Array, out: Array, stacked: bool, part: slice,
@@ -189,7 +203,7 @@ def _layout(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[tuple
     """The shape of the memory of an image, and the image's strides in it."""
     N, H, W, C = shape
     row, pixel = (3 * W * C, 3 * C) if stacked else (_pitch(W) * C, C)
-    # the last thirds of any images of the batch reach up to four pixels beyond their rows
+    # the last thirds reach up to four pixels beyond their rows
     memory = (N, H, W, 3, C) if stacked else (N * H * _pitch(W) + 4, C)
     return memory, tuple(itemsize * stride for stride in (H * row, row, pixel, 1))
 
