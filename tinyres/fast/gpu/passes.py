@@ -57,7 +57,8 @@ class Pixels(NamedTuple):
     def memory_of(self, part: slice) -> Array:
         """The memory of some images of the batch, from its beginning on."""
         _, H, W, _ = self.image.shape
-        return self.memory[part.start * (1 if self.stacked else H * _pitch(W)):]
+        first = part.start * (1 if self.stacked else H * _pitch(W))
+        return self.memory[first:] if first else self.memory
 
 
 class Beside(NamedTuple):
