@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import inspect
 import os
 import signal
 import subprocess
@@ -11,18 +12,20 @@ from pathlib import Path
 
 import numpy
 import pytest
-from support.checking import convolution_of
+from support.checking import block_of
 
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
+from tinyres.extras.losses import error_rate
 from tinyres.fast.cpu import elementwise, im2col, stride2, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.fast.gpu import loss_scale
 from tinyres.fast.gpu.precision import any_not_finite, converted
 from tinyres.fast.gpu.uncopied_gradients import unshared
+from tinyres.models import features
 from tinyres.nn import residual_sum
-from tinyres.ops import rectify, relu_gradient
+from tinyres.ops import mean_cross_entropy, rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import leaf_gradient, sum_of_two
 
@@ -77,13 +80,23 @@ class Draw:
         return (a if self.size(0, 1) else self.array(m, n).T), (b if self.size(0, 1) else self.array(p, m).T)
 
     def block(self):
-        """The shortcut, x and both convolutions of a residual block; half of the blocks keep the shape."""
+        """x and a residual block; half of the blocks keep the shape."""
         N, H, W, C = self.size(1, 3), self.size(1, 6), self.size(1, 6), self.size(1, 6)
-        O, stride = (C, 1) if self.size(0, 1) else (self.size(1, 6), self.size(1, 2))  # noqa: E741
-        x, w1, w2 = map(self.tensor, ((N, H, W, C), (3, 3, C, O), (3, 3, O, O)))
-        same = O == C and stride == 1
-        shortcut = x if same else self.tensor((N, -(-H // stride), -(-W // stride), O))
-        return shortcut, x, convolution_of(w1, stride), convolution_of(w2)
+        O, stride = (C, 1) if self.size(0, 1) else (C + self.size(0, 6), self.size(1, 3))  # noqa: E741
+        x, *weights = map(self.tensor, ((N, H * stride, W * stride, C), (3, 3, C, O), (3, 3, O, O)))
+        return x, block_of(*weights, stride)
+
+    def network(self):
+        network = tr.models.cifar_net(blocks=1, widths=(2, 3), seed=self.size(0, 99))
+        for weight in network.parameters():
+            weight.data = self.array(*weight.shape)
+        return network, self.tensor((self.size(1, 3), 2 * self.size(1, 3), 2 * self.size(1, 3), 3))
+
+    def logits(self):
+        N, classes = self.size(1, 300), self.size(1, 12)
+        labels = self.xp.asarray(self.rng.integers(-classes, classes, N))
+        logits = self.array(N, classes) if self.size(0, 1) else self.array(classes, N).T
+        return logits, labels.astype(self.choice("int64", "int8"))
 
     def tensor(self, shape):
         return tr.Tensor(self.array(*shape), requires_grad=True)
@@ -122,6 +135,9 @@ ARGUMENTS = {
     convolve: Draw.convolution,
     convolution_gradients: Draw.gradients,
     residual_sum: Draw.block,
+    features: Draw.network,
+    mean_cross_entropy: Draw.logits,
+    error_rate: Draw.logits,
     sgd_update: Draw.update,
     converted: Draw.conversion,
     any_not_finite: Draw.perhaps_infinite,
@@ -140,7 +156,9 @@ def copied(value):
 
 def flat(value):
     """Every array in nested tuples and lists, and None for all else; of a computed tensor its data, after
-    computing the gradients of the tensors from which it was computed."""
+    computing the gradients of the tensors from which it was computed; of a function that of 2."""
+    if inspect.isfunction(value):
+        return flat(value(tr.backend.current().full((), 2.0)))
     if isinstance(value, tr.nn.Module):
         return flat(value.parameters())
     if isinstance(value, tr.Tensor):

@@ -1,15 +1,17 @@
 """What only a GPU can show: that a step agrees with NumPy's, that it is repeatable, what precision costs."""
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import numpy
 import pytest
-from support.checking import convolution_of
+from support.checking import block_of
 
 import tinyres as tr
 from tinyres import nn
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import capture, cublas, loss_scale, precision
-from tinyres.fast.gpu import conv as gpu_conv
+from tinyres.fast.gpu import block, capture, cublas, lists, loss_scale, passes, precision
 from tinyres.training import loss_and_error, training_step
 
 pytestmark = pytest.mark.skipif(not tr.backend.gpu_available(),
@@ -121,6 +123,31 @@ def test_a_step_that_no_graph_holds_is_computed_as_usual(capsys):
     assert network.stem.weight.grad is None
 
 
+def test_a_step_that_fetches_numbers_is_computed_as_usual(capsys):
+    xp = tr.backend.use("cupy")
+    network = in_precision("float32", tr.models.cifar_net(blocks=1, widths=(8,)))
+    images, labels, fetched = xp.ones((4, 8, 8, 3), "float32"), xp.arange(4), []
+
+    def fetching(model, images, labels):
+        loss = tr.softmax_cross_entropy(model(tr.Tensor(images)), labels)
+        loss.backward()
+        fetched.append(float(loss))
+        return (loss.data,)
+
+    compute = capture.captured(fetching)
+    optimizer, expected = tr.optim.SGD(network.parameters(), 0.05), []
+    for _ in range(capture.WARM_UP_CALLS + 3):
+        fetching(network, images, labels)
+        expected.append((fetched.pop(), [p.grad.tobytes() for p in network.parameters()]))
+        for p in network.parameters():
+            p.grad = None
+        loss, = compute(network, images, labels)
+        assert expected[-1] == (float(loss), [p.grad.tobytes() for p in network.parameters()])
+        optimizer.step()
+    assert len(set(fetched)) == len(fetched) == capture.WARM_UP_CALLS + 3
+    assert capsys.readouterr().err.count("could not be recorded") == 1
+
+
 @pytest.mark.parametrize("products", precision.PRECISIONS)
 def test_a_step_waits_for_nothing(products):
     """Whoever waits cannot be captured, so all of a step is, the optimizer's part too."""
@@ -138,6 +165,33 @@ def test_a_step_waits_for_nothing(products):
         loss, _ = graph()
         moved.append(bool((network.parameters()[1].data != before).any()))
     assert all(moved) and numpy.isfinite(float(loss))
+
+
+@pytest.mark.skipif(not hasattr(tr.backend.cupy, "BYTES"), reason="a GPU computes here, which does not count")
+@pytest.mark.parametrize("products", ["tf32", "float16"])
+def test_a_step_of_the_papers_network_is_at_most_300_launches(monkeypatch, products):
+    for module, name in (cublas, "_cublas"), (passes, "_launch"), (lists, "_launch"):
+        monkeypatch.setattr(module, name, getattr(module, name))  # gpu_count.py counts there
+    script = runpy.run_path(str(Path(__file__).parent / "benchmarks" / "gpu_count.py"))
+    launches, _, _ = script["count"](products, 2, plain=False)
+    assert sum(launches.values()) <= 300, launches
+
+
+def test_kernels_that_are_transposed_at_once_give_the_same_bytes():
+    xp, rng = tr.backend.use("cupy"), numpy.random.default_rng(0)
+    matrices = [xp.asarray(rng.standard_normal(shape, "float32")) for shape in ((1, 5), (7, 3), (70, 40))]
+    for matrix, transposed in zip(matrices, lists.transposed(matrices), strict=True):
+        assert transposed.flags.c_contiguous and (transposed == matrix.T).all()
+    precision.use("tf32")
+    network = tr.models.cifar_net(blocks=2, widths=(16, 32))
+    images = tr.Tensor(xp.asarray(rng.standard_normal((2, 8, 8, 3), "float32")))
+    results = []
+    for arranged in False, True, True:
+        if arranged:
+            block.arrange(network)
+        features = tr.models.features.definition if len(results) == 1 else tr.models.features
+        results.append(features(network, images).numpy().tobytes())
+    assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.parametrize("products, tolerance", [("tf32", 2e-3), ("float16", 2e-2)])
@@ -168,25 +222,24 @@ def test_views_that_start_anywhere(dtype, C, offset):
     """The CUDA kernels copy pixels in words of 2 to 16 bytes, whose addresses must be multiples of that."""
     import cupy
     rng = numpy.random.default_rng(0)
-    x, w = rng.standard_normal((2, 6, 5, C)).astype(dtype), rng.standard_normal((3, 3, C, 4)).astype(dtype)
+    x, w = rng.standard_normal((2, 6, 4, C)).astype(dtype), rng.standard_normal((3, 3, C, 4)).astype(dtype)
     memory = cupy.empty(x.size + offset, dtype)
     view = memory[offset:].reshape(x.shape)
     view[...] = cupy.asarray(x)
-    assert view.data.ptr % gpu_conv._units(view)[0] == 0
     leaves = [tr.Tensor(array, requires_grad=True) for array in (view, cupy.asarray(w))]
     expected = [tr.Tensor(array.astype("float64"), requires_grad=True) for array in (x, w)]
     for operands in (leaves, expected):
         out = tr.conv2d(*operands, padding=1)
         tr.sum(out * out).backward()
-    w2 = rng.standard_normal((3, 3, 4, 4)).astype(dtype)
-    on_gpu, on_cpu = (leaves, view, cupy.asarray(w2)), (expected, x.astype("float64"), w2.astype("float64"))
-    for operands, x, w in on_gpu, on_cpu:
+    w1, w2 = (rng.standard_normal((3, 3, channels, 12)).astype(dtype) for channels in (4, 12))
+    on_gpu = leaves, view, cupy.asarray(w1), cupy.asarray(w2)
+    for operands, *arrays in on_gpu, (expected, *(array.astype("float64") for array in (x, w1, w2))):
         if C == 4:  # a block whose image and gradient start there too
-            operands += [tr.Tensor(array, requires_grad=True) for array in (x, x, w, w)]
-            out = nn.residual_sum(*operands[2:4], *map(convolution_of, operands[4:]))
-            memory = tr.backend.xp_of(x).empty(x.size + offset, x.dtype)
+            operands += [tr.Tensor(array, requires_grad=True) for array in arrays]
+            out = nn.residual_sum(operands[2], block_of(*operands[3:], stride=1 + offset % 2))
+            memory = tr.backend.xp_of(out.data).empty(out.data.size + offset, out.dtype)
             memory[offset:] = out.data.reshape(-1) / 100
-            out.backward(memory[offset:].reshape(x.shape))
+            out.backward(memory[offset:].reshape(out.shape))
     tolerance = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}[dtype]
     for got, want in zip(leaves, expected, strict=True):
         assert difference(tr.backend.to_numpy(got.grad).astype("float64"), want.grad) < tolerance

@@ -7,6 +7,7 @@ import pytest
 import tinyres as tr
 from tinyres.fast.gpu import loss_scale, precision
 from tinyres.support.diverged import Diverged
+from tinyres.training.progress import Progress
 
 
 def gradients(xp, name, wrap):
@@ -130,10 +131,28 @@ def test_python_looks_at_a_step_before_the_timetable_fetches_its_loss(scaled, mo
     looks = []
     monkeypatch.setattr(loss_scale, "LOOK_EVERY", 3)
     monkeypatch.setattr(loss_scale.lists, "can_skip", lambda optimizer: True)
-    monkeypatch.setattr(scaled[1], "_look", lambda overflowed: looks.append(scaled[1].steps))
+    monkeypatch.setattr(scaled[1], "look", lambda overflowed: looks.append(scaled[1].steps))
     for _ in range(7):
         step(*scaled)
     assert looks == [1, 3, 6]
+
+
+def test_whoever_fetches_losses_learns_what_has_overflowed_since_the_last_look(scaled):
+    """Within LOOK_EVERY steps, and at the end of a run: the layer's name, or that no scale helps."""
+    model, optimizer = scaled
+    progress = Progress(0, 9, 2, optimizer.look)
+    progress.add(1, numpy.float32(1), numpy.float32(0))
+    progress.fetch()
+    model.network.blocks[1].conv1.weight.data[...] = 6e4
+    model.network.blocks[0].conv2.weight.data[...] = 0.1
+    progress.add(2, numpy.float32(numpy.nan), numpy.float32(0))
+    with numpy.errstate(all="ignore"), pytest.raises(Diverged, match="blocks.1.conv1, in float16, .* step 2"):
+        progress.fetch()
+    model.loss_scale.data.fill(0.5)
+    last = Progress(0, 9, 2, optimizer.look)
+    last.add(3, numpy.float32(1), numpy.float32(0))
+    with pytest.raises(Diverged, match="a gradient, in float16 and unscaled, is not finite at step 3"):
+        last.fetch()
 
 
 def test_a_scale_of_one_is_not_halved(scaled):

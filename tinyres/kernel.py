@@ -58,5 +58,5 @@ def kernel(definition: Callable[..., Any]) -> Kernel:
 
 
 def plain() -> AbstractContextManager[None]:
-    """Within this context and thread, every kernel computes by its definition: the textbook."""
+    """Within this context and thread, every kernel computes by its definition."""
     return temporarily(_plain, True)

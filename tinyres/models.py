@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.random import Generator, default_rng
 
+from .kernel import kernel
 from .module import Module, evaluating
 from .nn import BatchNorm2d, Conv2d, Dropout, RandomProjection, ResidualBlock, Sequential
 from .ops import global_avg_pool2d, relu
@@ -33,10 +34,7 @@ class ResidualNetwork(Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The last block's output: (N, H, W, channels)."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return features(self, x)
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
@@ -67,6 +65,15 @@ class ResidualNetwork(Module):
                     squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]
                     ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
         return ratios
+
+
+@kernel
+def features(network: ResidualNetwork, x: Tensor) -> Tensor:
+    """The last block's output for images x; a kernel, so that a variant can prepare all weights at once."""
+    x = network.stem(x)
+    for block in network.blocks:
+        x = block(x)
+    return x
 
 
 class NormalizedBlock(ResidualBlock):
@@ -172,11 +179,11 @@ def all_convolutional_net(num_classes: int = 10, widths: Sequence[int] = (96, 19
     rng, channels = default_rng(seed), 3
     layers: list[Module] = []
     first, second = widths
-    for width, kernel, stride, padding in [
+    for width, size, stride, padding in [
             (first, 3, 1, 1), (first, 3, 1, 1), (first, 3, 2, 1), (second, 3, 1, 1), (second, 3, 1, 1),
             (second, 3, 2, 1), (second, 3, 1, 0), (second, 1, 1, 0), (num_classes, 1, 1, 0)]:
-        std = (2 / (kernel**2 * channels)) ** 0.5
-        convolution = Conv2d(channels, width, kernel, stride, padding, bias=True, std=std, rng=rng)
+        std = (2 / (size**2 * channels)) ** 0.5
+        convolution = Conv2d(channels, width, size, stride, padding, bias=True, std=std, rng=rng)
         before = [Dropout(0.2, rng=rng)] if not layers else []
         after = [Dropout(0.5, rng=rng)] if stride == 2 else []
         layers.append(Sequential(*before, convolution, relu, *after))

@@ -89,10 +89,9 @@ class RandomProjection(Module):
 
 
 @kernel
-def residual_sum(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """shortcut + conv2(relu(conv1(x))), both 3 x 3 with padding 1 and no bias; on tensors, so that a variant
-    can have its own vjp."""
-    return shortcut + conv2(relu(conv1(x)))
+def residual_sum(x: Tensor, block: ResidualBlock) -> Tensor:
+    """The paper's block (`is_papers`), applied to x; on tensors, so that a variant can have its own vjp."""
+    return block.shortcut(x) + block.h(x)
 
 
 class ResidualBlock(Module):
@@ -129,9 +128,7 @@ class ResidualBlock(Module):
     def __call__(self, x: Tensor) -> Tensor:
         if not self.residual:
             return relu(self.h(x))
-        if self.is_papers():
-            return residual_sum(self.shortcut(x), x, self.conv1, self.conv2)
-        return self.shortcut(x) + self.h(x)
+        return residual_sum(x, self) if self.is_papers() else self.shortcut(x) + self.h(x)
 
     def h(self, x: Tensor) -> Tensor:
         """conv2(relu(conv1(x))): what the block adds to the identity."""

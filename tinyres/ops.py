@@ -135,9 +135,14 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     logits: (N, classes). labels: (N,) integer array, 0 <= label < classes, of the same library as logits.
     Raises TypeError for other labels, ValueError for other shapes or, on NumPy, labels out of range.
     """
-    labels = checks.labels(labels, logits)
+    return mean_cross_entropy(logits, checks.labels(labels, logits))
+
+
+@kernel
+def mean_cross_entropy(logits: Array, labels: Array) -> Formula:
+    """The formula, unchecked."""
     xp, N = xp_of(logits), len(labels)
-    rows = xp.arange(N)
+    rows, labels = xp.arange(N), labels.copy()  # the caller's may change
     shifted = logits - logits.max(axis=1, keepdims=True)  # so that exp cannot overflow
     log_total = xp.log(total(xp.exp(shifted), 1))
 

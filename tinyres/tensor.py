@@ -33,13 +33,13 @@ P = ParamSpec("P")
 
 @kernel
 def sum_of_two(a: Array, b: Array) -> Array:
-    """a + b, with broadcasting. It is here because `backward` adds gradients too."""
+    """a + b, with broadcasting; `backward` adds gradients too."""
     return a + b
 
 
 @kernel
 def leaf_gradient(gradient: Array) -> Array:
-    """What a leaf keeps of a gradient: a copy, since others may hold the same array."""
+    """What a leaf keeps of a gradient: a copy, since others may hold the array."""
     return backend.xp_of(gradient).array(gradient)
 
 

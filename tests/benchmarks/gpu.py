@@ -2,15 +2,16 @@
 
     python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; about five minutes
     python tests/benchmarks/gpu.py --forms columns matrix thirds         also other forms of the products
+    python tests/benchmarks/gpu.py --slice-megabytes 8 16 32     also with partial sums of at most so many MB
+    python tests/benchmarks/gpu.py --profile          instead, the GPU's time by kernel in a captured step
     python tests/benchmarks/gpu.py --imagenet         twenty steps of 256 drawn pictures at 224 x 224 instead
     python tests/benchmarks/gpu.py --products         instead of steps, the products in them, one by one
 
 All contenders take turns in one process, at the same precision: tinyres launching kernel by kernel, and
 launching the captured step whole; PyTorch (channels_last, fused SGD) as it is, as a CUDA graph of the step,
-and compiled. Figures are medians over the rounds after a warm-up; each round launches several steps and then
-waits for the GPU. The ratio is that of the best times, tinyres / PyTorch. The first line is what this GPU
-reaches: in a large copy, and in a large matrix product at each precision. "products" and "memory" are the
-milliseconds that a step's products and the memory traffic of tinyres's blocks would take at those rates.
+and compiled. Figures are medians over rounds of several steps; the ratio is that of the best, tinyres /
+PyTorch. The first line is what this GPU reaches in a large copy and in large matrix products; "products" and
+"memory" are the milliseconds that a step's products and its blocks' memory traffic would take at those rates.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy
@@ -66,7 +68,7 @@ def work_of(network: ResidualNetwork, side: int) -> tuple[int, int]:
 
 
 def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
-                 captured: bool, form: str = block.FORM) -> Work:
+                 captured: bool, form: str = block.FORM, slice_bytes: int = block.SLICE_BYTES) -> Work:
     block.arrange(network)
     model = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
@@ -76,7 +78,7 @@ def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.nda
     compute = capture.captured(loss_and_error) if captured else loss_and_error
 
     def step() -> None:
-        block.FORM = form
+        block.FORM, block.SLICE_BYTES = form, slice_bytes
         training_step(model, optimizer, images, labels, compute=compute)
 
     return step
@@ -133,14 +135,12 @@ def median(work: Work, rounds: int) -> float:
 
 def limits() -> tuple[float, dict[str, float]]:
     """Print and return the rates of this GPU: copies in TB/s, matrix products in TFLOP/s by precision."""
-    source = cupy.ones(2**28, cupy.float32)
-    target = cupy.empty_like(source)
+    source, target = (cupy.ones(2**28, cupy.float32) for _ in "st")
     copy = 2 * source.nbytes / median(lambda: cupy.copyto(target, source), 5) / 1e9
     rates = {}
     for products in precision.PRECISIONS:
         precision.use(products)
-        a = cupy.ones((8192, 8192), cupy.float16 if products == "float16" else cupy.float32)
-        out = cupy.empty_like(a)
+        a, out = (cupy.ones((8192, 8192), "float16" if products == "float16" else "float32") for _ in "ao")
         rates[products] = 2 * 8192**3 / median(lambda: cublas.matmul(a, a, out), 5) / 1e9  # noqa: B023
     print(f"large copies {copy:.2f} TB/s; large matrix products, TFLOP/s: "
           + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()), flush=True)
@@ -149,21 +149,23 @@ def limits() -> tuple[float, dict[str, float]]:
 
 
 def measure(make: Callable[[], ResidualNetwork], batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
-            forms: list[str], compiled: bool, rounds: int) -> tuple[float, float]:
+            args: argparse.Namespace) -> tuple[float, float]:
     """Print milliseconds and memory of each contender, and return the best of tinyres and of PyTorch. One
     that fails is reported and left out."""
-    def step(captured: bool, form: str) -> Work:
-        return tinyres_step(make(), batch, products, captured, form)
+    def step(*how: object) -> Work:
+        return tinyres_step(make(), batch, products, *how)
 
     def twin(compiled: bool = False) -> Work:
         tr.backend.use("numpy")
         return torch_step(make(), batch, products, compiled)
 
-    makers: dict[str, Callable[[], Work]] = {"tinyres": lambda: step(False, forms[0])}
-    makers |= {f"tinyres, captured, {form}": lambda form=form: step(True, form) for form in forms}
+    makers: dict[str, Callable[[], Work]] = {"tinyres": lambda: step(False, args.forms[0])}
+    makers |= {f"tinyres, captured, {form}": lambda form=form: step(True, form) for form in args.forms}
+    makers |= {f"tinyres, captured, {size} MB": lambda size=size: step(True, args.forms[0], size * 10**6)
+               for size in args.slice_megabytes}
     if torch and torch.cuda.is_available():
         makers |= {"PyTorch": twin, "PyTorch, CUDA graph": lambda: torch_graph(twin())}
-        makers |= {"PyTorch, torch.compile": lambda: twin(True)} if compiled else {}
+        makers |= {} if args.imagenet else {"PyTorch, torch.compile": lambda: twin(True)}
     steps, memory, times = {}, {}, {}
     for name, maker in makers.items():
         try:
@@ -178,15 +180,14 @@ def measure(make: Callable[[], ResidualNetwork], batch: tuple[numpy.ndarray, num
         except Exception as error:
             print(f"{name} failed: {type(error).__name__}: {str(error)[:300]}", flush=True)
     tr.backend.use("cupy")
-    for _ in range(rounds):
+    for _ in range(args.rounds):
         for name, work in steps.items():
             times[name].append(milliseconds(work))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    for name, value in medians.items():
-        print(f"   {name:<28}{value:>9.2f} ms{memory[name]:>9.2f} GiB", flush=True)
-    ours, theirs = (min((value for name, value in medians.items() if name.startswith(library)),
-                        default=float("nan")) for library in ("tinyres", "PyTorch"))
-    return ours, theirs
+    print("".join(f"   {name:<28}{value:>9.2f} ms{memory[name]:>9.2f} GiB\n"
+                  for name, value in medians.items()), end="", flush=True)
+    return tuple(min((value for name, value in medians.items() if name.startswith(library)),
+                     default=float("nan")) for library in ("tinyres", "PyTorch"))
 
 
 def compare_steps(args: argparse.Namespace) -> None:
@@ -199,8 +200,7 @@ def compare_steps(args: argparse.Namespace) -> None:
             item = 2 if products == "float16" else 4
             traffic = IMAGES_PER_BLOCK * numbers * size * item / copy / 1e9
             print(f"{make.__name__}, batch {size}, {products}: products {floor:.1f} ms, memory {traffic:.1f}")
-            ours, theirs = measure(make, batch_of(size, side, args.imagenet), products, args.forms,
-                                   not args.imagenet, args.rounds)
+            ours, theirs = measure(make, batch_of(size, side, args.imagenet), products, args)
             print(f"   ratio {ours / theirs:.2f}, {1000 * size / ours:.0f} images/s", flush=True)
             cupy.get_default_memory_pool().free_all_blocks()
             if torch:
@@ -215,11 +215,9 @@ def products_of(size: int, side: int, channels: int, dtype: str) -> Iterator[tup
         return cupy.asarray(rng.standard_normal(shape, "float32").astype(dtype))
 
     def multiply(left: tr.backend.Array, right: tr.backend.Array) -> Work:
-        batch, m, _ = left.shape
-        if right.ndim == 2:  # for pixels, which stay in their order
-            out = cupy.empty((m, batch, right.shape[1]), dtype).swapaxes(0, 1)
-        else:
-            out = cupy.empty((batch, m, right.shape[2]), "float32")
+        batch, m, _ = left.shape  # pixels stay in their order
+        out = (cupy.empty((m, batch, right.shape[1]), dtype).swapaxes(0, 1) if right.ndim == 2 else
+               cupy.empty((batch, m, right.shape[2]), "float32"))
         return lambda: cublas.matmul(left, right, out)
 
     def windows(pixels: passes.Pixels, form: str) -> tr.backend.Array:
@@ -234,19 +232,7 @@ def products_of(size: int, side: int, channels: int, dtype: str) -> Iterator[tup
         yield f"forward, {form}, kernel transposed", multiply(windows(x, form), turned)
     for form in "columns", "matrix":
         yield f"image's gradient, {form}", multiply(windows(g, form), turned)
-    left, right = windows(x, "columns"), windows(g, "columns")
-    yield "kernel's gradient, columns", multiply(left.swapaxes(1, 2), right)
-    # other ways to store the images: x in threes as well, both also transposed; g with the zeros that x has
-    whole = windows(g, "matrix")
-    yield "kernel's gradient, x in threes", multiply(whole.swapaxes(1, 2), whole)
-    turned = cupy.ascontiguousarray(whole.swapaxes(1, 2))
-    yield "the same, both transposed", multiply(turned, turned.swapaxes(1, 2))
-    padded = random(len(x.memory), 3 * channels)
-    for parts in 3, 8, 14, 33:
-        left, right = (cupy.lib.stride_tricks.as_strided(
-            memory, (parts, len(x.memory) // parts - 1, 3 * channels),
-            (memory.strides[0], parts * memory.strides[0], memory.itemsize)) for memory in (x.memory, padded))
-        yield f"kernel's gradient, {parts} parts", multiply(left.swapaxes(1, 2), right)
+    yield "kernel's gradient", multiply(windows(x, "columns").swapaxes(1, 2), windows(g, "columns"))
 
 
 def compare_products(args: argparse.Namespace) -> None:
@@ -264,6 +250,29 @@ def compare_products(args: argparse.Namespace) -> None:
                 print(f"   {name:<44}{1000 * taken:>9.1f} us{flop / taken / 1e9:>7.0f} TFLOP/s", flush=True)
 
 
+def profile_steps(args: argparse.Namespace) -> None:
+    """Print the GPU's milliseconds in a captured step by kernel, as CUPTI tells PyTorch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+    for products in args.precisions:
+        batch = batch_of(args.batch_sizes[0], 32, False)
+        tr.backend.use("numpy")
+        theirs = torch_graph(torch_step(tr.models.cifar_net(), batch, products))
+        tr.backend.use("cupy")
+        precision.use(products)
+        ours = tinyres_step(tr.models.cifar_net(), batch, products, True, args.forms[0])
+        for name, work in ("tinyres", ours), ("PyTorch, CUDA graph", theirs):
+            milliseconds(work)
+            with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+                milliseconds(work)
+            times = defaultdict(list)
+            for event in recorded.events():
+                if event.device_type.name == "CUDA":
+                    times[event.name].append(event.device_time / 1000 / STEPS)
+            times[f"together, in {products}, {name}"] = sum(times.values(), [])
+            for kernel, spent in sorted(times.items(), key=lambda item: -sum(item[1]))[:30]:
+                print(f"{sum(spent):9.3f} ms{len(spent) / STEPS:6.0f} x {kernel[:150]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -271,9 +280,11 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=precision.PRECISIONS, default=["tf32", "float16"])
     parser.add_argument("--forms", nargs="+", choices=block.FORMS, default=[block.FORM],
                         help="of the products in captured steps; the first one is that of eager steps too")
+    parser.add_argument("--slice-megabytes", type=int, nargs="+", default=[], metavar="MB",
+                        help="of partial sums in a slice of the batch (block.SLICE_BYTES)")
     parser.add_argument("--rounds", type=int, help="default: 7; for ImageNet 2")
-    parser.add_argument("--imagenet", action="store_true")
-    parser.add_argument("--products", action="store_true")
+    for instead in "--imagenet", "--products", "--profile":
+        parser.add_argument(instead, action="store_true")
     args = parser.parse_args()
     args.batch_sizes = args.batch_sizes or ([256] if args.imagenet else [128, 512])
     args.rounds = args.rounds or (2 if args.imagenet else 7)
@@ -281,7 +292,7 @@ def main() -> None:
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     print(f"{name}, CuPy {cupy.__version__}, CUDA {cupy.cuda.runtime.runtimeGetVersion()}, "
           f"PyTorch {torch.__version__ if torch else 'not installed'}")
-    (compare_products if args.products else compare_steps)(args)
+    (profile_steps if args.profile else compare_products if args.products else compare_steps)(args)
 
 
 if __name__ == "__main__":

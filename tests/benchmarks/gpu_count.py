@@ -23,7 +23,7 @@ import numpy
 
 import tinyres as tr
 from tinyres.cli.launch import in_precision
-from tinyres.fast.gpu import cublas, lists, passes, precision
+from tinyres.fast.gpu import cublas, lists, loss_scale, passes, precision
 from tinyres.training import training_step
 
 BYTES_PER_SECOND, CACHE_BYTES = 3.35e12, 50e6
@@ -42,7 +42,7 @@ class CountingLibrary:
 
     def cublasGemmStridedBatchedEx(self, *arguments: object) -> int:
         n, m, k = (argument.value for argument in arguments[3:6])
-        batch, beta = arguments[20], arguments[15]._obj.value
+        batch = arguments[20]
         self.launches += 1
         self.flop += 2 * batch * n * m * k
         # both factors and the result as cuBLAS sees them: transposed, rows, columns, place of arguments
@@ -52,7 +52,7 @@ class CountingLibrary:
             touched = numbers = batch * rows * columns
             if step < leading and rows * columns * size < CACHE_BYTES / 8:
                 touched = min(numbers, lines * min(leading, row + (batch - 1) * step))
-            self.bytes += touched * size * (2 if beta and i == 16 else 1)
+            self.bytes += touched * size
             self.again += (numbers - touched) * size
         return 0
 
@@ -65,8 +65,8 @@ def correct_counts(cupy: object) -> None:
         launch(name, shape, arrays, units, *settings)
         if name.startswith("combine"):
             partial, _, out, *parts = arrays
-            reads_other, adds_parts = settings[5] in (passes.ADD, passes.WHERE_POSITIVE), settings[7]
-            moved = partial.nbytes + out.nbytes + reads_other * partial.nbytes // 3
+            pool, adds_parts = settings[4:6]
+            moved = partial.nbytes + out.nbytes + pool**2 * partial.nbytes // 3
             moved += bool(adds_parts) * sum(array.nbytes for array in parts)
             cupy.BYTES["K combine"] += moved - sum(array.nbytes for array in arrays)
 
@@ -89,6 +89,9 @@ def count(products: str, batch_size: int, plain: bool) -> tuple[Counter[str], Co
     cublas._cublas = lambda device: (library, ctypes.c_void_p(1))
     model = in_precision(products, tr.models.cifar_net())
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
+    if products == "float16":
+        optimizer = loss_scale.ScaledOptimizer(optimizer, model)
+        optimizer.steps = 1  # Python looks at the first step, whose products are not computed here
     images = cupy.zeros((batch_size, 32, 32, 3), "float32")
     labels = cupy.zeros(batch_size, numpy.int64)
     correct_counts(cupy)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from ..backend import Array, xp_of
+from ..kernel import kernel
 from ..ops import mean
 from ..support import extra_checks
 from ..support.numerics import total
@@ -40,3 +41,9 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0,
     log_softmax = shifted - xp.log(total(xp.exp(shifted), 1))
     terms = xp.where(targets == 0, targets, targets * -log_softmax)  # no 0 * inf
     return total(terms).reshape(()), lambda g: (xp.exp(log_softmax) * weights - targets) * g
+
+
+@kernel
+def error_rate(logits: Array, labels: Array) -> Array:
+    """The fraction of rows (N, classes) whose largest logit is not that of the label."""
+    return (logits.argmax(axis=1) != labels).mean()

@@ -259,4 +259,4 @@ def labels(labels: Any, logits: Array, name: str = "softmax_cross_entropy") -> A
     if xp is numpy and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}: labels go from {labels.min()} to {labels.max()}, expected 0 to "
                          f"{classes - 1} for {classes} logits")
-    return labels.copy()  # the caller's may change before `backward`
+    return labels

@@ -11,6 +11,7 @@ from ..backend import Array, xp_of
 from ..datasets.dataset import Dataset, Split
 from ..datasets.loader import evaluation_batches, training_batches
 from ..distributed import SINGLE_PROCESS, Group, check_batch, make_equal, replicas
+from ..extras.losses import error_rate
 from ..fast import memory_kept
 from ..module import Module, evaluating
 from ..ops import softmax_cross_entropy
@@ -34,7 +35,7 @@ def loss_and_error(model: Module, images: Array, labels: Array) -> tuple[Array, 
     logits = model(Tensor(images))
     loss = softmax_cross_entropy(logits, labels)
     loss.backward()
-    return loss.data, (logits.data.argmax(axis=1) != labels).mean()
+    return loss.data, error_rate(logits.data, labels)
 
 
 def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Array,
@@ -79,7 +80,8 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     timetable = Timetable(run, steps, epoch=len(dataset.train.labels) // batch_size)
     with run, stop_on_signal() as stop, memory_kept():
         make_equal(model, list(optimizer.state.values()), group)
-        progress = Progress(run.step, steps, batch_size)
+        looks = {"look": optimizer.look} if hasattr(optimizer, "look") else {}
+        progress = Progress(run.step, steps, batch_size, **looks)
         if run.step == 0 and (ratios := residual_ratios(model, dataset.test)):
             run.record({"step": 0, "residual_ratios": ratios})
         for step, (images, labels) in enumerate(batches, run.step + 1):

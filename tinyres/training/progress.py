@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -31,11 +31,14 @@ class Progress:
     """Losses and errors since the last line of metrics, the clock, and the progress line.
 
     Figures are added as arrays, where they were computed, and fetched only when they are shown, so that a GPU
-    need not wait for Python after each step.
+    need not wait for Python after each step. look: called then, with whether a loss is not finite, and the
+    step; an optimizer may know more of it, and raise.
     """
 
-    def __init__(self, first_step: int, steps: int, batch_size: int) -> None:
+    def __init__(self, first_step: int, steps: int, batch_size: int,
+                 look: Callable[[bool, int], None] = lambda overflowed, step: None) -> None:
         self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
+        self.look = look
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
         self.test = ""
         self.line: dict[str, float] = {}
@@ -55,7 +58,9 @@ class Progress:
         for step, loss, error in self.pending:
             self.figures.append((float(to_numpy(loss)), float(to_numpy(error))))
             if not math.isfinite(self.figures[-1][0]):
+                self.look(True, step)
                 raise Diverged(f"the loss ({self.figures[-1][0]})", step=step)
+        self.look(False, self.step)
         self.pending = []
 
     def summary(self, group: Group = SINGLE_PROCESS) -> dict[str, float]:

@@ -5,13 +5,13 @@ from . import (
     conv,
     cublas,
     cuda,
-    elementwise,
     lists,
+    loss,
     loss_scale,
     passes,
     precision,
     uncopied_gradients,
 )
 
-__all__ = ["block", "capture", "conv", "cublas", "cuda", "elementwise", "lists", "loss_scale", "passes",
-           "precision", "uncopied_gradients"]
+__all__ = ["block", "capture", "conv", "cublas", "cuda", "lists", "loss", "loss_scale", "passes", "precision",
+           "uncopied_gradients"]

@@ -10,70 +10,125 @@ other, G (pixels, 3O). Then a convolution and both of its gradients are products
 
 What remains is to add three partial sums for each pixel. The same pass adds the shortcut, applies relu or its
 gradient, and stores the result where the next product finds its X or G (passes.py). In the backward pass it
-also adds up the parts of a kernel's gradient.
+also adds up the parts of a kernel's gradient. All other such convolutions are computed likewise.
 
-Why it is faster: what counts on a GPU is bytes moved. Forward, a convolution moves 8 images where the three
-products of overlapping windows in conv.py move 14; backward, it moves 16 where they move 26. It takes 5
-launches where they take 13, and relu, the sum and their gradients need no pass of their own.
+Why it is faster: what counts on a GPU is bytes moved. Forward, a convolution moves 8 images where the matrix
+of columns moves 20; backward, it moves 16 where that moves 40. It takes 5 launches, and relu, the shortcut,
+the sum and their gradients need no pass of their own. If partial sums stay in the GPU's cache until they are
+added up, since a slice of the batch has few of them, memory moves 2 images forward and 10 backward.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 from ...backend import Array
-from ...conv import convolution_gradients, convolve
+from ...conv import Pair, convolution_gradients, convolve
+from ...models import ResidualNetwork, features
 from ...nn import Conv2d, Module, ResidualBlock, residual_sum
+from ...ops import relu_gradient
+from ...support.context import temporarily
 from ...tensor import Tensor
-from . import cublas, cuda, passes, precision
+from ..geometry import image_slices, is_3x3_same, of_gradients
+from . import conv, cublas, cuda, lists, passes, precision
 from .cublas import Layout, layout
-from .passes import Parts, Pixels
+from .passes import Beside, Parts, Pixels
 from .uncopied_gradients import unshared
 
 # How X @ M and G @ M^T are cut up for cuBLAS (`passes.windows`): a choice that benchmarks make
 FORMS = {"columns": ("columns", "columns"), "matrix": ("columns", "matrix"), "thirds": ("thirds", "matrix")}
 FORM = "matrix"
+SLICE_BYTES = 2**40  # of a slice's partial sums, at most; less than the cache holds has not been measured
+
+_transposed: ContextVar[dict[int, Array] | None] = ContextVar("transposed", default=None)  # by address
 
 
-def cupy_block(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> bool:
-    """tensors on CuPy of fewer than 2**30 numbers"""
-    return cuda.cupy_arrays(x.data) and 0 < max(x.data.size, shortcut.data.size) < 2**30
+def cupy_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
+    """CuPy arrays of fewer than 2**30 numbers, 3 x 3, stride 1, padding 1"""
+    return (cuda.cupy_arrays(x) and is_3x3_same(w, stride, padding)
+            and 0 < max(x.size, x.size // x.shape[3] * w.shape[3]) < 2**30)
+
+
+@convolve.variant(cupy_3x3)
+def convolve_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
+    """8 or 10 images moved instead of 20"""
+    return _convolved(passes.pixels_of(x, stacked=False), _as_matrix(w)).image
+
+
+@convolution_gradients.variant(of_gradients(cupy_3x3))
+def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, needs_grad: tuple[bool, bool],
+                  beside: Beside | None = None) -> tuple[Array | None, Array | None]:
+    """16 to 22 images moved instead of 40"""
+    outer, grad_x, grad_w, parts = passes.pixels_of(g, stacked=True), None, None, None
+    if needs_grad[1]:
+        parts, grad_w = _kernel_gradient(passes.pixels_of(x, stacked=False), outer, w)
+    if needs_grad[0]:
+        grad_x = _convolved(outer, _as_matrix(w).T, passes.ADD, beside, parts).image
+    elif parts:
+        passes.add_up(parts)
+    return grad_x, grad_w
+
+
+def cupy_block(x: Tensor, block: ResidualBlock) -> bool:
+    """tensors on CuPy of fewer than 2**30 numbers, with sides that are multiples of the stride"""
+    return (x.shape[3:] == block.conv1.weight.shape[2:3] and not x.shape[1] % block.stride
+            and not x.shape[2] % block.stride and cupy_3x3(x.data, block.conv2.weight.data, (1, 1), (1, 1)))
 
 
 @residual_sum.variant(cupy_block)
-def residual_sum_fused(shortcut: Tensor, x: Tensor, conv1: Conv2d, conv2: Conv2d) -> Tensor:
-    """relu and the sum within the passes between the products; less than half the launches"""
-    w1, w2, stride = conv1.weight, conv2.weight, conv1.stride
-    m2, strides, padding = _as_matrix(w2.data), (stride, stride), (1, 1)
-    if stride == 1:
-        pixels, m1 = passes.pixels_of(x.data, stacked=False), _as_matrix(w1.data)
-        y = passes.combine(_product(pixels, m1), passes.RELU, stacked=False)
-    else:
-        y = passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True)
-    added = pixels if shortcut is x else shortcut.data
-    out = passes.combine(_product(y, m2), passes.ADD, added, stacked=False)
+def residual_sum_fused(x: Tensor, block: ResidualBlock) -> Tensor:
+    """relu, shortcut and sum within the passes between the products; less than half the launches"""
+    w1, w2, stride, before = block.conv1.weight, block.conv2.weight, block.stride, block.added_channels // 2
+    pixels, m2, strides, padding = passes.pixels_of(x.data, False), _as_matrix(w2.data), (stride,) * 2, (1, 1)
+    y = (_convolved(pixels, _as_matrix(w1.data), passes.RELU) if stride == 1 else
+         passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True))
+    out = _convolved(y, m2, passes.ADD, Beside(pixels, int(stride), -int(before)))
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        outer, grad_x, grad_w1 = passes.pixels_of(g, stacked=True), None, None
-        parts, grad_w2 = _kernel_gradient(y, outer, w2)
-        inner = passes.combine(_product(outer, m2.T), passes.WHERE_POSITIVE, y, parts, stacked=True)
-        if stride > 1:
-            grad_x, grad_w1 = convolution_gradients(inner.image, x.data, w1.data, strides, padding,
-                                                    (x.requires_grad, w1.requires_grad))
-        else:
-            parts, grad_w1 = _kernel_gradient(pixels, inner, w1)
-            if x.requires_grad or w1.requires_grad:
-                then, other = (passes.ADD, outer) if shortcut is x else (passes.NOTHING, None)
-                grad_x = passes.combine(_product(inner, m1.T), then, other, parts, stacked=True).image
-        return (grad_x, grad_w1, grad_w2) if shortcut is x else (g, grad_x, grad_w1, grad_w2)
+        outer = passes.pixels_of(g, stacked=True)
+        parts, grad_w2 = _kernel_gradient(y, outer, w2.data) if w2.requires_grad else (None, None)
+        inner = _convolved(outer, m2.T, passes.WHERE_POSITIVE, Beside(y), parts)
+        gradients = gradients_3x3 if stride == 1 else conv.gradients_on_gpu
+        needs_grad, shortcut = (x.requires_grad, w1.requires_grad), Beside(outer, int(stride), int(before))
+        return *gradients(inner.image, x.data, w1.data, strides, padding, needs_grad, shortcut), grad_w2
 
-    return Tensor(out.image, parents=(x, w1, w2) if shortcut is x else (shortcut, x, w1, w2), vjp=vjp)
+    return Tensor(out.image, parents=(x, w1, w2), vjp=vjp)
+
+
+@relu_gradient.variant(cuda.cupy_arrays)
+def relu_gradient_fused(g: Array, y: Array) -> Array:
+    """one launch instead of two, where no block does it"""
+    return cuda.elementwise_kernel("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "relu_gradient")(g, y)
+
+
+def cupy_in_tf32(network: ResidualNetwork, x: Tensor) -> bool:
+    """images on CuPy; products in tf32, if switched on"""
+    return cuda.cupy_arrays(x.data) and precision.tf32() and FORM != "columns"
+
+
+@features.variant(cupy_in_tf32)
+def with_transposed_kernels(network: ResidualNetwork, x: Tensor) -> Tensor:
+    """one launch that transposes all kernels, instead of one for each"""
+    matrices = [_as_matrix(weight.data) for weight in _kernels(network) if weight.dtype == "float32"
+                and weight.data.transpose(1, 2, 0, 3).flags.c_contiguous]  # as `arrange` stores them
+    addresses = map(cuda.address, matrices)
+    with temporarily(_transposed, dict(zip(addresses, lists.transposed(matrices), strict=True))):
+        return features.definition(network, x)
 
 
 def arrange(network: Module) -> None:
     """Store the kernels that are used as matrices in the order of those, so that no step has to copy them."""
-    for block in (module for _, module in network.named_modules()
-                  if isinstance(module, ResidualBlock) and module.is_papers()):
-        for weight in [block.conv1.weight] * (block.stride == 1) + [block.conv2.weight]:
-            if cuda.cupy_arrays(weight.data):
-                weight.data = _from_matrix(_as_matrix(weight.data), weight.shape)
+    for weight in _kernels(network):
+        if cuda.cupy_arrays(weight.data):
+            weight.data = _from_matrix(_as_matrix(weight.data), weight.shape)
+
+
+def _kernels(network: Module) -> Iterator[Tensor]:
+    """The weights of all convolutions that are computed here."""
+    for _, layer in network.named_modules():
+        if isinstance(layer, Conv2d) and layer.weight.shape[:2] == (3, 3) and all(
+                size in (1, (1, 1)) for size in (layer.stride, layer.padding)):
+            yield layer.weight
 
 
 def _as_matrix(w: Array) -> Array:
@@ -86,22 +141,34 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
     return matrix.reshape(3, shape[2], 3, shape[3]).transpose(2, 0, 1, 3)
 
 
-def _product(pixels: Pixels, matrix: Array) -> Array:
-    """Partial sums (N, H, W, 3, C): X or G @ a matrix (..., 3C)."""
-    if precision.tf32() and FORM != "columns":  # for Hopper's kernels: the inner dimension is contiguous
-        matrix = cuda.cupy.ascontiguousarray(matrix.T).T
-    shape, dtype = pixels.image.shape, matrix.dtype
+def _convolved(pixels: Pixels, matrix: Array, then: int = passes.ADD, beside: Beside | None = None,
+               parts: Parts | None = None) -> Pixels:
+    """X or G @ a matrix (..., 3C), and what its partial sums add up to, (N, H, W, C), slice by slice."""
+    if precision.tf32() and FORM != "columns" and matrix.strides[0] > matrix.itemsize:
+        # for Hopper's kernels: the inner dimension is contiguous
+        known = (_transposed.get() or {}).get(cuda.address(matrix))
+        matrix = (cuda.cupy.ascontiguousarray(matrix.T) if known is None else known).T
+    N, H, W, _ = pixels.image.shape
+    out = passes.empty((N, H, W, matrix.shape[1] // 3), matrix.dtype, pixels.stacked)
+    for part in image_slices(N, 3 * out.image.nbytes // N, SLICE_BYTES):
+        passes.combine(_product(pixels, part, matrix), then, out, part, beside, parts)
+        parts = None
+    return out
+
+
+def _product(pixels: Pixels, part: slice, matrix: Array) -> Array:
+    """Partial sums (n, H, W, 3, C) of some images."""
+    shape, dtype = (part.stop - part.start, *pixels.image.shape[1:]), matrix.dtype
     left = passes.windows(shape, dtype, pixels.stacked, FORMS[FORM][pixels.stacked])
     batch, rows, _ = left.shape
     out = cuda.cupy.empty((rows, batch, matrix.shape[1]), dtype)
-    cublas.matmul(pixels.memory, matrix, out, layouts=(left, layout(matrix), layout(out.swapaxes(0, 1))))
+    cublas.matmul(pixels.memory_of(part), matrix, out,
+                  layouts=(left, layout(matrix), layout(out.swapaxes(0, 1))))
     return passes.of_windows(out, shape)
 
 
-def _kernel_gradient(x: Pixels, g: Pixels, w: Tensor) -> tuple[Parts | None, Array | None]:
-    """X^T @ G in parts, and a view of their sum as (3, 3, C, O); None for both if w needs no gradient."""
-    if not w.requires_grad:
-        return None, None
+def _kernel_gradient(x: Pixels, g: Pixels, w: Array) -> tuple[Parts, Array]:
+    """X^T @ G in parts, and a view of their sum as (3, 3, C, O)."""
     left, right = (passes.windows(p.image.shape, w.dtype, p.stacked, "columns") for p in (x, g))
     (batch, rows, m), (step, row, column), n = left.shape, left.strides, right.shape[2]
     parts = Parts(cuda.cupy.empty((batch, m, n), "float32" if w.dtype.itemsize == 2 else w.dtype),

@@ -29,7 +29,7 @@ def captured(compute: Compute) -> Compute:
     """compute(model, *arrays), forward and backward pass of a step, launched whole on a GPU.
 
     compute leaves gradients in the model's parameters and returns a tuple of arrays. It must do the same work
-    each time, and copy nothing off the GPU. On NumPy it is called as it is.
+    each time. On NumPy it is called as it is.
 
         @tr.fast.captured
         def compute(net, images, labels):
@@ -40,7 +40,7 @@ def captured(compute: Compute) -> Compute:
     Arrays are copied to where the first ones were; the gradients that it leaves are the same arrays each
     time, and replace those that were there. If an array of the model is replaced, the step is recorded anew.
     What a graph cannot repeat is computed as usual, and stderr says so once: a model that draws random
-    numbers, arrays of other shapes than the first ones, another model.
+    numbers or fetches some from the GPU, arrays of other shapes than the first ones, another model.
     """
     recorded: list[_Recorded] = []
 
@@ -62,7 +62,7 @@ class _Recorded:
         self.compute, self.model, self.inputs = compute, model, [array.copy() for array in arrays]
         self.graph: CUDAGraph  # made when there is none for the state
         self.state: list[tuple[int, bool]] | None = None  # of the model's tensors: addresses, requires_grad
-        self.draws_random_numbers, self.said = False, ""
+        self.draws_random_numbers, self.failure, self.said = False, "", ""
 
     def __call__(self, model: Module, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         if why := self._obstacle(model, arrays):
@@ -75,7 +75,16 @@ class _Recorded:
             self.graph, self.state = CUDAGraph(self._compute_anew), state
         for recorded, new in zip(self.inputs, arrays, strict=True):
             recorded[...] = new
-        results, gradients, replaced = self.graph()
+        try:
+            results, gradients, replaced = self.graph()
+        except RuntimeError as error:
+            if self.graph.graph or self.graph.calls <= WARM_UP_CALLS:  # it was not being recorded
+                raise
+            self.failure = f"it could not be recorded. Does it fetch numbers from the GPU? ({error})"
+            del self.graph  # and its memory
+            for parameter in model.parameters():
+                parameter.grad = None  # of work that was not done
+            return self(model, arrays)
         for tensor in replaced:
             tensor.version += 1  # as the recorded Python did
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
@@ -87,8 +96,8 @@ class _Recorded:
         """Why a step cannot be launched whole; empty if it can."""
         if self.draws_random_numbers:
             return "the model draws random numbers, and a recorded step would repeat its own"
-        if model is not self.model:
-            return "another model was recorded"
+        if self.failure or model is not self.model:
+            return self.failure or "another model was recorded"
         shapes, expected = ([(array.shape, str(array.dtype)) for array in some]
                             for some in (arrays, self.inputs))
         return "" if shapes == expected else f"arrays of {shapes}, and {expected} were recorded"

@@ -47,12 +47,13 @@ def cupy_matrices(a: Array, b: Array) -> bool:
 def product_by_cublas(a: Array, b: Array) -> Array:
     """in the chosen precision, and with nothing that a graph cannot capture"""
     out = cupy.empty((len(a), b.shape[1]), a.dtype)
-    return matmul(cupy.ascontiguousarray(a), cupy.ascontiguousarray(b), out)
+    a, b = (matrix if matrix.flags.c_contiguous or matrix.flags.f_contiguous else
+            cupy.ascontiguousarray(matrix) for matrix in (a, b))
+    return matmul(a, b, out)
 
 
-def matmul(a: Array, b: Array, out: Array, accumulate: bool = False,
-           layouts: tuple[Layout, Layout, Layout] | None = None) -> Array:
-    """out = a @ b, or out += a @ b, for (m, k), (k, n), (m, n), or batches of them with one axis in front.
+def matmul(a: Array, b: Array, out: Array, layouts: tuple[Layout, Layout, Layout] | None = None) -> Array:
+    """out = a @ b for (m, k), (k, n), (m, n), or batches of them with one axis in front.
 
     One of the last two axes of each array must be contiguous; all other strides are free, so rows may
     overlap. a and b have one dtype; out has the same, or float32 where theirs is float16. float16 is added up
@@ -61,10 +62,9 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False,
     Raises ValueError for shapes or strides that cuBLAS cannot take, RuntimeError if cuBLAS fails.
     """
     layouts = layouts or (layout(a), layout(b), layout(out))
-    arguments = _arguments(*layouts, accumulate, precision.tf32())
+    arguments = _arguments(*layouts, precision.tf32())
     if arguments is None:
-        if not accumulate:
-            out.fill(0)
+        out.fill(0)
         return out
     first, after_b, after_a, after_out = arguments
     library, handle = _cublas(cupy.cuda.Device().id)
@@ -80,8 +80,7 @@ def matmul(a: Array, b: Array, out: Array, accumulate: bool = False,
 
 
 @functools.lru_cache(maxsize=4096)
-def _arguments(a: Layout, b: Layout, out: Layout, accumulate: bool,
-               tf32: bool) -> tuple[tuple[Any, ...], ...] | None:
+def _arguments(a: Layout, b: Layout, out: Layout, tf32: bool) -> tuple[tuple[Any, ...], ...] | None:
     """The arguments of cublasGemmStridedBatchedEx around the addresses of b, a and out; None for arrays
     without numbers. Worked out once and kept, for Python takes longer to do so than a GPU to multiply."""
     if 0 in (*a.shape, *b.shape, *out.shape):
@@ -90,11 +89,11 @@ def _arguments(a: Layout, b: Layout, out: Layout, accumulate: bool,
     double = out.dtype == "float64"
     products = "float64" if double else "tf32" if tf32 and a.dtype == "float32" else "float32"
     scalar = ctypes.c_double if double else ctypes.c_float
-    one, beta = (ctypes.byref(scalar(value)) for value in (1, accumulate))
+    one, zero = (ctypes.byref(scalar(value)) for value in (1, 0))
     of_a, of_b, of_out = ((DATA_TYPE[array.dtype], rows_apart, ctypes.c_longlong(stride))
                           for array, rows_apart, stride in zip((a, b, out), leading, strides, strict=True))
     # cuBLAS counts along columns: it sees the transpose of each array, and out^T = b^T a^T
-    return ((transposes[1], transposes[0], *map(ctypes.c_int, sizes), one), of_b, (*of_a, beta),
+    return ((transposes[1], transposes[0], *map(ctypes.c_int, sizes), one), of_b, (*of_a, zero),
             (*of_out, batch, COMPUTE_TYPE[products], -1))
 
 

@@ -1,7 +1,5 @@
 """What the files of this folder share: where arrays lie in a GPU's memory, and CUDA kernels compiled by CuPy.
-
-All of them can be imported without CuPy; calling anything in them needs a GPU.
-"""
+All of them can be imported without CuPy; calling anything in them needs a GPU."""
 from __future__ import annotations
 
 import functools
@@ -50,13 +48,12 @@ def elementwise_kernel(inputs: str, outputs: str, operation: str, name: str) -> 
 
 
 @functools.cache
-def compiled(source: str | Path, names: tuple[str, ...]) -> Any:
-    """The module of the CUDA kernels in a file, or in a text, with these instances of its templates."""
-    code = source if isinstance(source, str) else source.read_text()
-    return cupy.RawModule(code=code, options=("--std=c++14",), name_expressions=list(names))
+def compiled(source: Path, names: tuple[str, ...]) -> Any:
+    """The module of the CUDA kernels in a file, with these instances of its templates."""
+    return cupy.RawModule(code=source.read_text(), options=("--std=c++14",), name_expressions=list(names))
 
 
 @functools.cache
-def function(source: str | Path, names: tuple[str, ...], name: str) -> Any:
+def function(source: Path, names: tuple[str, ...], name: str) -> Any:
     """One of the functions of `compiled(source, names)`."""
     return compiled(source, names).get_function(name)

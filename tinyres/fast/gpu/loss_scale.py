@@ -21,7 +21,7 @@ from .precision import Float16, any_not_finite
 
 MAX_LOSS_SCALE = 2.0**24
 GROWTH_STEPS = 2000
-LOOK_EVERY = 100  # before the loss of such a step is fetched, which is no number either, but names no layer
+LOOK_EVERY = 100  # and where losses are fetched: one that is no number names no layer
 SCALE_STATE = "loss_scale", "good_steps"  # names in an optimizer's state
 
 
@@ -69,13 +69,13 @@ class ScaledOptimizer(Optimizer):
         """Move the parameters or, if a gradient is not finite, halve the scale.
 
         Raises Diverged, naming the layer, if activations overflow, which no scale can prevent: on a GPU up to
-        LOOK_EVERY steps later, none of which has moved a weight, unless the loss is fetched and found before.
+        LOOK_EVERY steps later, none of which has moved a weight. Who fetches losses before may `look`.
         """
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         overflowed = any_not_finite(gradients) if gradients else numpy.uint32(0)
         self.steps, can_skip = self.steps + 1, lists.can_skip(self.optimizer)
         if self.steps == 1 or self.steps % LOOK_EVERY == 0 or not can_skip:
-            self._look(bool(overflowed))
+            self.look(bool(overflowed))
         self.optimizer.lr = self.lr
         with lists.skipped_if(overflowed):
             if can_skip or not overflowed:
@@ -86,11 +86,11 @@ class ScaledOptimizer(Optimizer):
         """Set the state, in place; the scale stays as it is if the state comes from another precision."""
         super().load_state_dict({name: self.state[name] for name in SCALE_STATE} | dict(state))
 
-    def _look(self, overflowed: bool) -> None:
-        """Raise Diverged if no scale helps."""
+    def look(self, overflowed: bool, step: int | None = None) -> None:
+        """Raise Diverged if no scale helps; overflowed: whether something is not finite at this step."""
         if overflowed and (name := self.model.overflowing_layer()):
             raise Diverged(f"the output of {name}, in float16,", "Start another run with a lower learning "
-                           "rate, or go on with --precision tf32, whose numbers may be larger")
+                           "rate, or go on with --precision tf32, whose numbers may be larger", step)
         scale = float(self.model.loss_scale)
         if scale < 1 or overflowed and scale == 1:
-            raise Diverged("a gradient, in float16 and unscaled,", "Go on with --precision tf32")
+            raise Diverged("a gradient, in float16 and unscaled,", "Go on with --precision tf32", step)

@@ -24,17 +24,18 @@ from . import cuda
 from .cublas import Layout
 
 THREADS = 256  # of a block
+MIN_BLOCKS = 64  # which add up the parts of a gradient, however few rows there are
 
 SOURCE = Path(__file__).with_suffix(".cu")
-NOTHING, RELU, ADD, WHERE_POSITIVE = range(4)  # what `combine` does to the sums
+ADD, RELU, WHERE_POSITIVE = range(3)  # what `combine` does to the sums
 
 
 def _name(kernel: str, dtype: str, width: int, stacked: bool) -> str:
-    sums = f", {cuda.SUMS[dtype]}" * (kernel == "combine")
+    sums = f", {cuda.SUMS[dtype]}" * (kernel in ("combine", "gather"))
     return f"{kernel}<{cuda.NUMBERS[dtype]}{sums}, {width}, {str(stacked).lower()}>"
 
 
-NAMES = tuple(_name(kernel, dtype, width, stacked) for kernel in ("lay_out", "combine")
+NAMES = tuple(_name(kernel, dtype, width, stacked) for kernel in ("lay_out", "combine", "cut", "gather")
               for dtype in cuda.NUMBERS for width in (1, 16 // numpy.dtype(dtype).itemsize)
               for stacked in (False, True))
 
@@ -52,6 +53,24 @@ class Pixels(NamedTuple):
     @property
     def stacked(self) -> bool:
         return self.memory.ndim == 5
+
+    def memory_of(self, part: slice) -> Array:
+        """The memory of some images of the batch, from its beginning on."""
+        _, H, W, _ = self.image.shape
+        first = part.start * (1 if self.stacked else H * _pitch(W))
+        return self.memory[first:] if first else self.memory
+
+
+class Beside(NamedTuple):
+    """What a pass adds to its image, or compares it with: the shortcut of a block, or its gradient.
+
+    pool: `combine` takes the mean over pool x pool of these pixels, `gather` its share of such a mean. shift:
+    added to the place of a channel; where no channel is there is 0.
+    """
+
+    pixels: Pixels
+    pool: int = 1
+    shift: int = 0
 
 
 class Parts(NamedTuple):
@@ -77,43 +96,79 @@ def pixels_of(image: Array, stacked: bool) -> Pixels:
 def lay_out(image: Array, stacked: bool, relu: bool = False) -> Pixels:
     """A copy of an image (N, H, W, C), or of its relu, in memory where each pixel has its neighbors."""
     image = cuda.readable(image)
-    out = _empty(image.shape, image.dtype, stacked)
-    whole = cuda.strides_of(image, 16) is not None
-    name, units = _kernel("lay_out", image.dtype, image.shape[3], stacked, whole)
-    strides = cuda.strides_of(image, image.shape[3] * image.itemsize // units)
-    _launch(name, image.shape[:3], (image, out.memory), units, *strides, int(relu))
+    out = empty(image.shape, image.dtype, stacked)
+    name, width, strides = _reading("lay_out", image, stacked)
+    _launch(name, image.shape[:3], (image, out.memory), image.shape[3] // width, *strides, int(relu))
     return out
 
 
-def combine(partial: Array, then: int, other: Pixels | Array | None = None, parts: Parts | None = None, *,
-            stacked: bool) -> Pixels:
-    """The image that partial sums (N, H, W, 3, C) add up to; the same launch adds up `parts`.
+def cut(image: Array, window: tuple[int, ...]) -> Array:
+    """The matrix of columns of tinyres/conv.py, (N, H, W, C) -> (N OH OW, KH KW C).
 
-    Unless stacked, the three are sums of rows and belong to the pixels above, here and below; if stacked,
-    they are sums of columns and belong to the pixels to the right, here and to the left. then: what is done
-    to the image: NOTHING, RELU, ADD `other`, or keep its values WHERE `other` is POSITIVE.
+    window: KH, KW, OH, OW, and stride and padding, vertical and horizontal.
     """
-    N, H, W, _, C = partial.shape
-    out = _empty((N, H, W, C), partial.dtype, stacked)
-    memory = (out.memory if other is None else other.memory if isinstance(other, Pixels) else
-              cuda.cupy.ascontiguousarray(other))
-    name, settings = _combination(partial.shape, partial.strides, partial.dtype, memory.ndim,
-                                  cuda.address(memory) % 16 == 0, then, stacked)
-    sums = (*parts, len(parts.parts), parts.total.size) if parts else (out.memory, out.memory, 0, 0)
-    _launch(name, (N, H, W), (partial, memory, out.memory, *sums[:2]), *settings, *sums[2:])
-    _memory[stacked][cuda.address(out.image)] = out.memory
+    (N, H, W, C), (KH, KW, OH, OW, *places) = image.shape, window
+    out = cuda.cupy.empty((N * OH * OW, KH * KW * C), image.dtype)
+    name, width, strides = _reading("cut", image, False)
+    _launch(name, (N, OH, OW), (image, out), KH * KW * C // width, *strides, H, W, C // width, KW, *places)
     return out
+
+
+def _reading(kernel: str, image: Array, stacked: bool) -> tuple[str, int, tuple[int, ...]]:
+    """The name of a CUDA kernel that reads an image, the numbers in its units, and the image's strides."""
+    width = _width(image.dtype, cuda.strides_of(image, 16) is not None, image.shape[3])
+    strides = cuda.strides_of(image, width * image.itemsize)
+    return _name(kernel, image.dtype.name, width, stacked), width, strides
+
+
+def combine(partial: Array, then: int, out: Pixels, part: slice, beside: Beside | None = None,
+            parts: Parts | None = None) -> None:
+    """Write some images of `out`: what partial sums (n, H, W, 3, C) add up to. It adds up `parts`, too.
+
+    Unless `out` is stacked, the three are sums of rows and belong to the pixels above, here and below; if it
+    is, they are sums of columns and belong to the pixels to the right, here and to the left. then: what is
+    done to the images: ADD what is beside, if anything is, RELU, or keep their values WHERE that is POSITIVE.
+    """
+    n, H, W, _, C = partial.shape
+    _run("combine", (n, H, W, C), partial, out.memory_of(part), out.stacked, part, beside, parts,
+         *(stride // partial.strides[3] for stride in partial.strides[1:3]), then)
+
+
+def gather(columns: Array, out: Array, window: tuple[int, ...], part: slice, beside: Beside | None = None,
+           parts: Parts | None = None) -> None:
+    """The transpose of `cut`, written into `out`: sums of what columns, (n OH OW, KH KW C), hold of a pixel.
+
+    out: memory of n images, (n, H, W, C), or (n, H, W, 3, C) for stacked ones. The others are those of `cut`
+    and of `combine`, of which ADD is done.
+    """
+    _run("gather", (*out.shape[:3], out.shape[-1]), columns, out, out.ndim == 5, part, beside, parts, *window)
+
+
+def add_up(parts: Parts) -> None:
+    """Add up the parts of a kernel's gradient for which no other pass is there."""
+    _run("combine", (0, 1, 1, 1), parts.total, parts.total, False, slice(0, 0), None, parts, 0, 0, ADD)
+
+
+def _run(kernel: str, shape: tuple[int, ...], source: Array, out: Array, stacked: bool, part: slice,
+         beside: Beside | None, parts: Parts | None, *settings: int) -> None:
+    """Run a CUDA kernel that makes images of a shape, adds what is beside, and adds up parts."""
+    other = beside.pixels.memory_of(part) if beside else out
+    aligned = not any(cuda.address(array) % 16 for array in (source, other, out))
+    name, units, geometry = _prepared(kernel, source.dtype, shape[3], stacked, aligned, beside and (
+        beside.pixels.image.shape, beside.pixels.stacked, beside.pool, beside.shift))
+    sums = (*parts, len(parts.parts), parts.total.size) if parts else (out, out, 0, 0)
+    _launch(name, shape[:3], (source, other, out, *sums[:2]), units, *geometry, *sums[2:], *settings)
 
 
 @functools.cache
-def _combination(shape: tuple[int, ...], strides: tuple[int, ...], dtype: numpy.dtype, other_axes: int,
-                 aligned: bool, then: int, stacked: bool) -> tuple[str, tuple[int, ...]]:
-    """The CUDA kernel for `combine`, and its arguments from the units in a pixel to `then`."""
-    _, _, W, _, C = shape
-    name, units = _kernel("combine", dtype, C, stacked, aligned)
-    partial = (stride * units // strides[3] for stride in strides[1:3])
-    other = {5: (3 * W, 3, 1), 2: (_pitch(W), 1, 1), 4: (W, 1, 0)}[other_axes]  # stacked, padded, neither
-    return name, (units, *partial, *(units * number for number in other), then)
+def _prepared(kernel: str, dtype: numpy.dtype, C: int, stacked: bool, aligned: bool,
+              beside: tuple[Any, ...] | None) -> tuple[str, int, tuple[int, ...]]:
+    """The name of a CUDA kernel, the units in its pixels, and its arguments about what is beside."""
+    (*_, W, channels), beside_stacked, pool, shift = beside or ((1, 0), False, 0, 0)
+    width = _width(dtype, aligned, C, channels, shift)
+    row, step = (3 * W, 3) if beside_stacked else (_pitch(W), 1)
+    return (_name(kernel, dtype.name, width, stacked), C // width,
+            (row, step, channels // width, shift // width % 2**32, pool))
 
 
 @functools.cache
@@ -149,36 +204,37 @@ def _layout(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[tuple
     """The shape of the memory of an image, and the image's strides in it."""
     N, H, W, C = shape
     row, pixel = (3 * W * C, 3 * C) if stacked else (_pitch(W) * C, C)
-    memory = (N, H, W, 3, C) if stacked else (-(-N * H * _pitch(W) // 3) * 3 + 2, C)
+    # the last thirds reach up to four pixels beyond their rows
+    memory = (N, H, W, 3, C) if stacked else (N * H * _pitch(W) + 4, C)
     return memory, tuple(itemsize * stride for stride in (H * row, row, pixel, 1))
 
 
-def _empty(shape: tuple[int, ...], dtype: numpy.dtype, stacked: bool) -> Pixels:
+def empty(shape: tuple[int, ...], dtype: numpy.dtype, stacked: bool) -> Pixels:
+    """Memory for an image (N, H, W, C), which `pixels_of` finds."""
     N, H, W, C = shape
     memory = cuda.cupy.empty(_layout(shape, dtype.itemsize, stacked)[0], dtype)
-    if stacked:
-        return Pixels(memory[:, :, :, 1], memory)
-    return Pixels(memory[1:N * H * _pitch(W) + 1].reshape(N, H, -1, C)[:, :, :W], memory)
+    image = memory[:, :, :, 1] if stacked else memory[1:N * H * _pitch(W) + 1].reshape(N, H, -1, C)[:, :, :W]
+    _memory[stacked][cuda.address(image)] = memory
+    return Pixels(image, memory)
 
 
-@functools.cache
-def _kernel(kernel: str, dtype: numpy.dtype, C: int, stacked: bool, aligned: bool) -> tuple[str, int]:
-    """The name of a CUDA kernel, and the units in a pixel: units of 16 bytes if pixels and addresses are
-    multiples of that, else of one number."""
-    width = 16 // dtype.itemsize if aligned and C * dtype.itemsize % 16 == 0 else 1
-    return _name(kernel, dtype.name, width, stacked), C // width
+def _width(dtype: numpy.dtype, aligned: bool, *channels: int) -> int:
+    """The numbers in a unit: 16 bytes if addresses and all these channels are multiples of that, else one."""
+    whole = aligned and not any(count * dtype.itemsize % 16 for count in channels)
+    return 16 // dtype.itemsize if whole else 1
 
 
 def _launch(name: str, shape: tuple[int, ...], arrays: tuple[Array, ...], units: int, *settings: int) -> None:
     """Run a CUDA kernel over the rows of images of a shape (N, H, W)."""
-    function, grid, block, values = _prepared(name, shape, units, settings)
+    function, grid, block, values = _launchable(name, shape, units, settings)
     function(grid, block, (*arrays, *values))
 
 
 @functools.lru_cache(maxsize=4096)
-def _prepared(name: str, shape: tuple[int, ...], units: int, settings: tuple[int, ...]) -> tuple[Any, ...]:
+def _launchable(name: str, shape: tuple[int, ...], units: int, settings: tuple[int, ...]) -> tuple[Any, ...]:
     """A CUDA kernel, its grid and blocks, and its arguments after the arrays."""
     N, H, W = shape
     across = min(64, 1 << (units - 1).bit_length())
     values = tuple(numpy.uint32(value) for value in (N * H, H, W, _pitch(W), units, *settings))
-    return cuda.function(SOURCE, NAMES, name), (min(N * H, 2**20),), (across, THREADS // across), values
+    grid = min(max(N * H, MIN_BLOCKS), 2**20)
+    return cuda.function(SOURCE, NAMES, name), (grid,), (across, THREADS // across), values

@@ -145,7 +145,7 @@ def _copies(weights: list[Tensor], dtypes: list[str], scale: Tensor) -> list[Ten
                              if dtype == "float16"], "float16", None))
     arrays = [next(halves) if dtype == "float16" else weight.data
               for weight, dtype in zip(weights, dtypes, strict=True)]
-    nothing = xp_of(arrays[0]).zeros(0, "float16")  # what passes from copies to weights beside `scaled`
+    nothing = xp_of(arrays[0]).empty(0, "float16")  # what passes from copies to weights beside `scaled`
     together = Tensor(nothing, parents=tuple(weights), vjp=vjp_of_all)
     return [Tensor(array, parents=(together,) if weight.requires_grad else (), vjp=vjp_of(i))
             for i, (array, weight) in enumerate(zip(arrays, weights, strict=True))]
@@ -158,4 +158,6 @@ def _to_float16(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _to_float32(x: Tensor, scale: Tensor) -> Tensor:
-    return Tensor(x.data.astype("float32"), parents=(x,), vjp=lambda g: ((g * scale.data).astype(x.dtype),))
+    xp = xp_of(x.data)
+    return Tensor(x.data.astype("float32"), parents=(x,), vjp=lambda g: (
+        xp.multiply(g, scale.data, out=xp.empty(g.shape, x.dtype)),))

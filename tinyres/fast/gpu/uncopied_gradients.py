@@ -3,8 +3,7 @@
 `backward` copies what it leaves in `.grad`, since an operation may give one array to several parents, or keep
 it. Operations on a GPU that make a new array for one parent, and do not keep it, say so here.
 
-Why it is faster: a copy of a kernel's gradient is one launch and two passes over its memory, for each of 55
-kernels.
+Why it is faster: a copy is one launch and two passes over memory, for each of 55 kernels.
 """
 from __future__ import annotations
 
