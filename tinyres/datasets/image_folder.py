@@ -125,12 +125,10 @@ class FolderSplit:
         except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
             pictures = map(read, *arguments)
         found = [image for image in pictures if image is not None]
-        xp = backend.current()
-        images = numpy.empty((len(found), self.size, self.size, 3), numpy.uint8)
-        for row, (image, _) in zip(images, found, strict=True):
-            row[...] = image
+        images = numpy.array([image for image, _ in found], numpy.uint8)
         labels = numpy.array([label for _, label in found], numpy.int64)
-        return xp.asarray(images), xp.asarray(labels)
+        asarray = backend.current().asarray
+        return asarray(images.reshape(-1, self.size, self.size, 3)), asarray(labels)
 
     def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
         """The same without augmentation, standardized: (n, size, size, 3) float32."""

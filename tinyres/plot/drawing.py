@@ -52,7 +52,7 @@ class Drawing:
         along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
         head = min(30, length)
         neck = (end[0] - along[0] * head, end[1] - along[1] * head)
-        draw_strokes(self.image, [[start, neck]], 3, _color(color))
+        draw_strokes(self.image, [[start, neck]], 3, _color(color), (0, 0, *self.image.size))
         sides = [(neck[0] + sign * along[1] * head / 2, neck[1] - sign * along[0] * head / 2)
                  for sign in (1, -1)]
         ImageDraw.Draw(self.image).polygon([end, *sides], fill=_color(color))
