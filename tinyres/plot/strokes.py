@@ -1,4 +1,4 @@
-"""Lines and points as pixels: Pillow draws them several times larger, which makes smooth edges when reduced."""
+"""Lines and points as pixels: Pillow draws them larger, and what is reduced has smooth edges."""
 from __future__ import annotations
 
 import itertools
