@@ -24,14 +24,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import IO, Any, NoReturn
+from typing import IO
 
 import numpy
 
 from .. import backend
 from ..backend import Array
 from ..fast.cpu import machine, threads
-from .group import SINGLE_PROCESS, Group, flat_layout, spread
+from .group import SINGLE_PROCESS, Group, count_numbers, spread
 
 MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
 MAX_WEIGHTS = 2_000_000  # with more, threads are faster: they share kernels and gradients
@@ -54,9 +54,10 @@ class ForkedGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
         and reads the other parts there: the same bits in all processes."""
-        numbers, dtype = flat_layout(self, arrays)
+        numbers = count_numbers(self, arrays)
         if not numbers:
             return
+        dtype = numpy.result_type(*(array.dtype for array in arrays))
         if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
             self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
@@ -164,13 +165,17 @@ def _in_parent() -> Iterator[dict[int, Connection]]:
 def _in_child(connection: Connection) -> Iterator[None]:
     """In a child: nothing is printed, and the process ends with the context, after an error telling process
     0 why."""
+    status = 0
     try:
         # not the file descriptors: a notebook's output does not go there
         sys.stdout = sys.stderr = open(os.devnull, "w", errors="replace")
         yield
     except BaseException as error:
-        _end(connection, error)
-    os._exit(0)
+        status = 1
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
+        connection.send(str(error) or type(error).__name__ if expected else traceback.format_exc())
+    finally:
+        os._exit(status)
 
 
 def _fork(count: int, children: dict[int, Connection]) -> tuple[int, list[Connection]]:
@@ -195,13 +200,3 @@ def _file_in_memory() -> IO[bytes]:
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("tinyres"), "w+b")
     return tempfile.TemporaryFile()
-
-
-def _end(connection: Connection, error: BaseException) -> NoReturn:
-    """End this process, which is a child, and tell process 0 why."""
-    expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
-    text: Any = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error))
-    try:
-        connection.send(text)
-    finally:
-        os._exit(1)

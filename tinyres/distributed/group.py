@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy
-
 from ..backend import Array
 
 
@@ -47,16 +45,16 @@ def check_batch(batch_size: int, processes: int) -> None:
                          "processes")
 
 
-def flat_layout(group: Group, arrays: Sequence[Array]) -> tuple[int, numpy.dtype]:
-    """The size and dtype of a flat array for arrays that all processes give, which must have as many numbers
-    in each: otherwise ValueError, for numbers of different arrays would be added up."""
+def count_numbers(group: Group, arrays: Sequence[Array]) -> int:
+    """How many numbers there are in arrays that all processes give. Raises ValueError unless all have as many:
+    otherwise numbers of different arrays would be added up."""
     numbers = sum(array.size for array in arrays)
     total = group.all_reduce_sum(numbers)[0]
     if total != group.size * numbers:
         raise ValueError(f"process {group.rank} averages {numbers:,} numbers, all {group.size} together "
                          f"{total:,.0f}: every process must give the same arrays (training_step takes zeros "
                          "for a parameter that has no gradient in some)")
-    return numbers, numpy.result_type(numpy.float16, *(array.dtype for array in arrays))
+    return numbers
 
 
 def spread(flat: Array, arrays: Sequence[Array]) -> None:

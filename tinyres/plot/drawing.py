@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy
 from PIL import Image, ImageColor, ImageDraw
@@ -85,7 +84,7 @@ class Drawing:
 
     def save(self, path: str | os.PathLike) -> None:
         """Save as PNG, complete or not at all. Raises FileNotFoundError if its folder is missing."""
-        write_png(checked_path(path), self.image)
+        write_png(path, self.image)
 
 
 def tint(color: int | str, strength: float) -> str:
@@ -94,16 +93,14 @@ def tint(color: int | str, strength: float) -> str:
                          for part in ImageColor.getrgb(_color(color)))
 
 
-def checked_path(path: str | os.PathLike) -> Path:
-    """The path of a file to be written. Raises FileNotFoundError if its folder is missing."""
+def write_png(path: str | os.PathLike, image: Image.Image) -> None:
+    """Write a whole PNG file, or leave an older one as it was.
+
+    Raises FileNotFoundError if its folder is missing.
+    """
     path = user_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
-    return path
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write the whole file, or leave an older one as it was."""
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
