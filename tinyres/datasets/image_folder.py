@@ -16,9 +16,10 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy
 from PIL import Image
@@ -31,6 +32,8 @@ from .augment import standardize
 from .dataset import Dataset
 from .decoding import MIN_AREA, SIZE, decode
 from .picture_files import SUFFIXES, class_folders, files_by_class, files_by_list
+
+Result = TypeVar("Result")
 
 BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # skipped at most: files, or a fraction of all if that is more
 
@@ -77,6 +80,16 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "decode")
 
 
+def submit(pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """function(*arguments) in a thread of the pool; here, when Python ends and no thread begins any more."""
+    try:
+        return pool.submit(function, *arguments)
+    except RuntimeError:
+        future: Future[Result] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
 class FolderSplit:
     """Pictures in files with their labels; a `Split` that reads them when asked.
 
@@ -120,11 +133,9 @@ class FolderSplit:
         read, arguments = self._read, [indices]
         if windows is not None:
             read, arguments = self._readable, [indices, windows, flips]
-        try:
-            pictures = _pool(self._workers, os.getpid()).map(read, *arguments)
-        except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
-            pictures = map(read, *arguments)
-        found = [image for image in pictures if image is not None]
+        pool = _pool(self._workers, os.getpid())
+        pictures = [submit(pool, read, *values) for values in zip(*arguments, strict=True)]
+        found = [picture for future in pictures if (picture := future.result()) is not None]
         images = numpy.array([image for image, _ in found], numpy.uint8)
         labels = numpy.array([label for _, label in found], numpy.int64)
         asarray = backend.current().asarray

@@ -16,7 +16,7 @@ from ..backend import Array
 from .augment import crop_flip, draw_crops, standardize
 from .dataset import Split
 from .decoding import draw_windows
-from .image_folder import FolderSplit
+from .image_folder import FolderSplit, submit
 
 ORDER, AUGMENTATION = 0, 1  # one stream of random numbers for each
 PREFETCH = 2  # batches in preparation: one is read from its files while the other is put together
@@ -72,22 +72,12 @@ def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
     try:
         while True:
             while len(pending) <= PREFETCH and (number := next(numbers, None)) is not None:
-                pending.append(_submitted(threads, prepare, number))
+                pending.append(submit(threads, prepare, number))
             if not pending:
                 return
             yield pending.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def _submitted(threads: ThreadPoolExecutor, prepare: Callable[[int], tuple[Array, Array]],
-               number: int) -> Future[tuple[Array, Array]]:
-    try:
-        return threads.submit(prepare, number)
-    except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
-        future: Future[tuple[Array, Array]] = Future()
-        future.set_result(prepare(number))
-        return future
 
 
 @functools.lru_cache(maxsize=PREFETCH)

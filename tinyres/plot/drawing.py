@@ -47,14 +47,12 @@ class Drawing:
 
     def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR) -> None:
         """A straight arrow with its tip at `end`."""
-        length = math.dist(start, end)
-        along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
-        head = min(30, length)
-        neck = (end[0] - along[0] * head, end[1] - along[1] * head)
+        tip, whole = numpy.array(end), numpy.subtract(end, start)
+        head = whole * min(1, 30 / math.hypot(*whole))
+        neck, side = tip - head, head[::-1] * (0.5, -0.5)
         draw_strokes(self.image, [[start, neck]], 3, _color(color), (0, 0, *self.image.size))
-        sides = [(neck[0] + sign * along[1] * head / 2, neck[1] - sign * along[0] * head / 2)
-                 for sign in (1, -1)]
-        ImageDraw.Draw(self.image).polygon([end, *sides], fill=_color(color))
+        ImageDraw.Draw(self.image).polygon([tuple(point) for point in (tip, neck + side, neck - side)],
+                                           fill=_color(color))
 
     def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
               fills: Sequence[Sequence[str]] | None = None) -> None:

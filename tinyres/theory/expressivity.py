@@ -26,7 +26,7 @@ from .memorizing_network import MemorizingNetwork, MovingBlock, OutputBlock, bat
 
 __all__ = ["MemorizingNetwork", "MovingBlock", "first_rows", "fit"]
 
-TILE = 512, 2048  # rows and columns of the n x n matrix of inner products that exist at a time
+ROWS = 64  # of the n x n matrix of inner products that exist at a time
 LARGEST_ERROR = 0.5  # estimated error of a score above which `fit` refuses: enough for a wrong label
 
 
@@ -233,14 +233,11 @@ def first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
     weights = xp.asarray(numpy.random.default_rng(0).standard_normal(points.shape[1]))
     keys = []
     for start, x in batches(points, dtype):
-        finite, nonzero = xp.isfinite(x).all(axis=1), x.any(axis=1)
-        if not finite.all():
-            row = start + int(finite.argmin())
-            raise ValueError(f"points: row {row} is not finite in {dtype}: repair or drop it")
-        if not nonzero.all():
-            row = start + int(nonzero.argmin())
-            raise ValueError(f"points: row {row} is zero, which no unit can single out: drop it, or add a "
-                             f"column of ones to all points")
+        for right, fault in ((xp.isfinite(x).all(axis=1), f"not finite in {dtype}: repair or drop it"),
+                             (x.any(axis=1), "zero, which no unit can single out: drop it, or add a column "
+                                             "of ones to all points")):
+            if not right.all():
+                raise ValueError(f"points: row {start + int(right.argmin())} is {fault}")
         keys.append(backend.to_numpy((x * weights).sum(axis=1)))
     _, first, inverse = numpy.unique(numpy.concatenate(keys), return_index=True, return_inverse=True)
     first = first[inverse]
@@ -252,20 +249,13 @@ def first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
 
 
 def _largest_later_products(a: Array, b: Array) -> Array:
-    """For each i the largest <a_i, b_j> with j > i: (n,) from two (n, k); -inf for the last i.
-
-    In tiles, because the n x n matrix of inner products need not fit in memory.
-    """
+    """For each i the largest <a_i, b_j> with j > i: (n,) from two (n, k); -inf for the last i."""
     xp, n = backend.xp_of(a), len(a)
     largest = xp.empty(n)
-    for top in range(0, n, TILE[0]):
-        rows = a[top:top + TILE[0]]
-        bottom = top + len(rows)
-        not_later = xp.tri(len(rows), dtype=bool)
-        best = xp.where(not_later, -math.inf, rows @ b[top:bottom].T).max(axis=1)
-        for left in range(bottom, n, TILE[1]):
-            best = xp.maximum(best, (rows @ b[left:left + TILE[1]].T).max(axis=1))
-        largest[top:bottom] = best
+    for start in range(0, n, ROWS):
+        products = a[start:start + ROWS] @ b[start:].T
+        products[:, :ROWS][xp.tri(*products[:, :ROWS].shape, dtype=bool)] = -math.inf  # not later
+        largest[start:start + ROWS] = products.max(axis=1)
     return largest
 
 
