@@ -107,10 +107,8 @@ class FolderSplit:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
         self.folder, self.names, self.labels = folder, names, numpy.asarray(labels, numpy.int64)
-        self.broken: set[str] = set()
-        self._found: dict[str, object] = {}
-        self.min_area, self.size = min_area, size
-        self._workers = workers
+        self.broken: dict[str, object] = {}  # by name
+        self.workers, self.min_area, self.size = workers, min_area, size
 
     def __repr__(self) -> str:
         return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
@@ -120,7 +118,7 @@ class FolderSplit:
         chosen = numpy.arange(count) * len(self.names) // count
         others = numpy.delete(numpy.arange(len(self.names)), chosen)
         first, second = (FolderSplit(self.folder, [self.names[i] for i in rows], self.labels[rows],
-                                     self._workers, self.min_area, self.size) for rows in (others, chosen))
+                                     self.workers, self.min_area, self.size) for rows in (others, chosen))
         return first, second
 
     def pixels(self, indices: numpy.ndarray, windows: numpy.ndarray | None = None,
@@ -133,7 +131,7 @@ class FolderSplit:
         read, arguments = self._read, [indices]
         if windows is not None:
             read, arguments = self._readable, [indices, windows, flips]
-        pool = _pool(self._workers, os.getpid())
+        pool = _pool(self.workers, os.getpid())
         pictures = [submit(pool, read, *values) for values in zip(*arguments, strict=True)]
         found = [picture for future in pictures if (picture := future.result()) is not None]
         images = numpy.array([image for image, _ in found], numpy.uint8)
@@ -162,19 +160,15 @@ class FolderSplit:
             except MemoryError:
                 raise  # the file is not to blame
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-                self._skip(name, error)
+                mine = object()
+                if self.broken.setdefault(name, mine) is mine:  # of the threads that find it, one says so
+                    print(f"\nwarning: {self.folder / name} cannot be read and is skipped ({error}); "
+                          f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
         count, limit = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
         if count > limit or count == len(self.names):
             raise ValueError(f"{count} of the {len(self.names)} pictures in {self.folder} cannot be read, "
                              f"{name} among them: check the copy of the data set")
         return None
-
-    def _skip(self, name: str, error: Exception) -> None:
-        mine = object()
-        if self._found.setdefault(name, mine) is mine:  # of the threads that find it broken, one says so
-            self.broken.add(name)
-            print(f"\nwarning: {self.folder / name} cannot be read and is skipped ({error}); "
-                  f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
 def save_as_folder(dataset: Dataset, root: str | Path) -> None:

@@ -254,7 +254,8 @@ def _largest_later_products(a: Array, b: Array) -> Array:
     largest = xp.empty(n)
     for start in range(0, n, ROWS):
         products = a[start:start + ROWS] @ b[start:].T
-        products[:, :ROWS][xp.tri(*products[:, :ROWS].shape, dtype=bool)] = -math.inf  # not later
+        square = products[:, :ROWS]
+        square[xp.tri(len(square), dtype=bool)] = -math.inf  # not later
         largest[start:start + ROWS] = products.max(axis=1)
     return largest
 
