@@ -55,13 +55,12 @@ class Drawing:
                                            fill=_color(color))
 
     def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
-              fills: Sequence[Sequence[str]] | None = None) -> None:
+              fills: Sequence[Sequence[str]]) -> None:
         """A table of square cells, each with a text and a color; its top left corner is at (x, y)."""
         draw = ImageDraw.Draw(self.image)
         for i, row in enumerate(texts):
             for j, text in enumerate(row):
-                left, top = round(x + j * side), round(y + i * side)
-                fill = fills[i][j] if fills is not None else "#FFFFFF"
+                left, top, fill = round(x + j * side), round(y + i * side), fills[i][j]
                 draw.rectangle((left, top, round(left + side), round(top + side)), fill=fill,
                                outline="#8C959F", width=2)
                 red, green, blue = ImageColor.getrgb(fill)
