@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy
 
 from .. import backend
 from ..backend import Array
+from .factorization import checked_integer
 from .memorizing_network import MemorizingNetwork, MovingBlock, OutputBlock, batches
 
 __all__ = ["MemorizingNetwork", "MovingBlock", "first_rows", "fit"]
@@ -211,9 +211,7 @@ def _checked(points: Array, labels: Array | Sequence[int], width: int, num_class
         raise ValueError(f"labels: expected integers of shape {points.shape[:1]}, one per point, got "
                          f"{labels.dtype} of shape {labels.shape}")
     num_classes = max(int(labels.max()) + 1, 1) if num_classes is None else num_classes
-    for name, value in (("width", width), ("num_classes", num_classes)):
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} {value!r}: expected an integer >= 1")
+    checked_integer("width", width), checked_integer("num_classes", num_classes)
     if not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} "
                          f"for {num_classes} classes")

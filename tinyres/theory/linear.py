@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy
 
 from .. import backend
 from ..backend import Array
 from .factorization import (
-    checked_layers,
+    checked_integer,
     checked_matrix,
     factorize,
     largest_norm,
@@ -146,7 +146,7 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
 
     Raises ValueError for arguments that do not fit, and if the risk overflows.
     """
-    R, layers = checked_matrix("R", R), checked_layers(layers)
+    R, layers = checked_matrix("R", R), checked_integer("layers", layers)
     xp = backend.xp_of(R)
     if parameterization not in ("residual", "standard"):
         raise ValueError(f"parameterization {parameterization!r}: expected 'residual' or 'standard'")
@@ -158,8 +158,6 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
     A, R, Sigma = _problem(init, R, Sigma)
     if len(A) != layers:
         raise ValueError(f"init holds {len(A)} matrices: expected one for each of the {layers} layers")
-    if not isinstance(steps, Integral) or steps < 0:
-        raise ValueError(f"steps {steps!r}: expected an integer >= 0")
     if step_size is None:
         norms = float(largest_norm(R)), float(largest_norm(Sigma))
         step_size = 0.5 / (layers * max(1.0, norms[0] ** 2) * max(1.0, norms[1]))
@@ -168,7 +166,7 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
 
     origin, rows = float(parameterization == "residual"), []
     with numpy.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below, with its remedy
-        for step in range(steps + 1):
+        for step in range(checked_integer("steps", steps, least=0) + 1):
             products = _products(A, origin)
             risk = _risk(products[-1] - R, Sigma)
             if not math.isfinite(float(risk)):
