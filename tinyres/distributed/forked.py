@@ -30,7 +30,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array
-from ..fast.cpu import machine, threads
+from ..fast.cpu import threads
 from .group import SINGLE_PROCESS, Group, count_numbers, spread
 
 MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
@@ -62,14 +62,9 @@ class ForkedGroup(Group):
             self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
         self.all_reduce_sum()  # all rows are written
-        part = slice(numbers * self.rank // self.size, numbers * (self.rank + 1) // self.size)
-        for start in range(part.start, part.stop, machine.CHUNK_SIZE):
-            chunk = slice(start, min(start + machine.CHUNK_SIZE, part.stop))
-            mean = self.rows[-1, chunk]
-            numpy.add(self.rows[0, chunk], self.rows[1, chunk], out=mean)
-            for row in self.rows[2:-1]:
-                mean += row[chunk]
-            mean /= self.size
+        part = self.rows[:, numbers * self.rank // self.size:numbers * (self.rank + 1) // self.size]
+        numpy.add.reduce(part[:-1], out=part[-1])
+        part[-1] /= self.size
         self.all_reduce_sum()  # all parts are added up
         spread(self.rows[-1], arrays)
 
