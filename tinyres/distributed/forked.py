@@ -98,9 +98,7 @@ class ForkedGroup(Group):
         """An array in memory that all processes share."""
         size = shape[0] * shape[1] * dtype.itemsize
         self.all_reduce_sum()  # no process still reads what was there before
-        if self.rank == 0:
-            os.ftruncate(self.file, size)
-        self.all_reduce_sum()
+        os.ftruncate(self.file, size)  # the first to do so changes the size
         return numpy.frombuffer(mmap.mmap(self.file, size), dtype).reshape(shape)
 
 
