@@ -280,6 +280,15 @@ def test_legend_hides_no_line_where_only_the_middle_is_free(tmp_path):
     assert has_color(draw(tmp_path, Panel(lines)), PALETTE[4]).sum() == without
 
 
+def test_legend_hides_little_where_no_place_is_free(tmp_path):
+    level = [Line([0, 99], [y, y], color=4) for y in range(0, 100, 2)]
+    upright = [Line([x, x], [0, 99], color=4) for x in range(50, 100)]
+    without = has_color(draw(tmp_path, Panel(level + upright)), PALETTE[4])
+    lines = [*level, *upright, Line([], [], "name", color=5)]
+    hidden = without & ~has_color(draw(tmp_path, Panel(lines)), PALETTE[4])
+    assert hidden.any() and not hidden[:, PANEL_WIDTH // 2 + 40:].any()
+
+
 @pytest.mark.parametrize("text", ["many words " * 20, "word" * 40, "word"])
 def test_no_text_is_cut_at_the_edge(tmp_path, text):
     lines = [Line([100000000.01, 100000000.03], [0, 1], f"{text}{k}") for k in range(12)]

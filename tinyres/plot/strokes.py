@@ -57,7 +57,7 @@ def draw_series(image: Image.Image, points: Iterable[Point], style: str, color: 
     for gap, group in itertools.groupby(points, lambda point: math.isnan(point[0])):
         part = list(group)
         if not gap and (style == "points" or len(set(part)) == 1):
-            dots += [[(x, y)] * 2 for x, y in part if box[0] <= x <= box[2] and box[1] <= y <= box[3]]
+            dots += [[point, point] for point in part]
         elif not gap:
             lines += dashes(part, *STYLES[style])
     draw_strokes(image, dots, POINT_RADIUS, color, box)
