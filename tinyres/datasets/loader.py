@@ -67,14 +67,13 @@ def evaluation_batches(split: Split | FolderSplit, batch_size: int,
 def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
               numbers: Iterable[int]) -> Iterator[tuple[Array, Array]]:
     """prepare(number) for each number, in order, while the next PREFETCH of them are in preparation."""
-    numbers, pending = iter(numbers), deque[Future[tuple[Array, Array]]]()
-    threads = ThreadPoolExecutor(PREFETCH)
+    pending, threads = deque[Future[tuple[Array, Array]]](), ThreadPoolExecutor(PREFETCH)
     try:
-        while True:
-            while len(pending) <= PREFETCH and (number := next(numbers, None)) is not None:
-                pending.append(submit(threads, prepare, number))
-            if not pending:
-                return
+        for number in numbers:
+            pending.append(submit(threads, prepare, number))
+            if len(pending) > PREFETCH:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)

@@ -134,24 +134,18 @@ def forked(count: int) -> Iterator[Group]:
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.shared_among(count), _file_in_memory() as file, _in_parent() as children:
-        rank, connections = _fork(count, children)
-        with _in_child(connections[0]) if rank > 0 else nullcontext():
-            yield ForkedGroup(rank, count, connections, file.fileno())
-
-
-@contextmanager
-def _in_parent() -> Iterator[dict[int, Connection]]:
-    """In process 0: a place for the children, connections by process id, which are waited for at the end."""
-    children: dict[int, Connection] = {}
-    try:
-        yield children
-    finally:
-        for connection in children.values():
-            connection.close()  # children that still wait for process 0 end now
-        for child in children:
-            with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
-                os.waitpid(child, 0)
+    children: dict[int, Connection] = {}  # of process 0, by process id
+    with threads.shared_among(count), _file_in_memory() as file:
+        try:
+            rank, connections = _fork(count, children)
+            with _in_child(connections[0]) if rank > 0 else nullcontext():
+                yield ForkedGroup(rank, count, connections, file.fileno())
+        finally:
+            for connection in children.values():
+                connection.close()  # children that still wait for process 0 end now
+            for child in children:
+                with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
+                    os.waitpid(child, 0)
 
 
 @contextmanager

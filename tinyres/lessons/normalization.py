@@ -32,6 +32,7 @@ figures differ a little from machine to machine.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy
@@ -73,11 +74,9 @@ def losses(kind: str, blocks: int, rate: float, steps: int, split: datasets.Spli
     """The training loss of each step at a constant rate, until the network diverges."""
     model, found = network(kind, blocks), []
     optimizer = optim.SGD(model.parameters(), rate)
-    try:
+    with suppress(Diverged):
         for images, labels in datasets.loader.training_batches(split, BATCH, 0, 0, steps):
             found.append(float(training.training_step(model, optimizer, images, labels)[0]))
-    except Diverged:
-        pass
     return found
 
 
