@@ -64,10 +64,9 @@ def test_the_vjps_by_hand_agree_with_difference_quotients():
 
 
 def test_im2col_and_the_gradient_as_a_convolution_are_what_conv2d_computes(tmp_path, capsys):
-    results = convolution.main(tmp_path)
+    convolution.main(tmp_path)
     printed = capsys.readouterr().out
     assert printed.count("the same as") == 3 and "DIFFERENT" not in printed
-    assert results["columns"].shape == (9, 9) and results["image_gradient"].shape == (5, 5)
     assert size(tmp_path / "convolution.png") == (2560, 1220)
     assert size(tmp_path / "convolution_gradient.png") == (2560, 1160)
 

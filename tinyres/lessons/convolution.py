@@ -31,8 +31,8 @@ def im2col(image: numpy.ndarray, side: int) -> numpy.ndarray:
     return numpy.stack([image[i:i + side, j:j + side].ravel() for i, j in places])
 
 
-def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
-    """Compute out and both gradients, compare them with `conv2d`, print and draw; return them by name."""
+def main(out: Path = PICTURES) -> None:
+    """Compute out and both gradients, compare them with `conv2d`, print and draw."""
     print(__doc__)
     rng = numpy.random.default_rng(1)
     image, kernel, g = (rng.integers(0, 10, (5, 5)), rng.integers(-2, 3, (3, 3)), rng.integers(-2, 3, (3, 3)))
@@ -52,8 +52,6 @@ def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
         print(f"{name:14} {'the same as' if same else 'DIFFERENT FROM'} tr.conv2d:", *ours.tolist())
     draw_forward(image, kernel, columns, result).save(picture(out, "convolution.png"))
     draw_backward(padded, rotated, image_gradient).save(picture(out, "convolution_gradient.png"))
-    return {"out": result, "columns": columns, "kernel_gradient": kernel_gradient,
-            "image_gradient": image_gradient}
 
 
 def matrix(page: plot.Drawing, x: float, y: float, side: float, title: str, values: numpy.ndarray,
