@@ -186,6 +186,7 @@ def test_dashes_follow_the_length_of_the_line():
     assert corner == [[(0, 0), (10, 0), (10, 6)]]
     dots = strokes.dashes([(0, 0), (25, 0)], 0, 10)
     assert [dot[0] for dot in dots] == [(0, 0), (10, 0), (20, 0)]
+    assert len(strokes.dashes([(0, 1e6), (1, -1e6)] * 10**4, 16, 12)) == 1
 
 
 @pytest.mark.parametrize(("style", "fraction"), [("solid", 1.0), ("dashed", 20 / 28), ("dotted", 4 / 10)])

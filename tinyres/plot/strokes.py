@@ -11,15 +11,19 @@ from PIL import Image, ImageDraw
 from .style import POINT_RADIUS, STROKE_RADIUS, STYLES
 
 FINE = 4  # times the size of the image, at which strokes are drawn
+LONGEST = 4e6  # pixels of a line that is cut into dashes
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def dashes(points: Sequence[Point], stroke: float, gap: float) -> list[list[Point]]:
-    """Cut a polyline by the distance traveled along it, so that corners do not disturb the pattern."""
+    """Cut a polyline by the distance traveled along it, so that corners do not disturb the pattern; not one
+    so long that it lies mostly outside the picture."""
     x, y = numpy.array(points, float).T
     traveled = numpy.append(0, numpy.hypot(numpy.diff(x), numpy.diff(y)).cumsum())
+    if traveled[-1] > LONGEST:
+        return [list(points)]
     found = []
     for start in numpy.arange(0, traveled[-1], stroke + gap):
         end = min(start + stroke, traveled[-1])
