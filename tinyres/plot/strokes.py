@@ -50,8 +50,8 @@ def draw_strokes(image: Image.Image, strokes: Sequence[Sequence[Point]], radius:
     for stroke in strokes:  # the middle of a pixel has whole numbers in Pillow
         points = [(FINE * (x - left) - 0.5, FINE * (y - top) - 0.5) for x, y in stroke]
         draw.line(points, 255, 2 * round(FINE * radius), "curve")
-        for end in points[0], points[-1]:
-            draw.circle(end, FINE * radius, 255)
+        for x, y in points[0], points[-1]:
+            draw.ellipse((x - FINE * radius, y - FINE * radius, x + FINE * radius, y + FINE * radius), 255)
     image.paste(color, (left, top), mask.reduce(FINE))
 
 
