@@ -64,10 +64,9 @@ def test_the_vjps_by_hand_agree_with_difference_quotients():
 
 
 def test_im2col_and_the_gradient_as_a_convolution_are_what_conv2d_computes(tmp_path, capsys):
-    results = convolution.main(tmp_path)
+    convolution.main(tmp_path)
     printed = capsys.readouterr().out
     assert printed.count("the same as") == 3 and "DIFFERENT" not in printed
-    assert results["columns"].shape == (9, 9) and results["image_gradient"].shape == (5, 5)
     assert size(tmp_path / "convolution.png") == (2560, 1220)
     assert size(tmp_path / "convolution_gradient.png") == (2560, 1160)
 
@@ -102,12 +101,7 @@ def test_identity_and_normalization_keep_images_apart_and_let_a_deep_network_lea
     assert size(tmp_path / "normalization.png") > (2000, 1500)
 
 
-SOLUTIONS = {
-    "relu_gradient": tr.ops.relu_gradient, "multiply": tr.arithmetic.multiply,
-    "unbroadcast": tr.arithmetic.unbroadcast, "matmul": tr.arithmetic.matmul,
-    "softmax_cross_entropy": tr.softmax_cross_entropy, "topological_order": tr.tensor._topological_order,
-    "windows": tr.conv._windows, "convolve": tr.conv.convolve, "sgd_update": tr.optim.sgd_update,
-    "residual_block": tr.nn.ResidualBlock.__call__}
+SOLUTIONS = {check.__name__: own for check, own in exercise_checks.OWN.items()}
 
 BROKEN = [
     ("relu_gradient", lambda g, y: g, "wrong values"),

@@ -82,8 +82,8 @@ def test_other_batches_round_differently_and_fit_all_the_same(xp, monkeypatch):
     assert largest_error(network(points[xp.asarray(order)]), labels[order]) < 1e-3
 
 
-def test_tiles_of_the_search_for_the_largest_inner_product(xp, monkeypatch):
-    monkeypatch.setattr(expressivity, "TILE", (8, 5))
+def test_parts_of_the_search_for_the_largest_inner_product(xp, monkeypatch):
+    monkeypatch.setattr(expressivity, "ROWS", 8)
     a, b = sample(xp, 50, 4)[0], sample(xp, 50, 4, seed=1)[0]
     products = tr.backend.to_numpy(a @ b.T)
     expected = [max(products[i, i + 1:], default=-math.inf) for i in range(50)]

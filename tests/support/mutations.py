@@ -219,7 +219,7 @@ def picture() -> Reader:
         try:
             images, _ = split.evaluation_batch(numpy.array([0]))
         except ValueError as error:  # no other picture could take its place
-            assert split.broken == {path.name} and path.name in str(error), repr(error)
+            assert set(split.broken) == {path.name} and path.name in str(error), repr(error)
             raise ValueError(f"{path}: {error}") from error
         assert images.shape == (1, 224, 224, 3) and numpy.isfinite(images).all()
 

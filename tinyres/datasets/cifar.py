@@ -14,7 +14,7 @@ import numpy
 
 from .archive import Archive, fetch
 from .dataset import Dataset, Split
-from .safe_pickle import PixelArray, malformed, read_pickle
+from .safe_pickle import malformed, read_pickle
 
 CIFAR10 = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -44,8 +44,7 @@ def cifar10(root: str | os.PathLike[str] = "data") -> Dataset:
     folder = fetch(CIFAR10, Path(root))
     *batches, test = [_read_batch(folder / name, "labels", rows=10_000, classes=10)
                       for name in CIFAR10.files if name != "batches.meta"]
-    train = Split(numpy.concatenate([batch.images for batch in batches]),
-                  numpy.concatenate([batch.labels for batch in batches]))
+    train = Split(*map(numpy.concatenate, zip(*batches, strict=True)))
     return Dataset(train, test, _read_classes(folder / "batches.meta", "label_names", classes=10))
 
 
@@ -64,8 +63,8 @@ def _read_batch(path: Path, label_key: str, rows: int, classes: int) -> Split:
     """The images (rows, 32, 32, 3) and labels (rows,) of a batch. Raises ValueError if it is malformed."""
     batch = read_pickle(path, rows)
     data, labels = batch.get("data"), batch.get(label_key)
-    pixels = getattr(data, "pixels", None)
-    if not isinstance(data, PixelArray) or pixels is None:
+    pixels = getattr(data, "pixels", None)  # of a PixelArray that is filled
+    if pixels is None:
         raise malformed(path, f"'data' is a {type(data).__name__}, expected a uint8 array")
     if pixels.shape != (rows, 3072):
         raise malformed(path, f"'data' has shape {pixels.shape}, expected {(rows, 3072)}")

@@ -30,9 +30,7 @@ class Split(NamedTuple):
 
     def divided(self, count: int) -> tuple[Split, Split]:
         """The first images, and the last ones, this many."""
-        first, last = (Split(*(part[rows] for part in self)) for rows in
-                       (slice(-count), slice(-count, None)))
-        return first, last
+        return Split(*(part[:-count] for part in self)), Split(*(part[-count:] for part in self))
 
     def pixels(self, indices: numpy.ndarray) -> tuple[Array, Array]:
         """The images with these indices as they are, (n, H, W, C) uint8, and their labels (n,)."""

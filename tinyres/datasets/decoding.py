@@ -65,11 +65,8 @@ def decode(path: str | Path, windows: numpy.ndarray | None = None, flip: bool = 
     windows: (tries, 4) from 0 to 1: area, shape, and place across and down of each. flip: whether to mirror
     the picture. Raises what `_read_window` raises.
     """
-    def box(width: int, height: int) -> Box:
-        if windows is None:
-            return _middle(width, height, SIZE / SHORTER_SIDE)
-        return _window(width, height, windows.tolist(), min_area)
-
+    box = (functools.partial(_middle, fraction=SIZE / SHORTER_SIDE) if windows is None else
+           functools.partial(_window, windows=windows.tolist(), min_area=min_area))
     pixels = _read_window(path, size, box)
     return pixels[:, ::-1] if flip else pixels
 
@@ -153,10 +150,14 @@ def _memory_for(pixels: int) -> bool:
         return False
 
 
+def _centered(width: int, height: int, w: float, h: float) -> Box:
+    left, top = (width - w) / 2, (height - h) / 2
+    return left, top, left + w, top + h
+
+
 def _middle(width: int, height: int, fraction: float) -> Box:
     side = min(width, height) * fraction
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+    return _centered(width, height, side, side)
 
 
 def _window(width: int, height: int, windows: Sequence[Sequence[float]], min_area: float) -> Box:
@@ -167,6 +168,5 @@ def _window(width: int, height: int, windows: Sequence[Sequence[float]], min_are
         if 1 <= w <= width and 1 <= h <= height:
             left, top = int(across * (width - w + 1)), int(down * (height - h + 1))
             return left, top, left + w, top + h
-    w, h = min(width, height * ASPECT[1]), min(height, width / ASPECT[0])  # a very long picture: its middle
-    left, top = (width - w) / 2, (height - h) / 2
-    return left, top, left + w, top + h
+    # a very long picture: its middle
+    return _centered(width, height, min(width, height * ASPECT[1]), min(height, width / ASPECT[0]))

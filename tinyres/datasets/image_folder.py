@@ -16,9 +16,10 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy
 from PIL import Image
@@ -31,6 +32,8 @@ from .augment import standardize
 from .dataset import Dataset
 from .decoding import MIN_AREA, SIZE, decode
 from .picture_files import SUFFIXES, class_folders, files_by_class, files_by_list
+
+Result = TypeVar("Result")
 
 BROKEN_FILES, BROKEN_FRACTION = 10, 0.001  # skipped at most: files, or a fraction of all if that is more
 
@@ -77,6 +80,16 @@ def _pool(workers: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "decode")
 
 
+def submit(pool: ThreadPoolExecutor, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+    """function(*arguments) in a thread of the pool; here, when Python ends and no thread begins any more."""
+    try:
+        return pool.submit(function, *arguments)
+    except RuntimeError:
+        future: Future[Result] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
 class FolderSplit:
     """Pictures in files with their labels; a `Split` that reads them when asked.
 
@@ -94,10 +107,8 @@ class FolderSplit:
             raise FileNotFoundError(f"{folder} holds no files {' or '.join(SUFFIXES)} in the folders of its "
                                     "classes: see data/README.md")
         self.folder, self.names, self.labels = folder, names, numpy.asarray(labels, numpy.int64)
-        self.broken: set[str] = set()
-        self._found: dict[str, object] = {}
-        self.min_area, self.size = min_area, size
-        self._workers = workers
+        self.broken: dict[str, object] = {}  # by name
+        self.workers, self.min_area, self.size = workers, min_area, size
 
     def __repr__(self) -> str:
         return f"FolderSplit({len(self.names):,} pictures in {self.folder})"
@@ -107,7 +118,7 @@ class FolderSplit:
         chosen = numpy.arange(count) * len(self.names) // count
         others = numpy.delete(numpy.arange(len(self.names)), chosen)
         first, second = (FolderSplit(self.folder, [self.names[i] for i in rows], self.labels[rows],
-                                     self._workers, self.min_area, self.size) for rows in (others, chosen))
+                                     self.workers, self.min_area, self.size) for rows in (others, chosen))
         return first, second
 
     def pixels(self, indices: numpy.ndarray, windows: numpy.ndarray | None = None,
@@ -120,17 +131,13 @@ class FolderSplit:
         read, arguments = self._read, [indices]
         if windows is not None:
             read, arguments = self._readable, [indices, windows, flips]
-        try:
-            pictures = _pool(self._workers, os.getpid()).map(read, *arguments)
-        except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
-            pictures = map(read, *arguments)
-        found = [image for image in pictures if image is not None]
-        xp = backend.current()
-        images = numpy.empty((len(found), self.size, self.size, 3), numpy.uint8)
-        for row, (image, _) in zip(images, found, strict=True):
-            row[...] = image
+        pool = _pool(self.workers, os.getpid())
+        pictures = [submit(pool, read, *values) for values in zip(*arguments, strict=True)]
+        found = [picture for future in pictures if (picture := future.result()) is not None]
+        images = numpy.array([image for image, _ in found], numpy.uint8)
         labels = numpy.array([label for _, label in found], numpy.int64)
-        return xp.asarray(images), xp.asarray(labels)
+        asarray = backend.current().asarray
+        return asarray(images.reshape(-1, self.size, self.size, 3)), asarray(labels)
 
     def evaluation_batch(self, indices: numpy.ndarray) -> tuple[Array, Array]:
         """The same without augmentation, standardized: (n, size, size, 3) float32."""
@@ -153,19 +160,15 @@ class FolderSplit:
             except MemoryError:
                 raise  # the file is not to blame
             except Exception as error:  # damaged files make Pillow's decoders raise almost anything
-                self._skip(name, error)
+                mine = object()
+                if self.broken.setdefault(name, mine) is mine:  # of the threads that find it, one says so
+                    print(f"\nwarning: {self.folder / name} cannot be read and is skipped ({error}); "
+                          f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
         count, limit = len(self.broken), max(BROKEN_FILES, BROKEN_FRACTION * len(self.names))
         if count > limit or count == len(self.names):
             raise ValueError(f"{count} of the {len(self.names)} pictures in {self.folder} cannot be read, "
                              f"{name} among them: check the copy of the data set")
         return None
-
-    def _skip(self, name: str, error: Exception) -> None:
-        mine = object()
-        if self._found.setdefault(name, mine) is mine:  # of the threads that find it broken, one says so
-            self.broken.add(name)
-            print(f"\nwarning: {self.folder / name} cannot be read and is skipped ({error}); "
-                  f"{len(self.broken)} of {len(self.names)} so far", file=sys.stderr)
 
 
 def save_as_folder(dataset: Dataset, root: str | Path) -> None:

@@ -16,7 +16,7 @@ from ..backend import Array
 from .augment import crop_flip, draw_crops, standardize
 from .dataset import Split
 from .decoding import draw_windows
-from .image_folder import FolderSplit
+from .image_folder import FolderSplit, submit
 
 ORDER, AUGMENTATION = 0, 1  # one stream of random numbers for each
 PREFETCH = 2  # batches in preparation: one is read from its files while the other is put together
@@ -67,27 +67,16 @@ def evaluation_batches(split: Split | FolderSplit, batch_size: int,
 def _prefetch(prepare: Callable[[int], tuple[Array, Array]],
               numbers: Iterable[int]) -> Iterator[tuple[Array, Array]]:
     """prepare(number) for each number, in order, while the next PREFETCH of them are in preparation."""
-    numbers, pending = iter(numbers), deque[Future[tuple[Array, Array]]]()
-    threads = ThreadPoolExecutor(PREFETCH)
+    pending, threads = deque[Future[tuple[Array, Array]]](), ThreadPoolExecutor(PREFETCH)
     try:
-        while True:
-            while len(pending) <= PREFETCH and (number := next(numbers, None)) is not None:
-                pending.append(_submitted(threads, prepare, number))
-            if not pending:
-                return
+        for number in numbers:
+            pending.append(submit(threads, prepare, number))
+            if len(pending) > PREFETCH:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
-
-
-def _submitted(threads: ThreadPoolExecutor, prepare: Callable[[int], tuple[Array, Array]],
-               number: int) -> Future[tuple[Array, Array]]:
-    try:
-        return threads.submit(prepare, number)
-    except RuntimeError:  # when Python ends, no thread begins any more: this one works alone
-        future: Future[tuple[Array, Array]] = Future()
-        future.set_result(prepare(number))
-        return future
 
 
 @functools.lru_cache(maxsize=PREFETCH)

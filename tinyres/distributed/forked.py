@@ -24,14 +24,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import IO, Any, NoReturn
+from typing import IO
 
 import numpy
 
 from .. import backend
 from ..backend import Array
-from ..fast.cpu import machine, threads
-from .group import SINGLE_PROCESS, Group, flat_layout, spread
+from ..fast.cpu import threads
+from .group import SINGLE_PROCESS, Group, count_numbers, spread
 
 MIN_SHARD = 16  # images of a batch; with fewer, the fixed work of a step outweighs a process's share of it
 MAX_WEIGHTS = 2_000_000  # with more, threads are faster: they share kernels and gradients
@@ -54,21 +54,17 @@ class ForkedGroup(Group):
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """Each process writes its arrays into its own row, adds up its part of all rows into the last one,
         and reads the other parts there: the same bits in all processes."""
-        numbers, dtype = flat_layout(self, arrays)
+        numbers = count_numbers(self, arrays)
         if not numbers:
             return
+        dtype = numpy.result_type(*(array.dtype for array in arrays))
         if self.rows is None or (self.rows.shape[1], self.rows.dtype) != (numbers, dtype):
             self.rows = self._shared((self.size + 1, numbers), dtype)
         numpy.concatenate([array.reshape(-1) for array in arrays], out=self.rows[self.rank])
         self.all_reduce_sum()  # all rows are written
-        part = slice(numbers * self.rank // self.size, numbers * (self.rank + 1) // self.size)
-        for start in range(part.start, part.stop, machine.CHUNK_SIZE):
-            chunk = slice(start, min(start + machine.CHUNK_SIZE, part.stop))
-            mean = self.rows[-1, chunk]
-            numpy.add(self.rows[0, chunk], self.rows[1, chunk], out=mean)
-            for row in self.rows[2:-1]:
-                mean += row[chunk]
-            mean /= self.size
+        part = self.rows[:, numbers * self.rank // self.size:numbers * (self.rank + 1) // self.size]
+        numpy.add.reduce(part[:-1], out=part[-1])
+        part[-1] /= self.size
         self.all_reduce_sum()  # all parts are added up
         spread(self.rows[-1], arrays)
 
@@ -102,9 +98,7 @@ class ForkedGroup(Group):
         """An array in memory that all processes share."""
         size = shape[0] * shape[1] * dtype.itemsize
         self.all_reduce_sum()  # no process still reads what was there before
-        if self.rank == 0:
-            os.ftruncate(self.file, size)
-        self.all_reduce_sum()
+        os.ftruncate(self.file, size)  # the first to do so changes the size
         return numpy.frombuffer(mmap.mmap(self.file, size), dtype).reshape(shape)
 
 
@@ -140,24 +134,18 @@ def forked(count: int) -> Iterator[Group]:
         return
     if not hasattr(os, "fork"):
         raise OSError(f"{count} processes need a system that can fork, such as Linux: take one")
-    with threads.shared_among(count), _file_in_memory() as file, _in_parent() as children:
-        rank, connections = _fork(count, children)
-        with _in_child(connections[0]) if rank > 0 else nullcontext():
-            yield ForkedGroup(rank, count, connections, file.fileno())
-
-
-@contextmanager
-def _in_parent() -> Iterator[dict[int, Connection]]:
-    """In process 0: a place for the children, connections by process id, which are waited for at the end."""
-    children: dict[int, Connection] = {}
-    try:
-        yield children
-    finally:
-        for connection in children.values():
-            connection.close()  # children that still wait for process 0 end now
-        for child in children:
-            with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
-                os.waitpid(child, 0)
+    children: dict[int, Connection] = {}  # of process 0, by process id
+    with threads.shared_among(count), _file_in_memory() as file:
+        try:
+            rank, connections = _fork(count, children)
+            with _in_child(connections[0]) if rank > 0 else nullcontext():
+                yield ForkedGroup(rank, count, connections, file.fileno())
+        finally:
+            for connection in children.values():
+                connection.close()  # children that still wait for process 0 end now
+            for child in children:
+                with suppress(ChildProcessError):  # where SIGCHLD is ignored, or the program waits for all
+                    os.waitpid(child, 0)
 
 
 @contextmanager
@@ -169,8 +157,10 @@ def _in_child(connection: Connection) -> Iterator[None]:
         sys.stdout = sys.stderr = open(os.devnull, "w", errors="replace")
         yield
     except BaseException as error:
-        _end(connection, error)
-    os._exit(0)
+        expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
+        connection.send(str(error) or type(error).__name__ if expected else traceback.format_exc())
+    finally:
+        os._exit(0)  # process 0 knows from the connection how it ended
 
 
 def _fork(count: int, children: dict[int, Connection]) -> tuple[int, list[Connection]]:
@@ -195,13 +185,3 @@ def _file_in_memory() -> IO[bytes]:
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("tinyres"), "w+b")
     return tempfile.TemporaryFile()
-
-
-def _end(connection: Connection, error: BaseException) -> NoReturn:
-    """End this process, which is a child, and tell process 0 why."""
-    expected = isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError))
-    text: Any = str(error) or type(error).__name__ if expected else "".join(traceback.format_exception(error))
-    try:
-        connection.send(text)
-    finally:
-        os._exit(1)

@@ -2,14 +2,19 @@
 
 Every process holds the same weights, computes the gradient of its shard of each batch, and moves the weights
 by the average of all gradients: the steps are those of one process with the whole batch, up to rounding.
+Averaged as well are constants that a step has replaced, such as running means of batch normalization. Random
+numbers, such as the masks of dropout, differ in each process, as if one process had drawn them for the whole
+batch; the generators themselves stay equal, so that any process's can be saved.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import numpy
-
-from ..backend import Array
+from ..backend import Array, xp_of
+from ..module import Module
+from ..support.generators import state_of, stream_of_process, words
+from ..tensor import Tensor
 
 
 class Group:
@@ -47,16 +52,18 @@ def check_batch(batch_size: int, processes: int) -> None:
                          "processes")
 
 
-def flat_layout(group: Group, arrays: Sequence[Array]) -> tuple[int, numpy.dtype]:
-    """The size and dtype of a flat array for arrays that all processes give, which must have as many numbers
-    in each: otherwise ValueError, for numbers of different arrays would be added up."""
+def count_numbers(group: Group, arrays: Sequence[Array]) -> int:
+    """How many numbers there are in arrays that all processes give.
+
+    Raises ValueError unless all give as many: numbers of different arrays would be added up.
+    """
     numbers = sum(array.size for array in arrays)
     total = group.all_reduce_sum(numbers)[0]
     if total != group.size * numbers:
         raise ValueError(f"process {group.rank} averages {numbers:,} numbers, all {group.size} together "
                          f"{total:,.0f}: every process must give the same arrays (training_step takes zeros "
                          "for a parameter that has no gradient in some)")
-    return numbers, numpy.result_type(numpy.float16, *(array.dtype for array in arrays))
+    return numbers
 
 
 def spread(flat: Array, arrays: Sequence[Array]) -> None:
@@ -65,3 +72,43 @@ def spread(flat: Array, arrays: Sequence[Array]) -> None:
     for array in arrays:
         array[...] = flat[start:start + array.size].reshape(array.shape)
         start += array.size
+
+
+# One step of a network of which every process holds a replica
+
+
+@contextmanager
+def replicas(model: Module, parameters: Sequence[Tensor], group: Group) -> Iterator[None]:
+    """Within this context each process computes gradients of its shard; after it all hold the same ones.
+
+    parameters: those to be moved. Where the loss of some processes has no gradient for a parameter, theirs
+    counts as zero; a spent gradient (Tensor.is_spent) is none.
+    """
+    if group.size == 1:
+        yield
+        return
+    constants = [tensor for _, tensor in model.named_tensors() if not tensor.requires_grad]
+    versions = [constant.version for constant in constants]
+    with stream_of_process(group.rank, [generator for _, generator in model.named_generators()]):
+        yield
+    counts = group.all_reduce_sum(
+        *(float(not parameter.is_spent()) for parameter in parameters),
+        *(float(constant.version != version) for constant, version in zip(constants, versions, strict=True)))
+    arrays = []
+    for parameter, count in zip(parameters, counts, strict=False):
+        if count and parameter.is_spent():
+            parameter.grad = xp_of(parameter.data).zeros_like(parameter.data)
+        if count:
+            arrays.append(parameter.grad)
+    arrays += [constant.data for constant, count in zip(constants, counts[len(parameters):], strict=True)
+               if count]
+    group.all_reduce_mean(arrays)
+
+
+def make_equal(model: Module, state: Sequence[Array], group: Group) -> None:
+    """Give every process the tensors and generators of process 0's model, and its arrays of other state."""
+    generators = [generator for _, generator in model.named_generators()]
+    states = [words(generator) for generator in generators]
+    group.broadcast([tensor.data for _, tensor in model.named_tensors()] + list(state) + states)
+    for generator, saved in zip(generators, states, strict=True):
+        generator.bit_generator.state = state_of(generator, "", saved)

@@ -17,7 +17,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array
-from .group import Group, flat_layout, spread
+from .group import Group, count_numbers, spread
 
 
 class MPIGroup(Group):
@@ -25,7 +25,6 @@ class MPIGroup(Group):
 
     def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
-        self.flat: Array | None = None
 
     def broadcast(self, arrays: Sequence[Array]) -> None:
         for array in arrays:
@@ -35,16 +34,11 @@ class MPIGroup(Group):
 
     def all_reduce_mean(self, arrays: Sequence[Array]) -> None:
         """As one flat array: a message for each array would be a hundred, most of them small."""
-        numbers, dtype = flat_layout(self, arrays)
-        if not numbers:
-            return
-        xp = backend.xp_of(arrays[0])
-        if self.flat is None or (self.flat.size, self.flat.dtype) != (numbers, dtype):
-            self.flat = xp.empty(numbers, dtype)
-        xp.concatenate([array.reshape(-1) for array in arrays], out=self.flat)
-        self.add_up(self.flat)
-        self.flat /= self.size
-        spread(self.flat, arrays)
+        if count_numbers(self, arrays):
+            flat = backend.xp_of(arrays[0]).concatenate([array.reshape(-1) for array in arrays])
+            self.add_up(flat)
+            flat /= self.size
+            spread(flat, arrays)
 
     def add_up(self, array: Array) -> None:
         """Replace an array with its sum over the processes, in place."""

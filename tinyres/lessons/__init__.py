@@ -16,14 +16,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..support.files import user_path
-
 PICTURES = Path("runs/lessons")
 
 
 def picture(out: Path, name: str) -> Path:
     """Make the folder if it is absent, print where the lesson's picture goes, and return that path."""
-    out = user_path(out)
     out.mkdir(parents=True, exist_ok=True)
     print(f"\nPicture: {out / name}")
     return out / name

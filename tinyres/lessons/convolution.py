@@ -31,8 +31,8 @@ def im2col(image: numpy.ndarray, side: int) -> numpy.ndarray:
     return numpy.stack([image[i:i + side, j:j + side].ravel() for i, j in places])
 
 
-def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
-    """Compute out and both gradients, compare them with `conv2d`, print and draw; return them by name."""
+def main(out: Path = PICTURES) -> None:
+    """Compute out and both gradients, compare them with `conv2d`, print and draw."""
     print(__doc__)
     rng = numpy.random.default_rng(1)
     image, kernel, g = (rng.integers(0, 10, (5, 5)), rng.integers(-2, 3, (3, 3)), rng.integers(-2, 3, (3, 3)))
@@ -51,15 +51,15 @@ def main(out: Path = PICTURES) -> dict[str, numpy.ndarray]:
         same = numpy.array_equal(ours, engine.reshape(ours.shape))
         print(f"{name:14} {'the same as' if same else 'DIFFERENT FROM'} tr.conv2d:", *ours.tolist())
     draw_forward(image, kernel, columns, result).save(picture(out, "convolution.png"))
-    draw_backward(g, padded, rotated, image_gradient).save(picture(out, "convolution_gradient.png"))
-    return {"out": result, "columns": columns, "kernel_gradient": kernel_gradient,
-            "image_gradient": image_gradient}
+    draw_backward(padded, rotated, image_gradient).save(picture(out, "convolution_gradient.png"))
 
 
-def shades(values: numpy.ndarray, color: int = 4) -> list[list[str]]:
-    """A fill for each number: the larger its absolute value, the stronger the color, up to half."""
+def matrix(page: plot.Drawing, x: float, y: float, side: float, title: str, values: numpy.ndarray,
+           color: int = 4) -> None:
+    """A table below its title: the larger a number's absolute value, the stronger the color, up to half."""
+    page.text(x + values.shape[1] * side / 2, y - 50, title)
     strength = 0.5 * abs(values) / max(abs(values).max(), 1)
-    return [[plot.tint(color, float(s)) for s in row] for row in strength]
+    page.cells(x, y, side, values, [[plot.tint(color, float(s)) for s in row] for row in strength])
 
 
 def draw_forward(image: numpy.ndarray, kernel: numpy.ndarray, columns: numpy.ndarray,
@@ -67,44 +67,35 @@ def draw_forward(image: numpy.ndarray, kernel: numpy.ndarray, columns: numpy.nda
     """Image and kernel on the left, columns @ kernel = out on the right; one window is framed throughout."""
     page, shown = plot.Drawing(2560, 1220), 4  # the window in the middle
     page.text(1280, 70, "im2col: a convolution is one matrix product", 60)
-    page.text(350, 200, "image x, 5 x 5")
-    page.cells(100, 250, 100, image, shades(image))
+    matrix(page, 100, 250, 100, "image x, 5 x 5", image)
     page.frame(200, 350, 300, 300, 5)
-    page.text(350, 810, "kernel w, 3 x 3")
-    page.cells(200, 850, 100, kernel, shades(kernel, 3))
+    matrix(page, 200, 850, 100, "kernel w, 3 x 3", kernel, 3)
     page.arrow((620, 500), (780, 500), color=5)
-    page.text(1190, 200, "columns: one row for each window, 9 x 9")
-    page.cells(830, 250, 80, columns, shades(columns))
+    matrix(page, 830, 250, 80, "columns: one row for each window, 9 x 9", columns)
     page.frame(830, 250 + shown * 80, 720, 80, 5)
     page.text(1620, 610, "@", 60)
-    page.text(1740, 200, "w, 9 x 1")
-    page.cells(1700, 250, 80, kernel.reshape(9, 1), shades(kernel.reshape(9, 1), 3))
+    matrix(page, 1700, 250, 80, "w, 9 x 1", kernel.reshape(9, 1), 3)
     page.text(1850, 610, "=", 60)
-    page.text(1970, 200, "out, 9 x 1")
-    page.cells(1930, 250, 80, result.reshape(9, 1), shades(result.reshape(9, 1), 1))
+    matrix(page, 1930, 250, 80, "out, 9 x 1", result.reshape(9, 1), 1)
     page.frame(1930, 250 + shown * 80, 80, 80, 5)
     page.arrow((2050, 610), (2150, 610))
-    page.text(2330, 410, "as an image, 3 x 3")
-    page.cells(2180, 460, 100, result, shades(result, 1))
+    matrix(page, 2180, 460, 100, "as an image, 3 x 3", result, 1)
     page.frame(2280, 560, 100, 100, 5)
     return page
 
 
-def draw_backward(g: numpy.ndarray, padded: numpy.ndarray, rotated: numpy.ndarray,
+def draw_backward(padded: numpy.ndarray, rotated: numpy.ndarray,
                   image_gradient: numpy.ndarray) -> plot.Drawing:
     """Padded g, the rotated kernel, and the image's gradient; one window is framed."""
     page = plot.Drawing(2560, 1160)
     page.text(1280, 70, "The gradient of the image: a convolution again", 60)
-    page.text(500, 200, "gradient g of out, padded with 2 zeros")
-    page.cells(150, 250, 100, padded, shades(padded, 1))
+    matrix(page, 150, 250, 100, "gradient g of out, padded with 2 zeros", padded, 1)
     page.frame(350, 450, 300, 300, 1)
     page.frame(350, 250, 300, 300, 5)
-    page.text(1200, 350, "w rotated by 180 degrees")
-    page.cells(1050, 400, 100, rotated, shades(rotated, 3))
+    matrix(page, 1050, 400, 100, "w rotated by 180 degrees", rotated, 3)
     page.text(950, 550, "*", 90)
     page.text(1480, 550, "=", 60)
-    page.text(1900, 250, "gradient of x, 5 x 5")
-    page.cells(1650, 300, 100, image_gradient, shades(image_gradient))
+    matrix(page, 1650, 300, 100, "gradient of x, 5 x 5", image_gradient)
     page.frame(1850, 300, 100, 100, 5)
     page.text(1280, 1050, "x_p lies in up to 9 windows q, each time under w_(p - q):  "
                           "dL/dx_p = sum over q of g_q w_(p - q)", 48)

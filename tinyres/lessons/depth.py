@@ -77,11 +77,10 @@ def main(steps: int = 250, out: Path = PICTURES) -> dict[str, list[list[float]]]
         optimizer = optim.SGD(network.parameters(), LR, weight_decay=1e-4)
         measured[name] = []
         for done in 0, steps:
-            if done:
-                batches = datasets.loader.training_batches(data.train, BATCH, 0, 0, steps)
-                for step, (x, y) in enumerate(batches):
-                    optimizer.lr = rate(step)
-                    training.training_step(network, optimizer, x, y)
+            batches = datasets.loader.training_batches(data.train, BATCH, 0, 0, done)
+            for step, (x, y) in enumerate(batches):
+                optimizer.lr = rate(step)
+                training.training_step(network, optimizer, x, y)
             fractions = varying_fractions(network, images)
             gradients = gradient_norms(network, images, labels)
             measured[name] += [fractions, gradients]

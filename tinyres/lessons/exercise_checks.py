@@ -151,18 +151,13 @@ def residual_block(f: Callable[..., Any]) -> None:
         _same(f(block, x), expected, f"for 3 -> {channels} channels, stride {stride}, residual={residual} it")
 
 
-CHECKS = {check.__name__: check for check in (
-    relu_gradient, multiply, unbroadcast, matmul, softmax_cross_entropy, topological_order, windows, convolve,
-    sgd_update, residual_block)}
-
-
-# what each exercise asks for, as the package has it: a solution must not call it
-OWN = {
-    "relu_gradient": ops.relu_gradient, "multiply": arithmetic.multiply,
-    "unbroadcast": arithmetic.unbroadcast, "matmul": arithmetic.matmul,
-    "softmax_cross_entropy": ops.softmax_cross_entropy, "topological_order": tensor._topological_order,
-    "windows": conv._windows, "convolve": conv.convolve, "sgd_update": optim.sgd_update,
-    "residual_block": ResidualBlock.__call__}
+# The checks, and what each exercise asks for, as the package has it: a solution must not call it.
+OWN: dict[Callable[..., None], Callable[..., Any]] = {
+    relu_gradient: ops.relu_gradient, multiply: arithmetic.multiply, unbroadcast: arithmetic.unbroadcast,
+    matmul: arithmetic.matmul, softmax_cross_entropy: ops.softmax_cross_entropy,
+    topological_order: tensor._topological_order, windows: conv._windows, convolve: conv.convolve,
+    sgd_update: optim.sgd_update, residual_block: ResidualBlock.__call__}
+CHECKS = {check.__name__: check for check in OWN}
 
 
 def _code(function: Any) -> CodeType | None:
@@ -172,10 +167,11 @@ def _code(function: Any) -> CodeType | None:
 
 def _check(name: str, function: Callable[..., Any]) -> None:
     """The check of that name, and then whether the function calls the package's own."""
-    own, calls = _code(OWN[name]), []
+    check, calls = CHECKS[name], []
+    own = OWN[check]
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code is own:
+        if event == "call" and frame.f_code is _code(own):
             calls.append(frame)
 
     def watched(*arguments: Any) -> Any:
@@ -187,9 +183,9 @@ def _check(name: str, function: Callable[..., Any]) -> None:
         finally:
             sys.setprofile(before)
 
-    CHECKS[name](watched)
-    assert not calls or function is OWN[name], (
-        f"right, but it calls the package's own {OWN[name].__name__}: write here what that does")
+    check(watched)
+    assert not calls or function is own, (
+        f"right, but it calls the package's own {own.__name__}: write here what that does")
 
 
 def explain(name: str, function: Callable[..., Any] | str) -> str:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy
+from numpy.linalg import norm
 
 from .. import ops, plot
 from ..backend import Array
@@ -54,7 +55,7 @@ def main(out: Path = PICTURES) -> None:
     names = {id(x): "x", id(w): "w", id(b): "b"}
     for node, gradient in zip(order, gradients, strict=True):
         name = names.get(id(node)) or node.operation
-        said = "not required" if gradient is None else f"{gradient.shape}, norm {_norm(gradient):.3f}"
+        said = "not required" if gradient is None else f"{gradient.shape}, norm {norm(gradient):.3f}"
         print(f"{name:24} value {node.shape!s:8} gradient {said}")
 
     loss.backward()
@@ -63,10 +64,6 @@ def main(out: Path = PICTURES) -> None:
         assert numpy.array_equal(walked, tensor.grad)
         print(f"{name}.grad, from loss.backward(), is the gradient that the walk found, to the last bit")
     draw(order, gradients, names).save(picture(out, "graph.png"))
-
-
-def _norm(gradient: Array) -> float:
-    return float(numpy.sqrt((gradient**2).sum()))
 
 
 def draw(order: list[Node | Tensor], gradients: list[Array | None], names: dict[int, str]) -> plot.Drawing:
@@ -105,7 +102,7 @@ def draw(order: list[Node | Tensor], gradients: list[Array | None], names: dict[
         name = names.get(id(node)) or node.operation.replace("softmax_", "softmax_\n")
         page.box(x, y, width, height, f"{name}\n{node.shape}", color=3 if leaf else 4, size=52)
         text = "gradient not required" if gradient is None else (
-            f"gradient {gradient.shape}\nnorm {_norm(gradient):.3f}")
+            f"gradient {gradient.shape}\nnorm {norm(gradient):.3f}")
         page.text(x, y + height / 2 + 62, text, 36, color="#57606A" if gradient is None else 5)
     return page
 

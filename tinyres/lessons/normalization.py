@@ -32,6 +32,7 @@ figures differ a little from machine to machine.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy
@@ -73,11 +74,9 @@ def losses(kind: str, blocks: int, rate: float, steps: int, split: datasets.Spli
     """The training loss of each step at a constant rate, until the network diverges."""
     model, found = network(kind, blocks), []
     optimizer = optim.SGD(model.parameters(), rate)
-    try:
+    with suppress(Diverged):
         for images, labels in datasets.loader.training_batches(split, BATCH, 0, 0, steps):
             found.append(float(training.training_step(model, optimizer, images, labels)[0]))
-    except Diverged:
-        pass
     return found
 
 
@@ -107,14 +106,11 @@ def main(steps: int = 100, out: Path = PICTURES) -> dict[int, Losses]:
 
 def draw(path: Path, measured: dict[int, Losses], steps: int, test: datasets.Split) -> None:
     """Four panels, as the page describes them."""
-    def panel(title: str, x_label: str, y_label: str, lines: list[plot.Line], high: float, log_x: bool = False
-              ) -> plot.Panel:
-        return plot.Panel(lines, title, x_label, y_label, log_x=log_x, y_range=(0, high))
-
-    panels = [panel(f"{convolutions} convolutions: loss after {steps} steps",
-                    "learning rate (where the network diverges, the line ends)", "training loss",
-                    [plot.Line(RATES, last_losses(found, steps), kind, color=COLORS[kind])
-                     for kind, found in kinds.items()], 3, True) for convolutions, kinds in measured.items()]
+    panels = [plot.Panel([plot.Line(RATES, last_losses(found, steps), kind, color=COLORS[kind])
+                          for kind, found in kinds.items()],
+                         f"{convolutions} convolutions: loss after {steps} steps",
+                         "learning rate (where the network diverges, the line ends)", "training loss",
+                         log_x=True, y_range=(0, 3)) for convolutions, kinds in measured.items()]
     deep, blocks = list(DEPTHS.items())[-1]
     images, _ = test.evaluation_batch(numpy.arange(200))
     apart = [plot.Line(range(blocks + 1), varying_fractions(network(kind, blocks), images), kind,
@@ -123,9 +119,10 @@ def draw(path: Path, measured: dict[int, Losses], steps: int, test: datasets.Spl
             in measured[deep].items()}
     steps_of = [plot.Line(range(1, steps + 1), measured[deep][kind][i], f"{kind}: rate {RATES[i]:g}",
                           color=COLORS[kind]) for kind, i in best.items() if i < len(RATES)]
-    panels += [panel(f"{deep} convolutions, before training: what tells images apart",
-                     "block (0: the first convolution)", "fraction of the energy", apart, 1),
-               panel(f"{deep} convolutions: loss at the best rate", "step", "training loss", steps_of, 3)]
+    panels += [plot.Panel(apart, f"{deep} convolutions, before training: what tells images apart",
+                          "block (0: the first convolution)", "fraction of the energy", y_range=(0, 1)),
+               plot.Panel(steps_of, f"{deep} convolutions: loss at the best rate", "step", "training loss",
+                          y_range=(0, 3))]
     plot.save(path, panels, "A deep network learns with identity or normalization; with both, fast and at "
                             "large rates")
 

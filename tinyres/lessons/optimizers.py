@@ -53,13 +53,12 @@ def main(out: Path = PICTURES) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]
     angle = numpy.linspace(0, 2 * numpy.pi, 200)
     levels = [plot.Line(numpy.sqrt(2 * level) * numpy.cos(angle), numpy.sqrt(level / 20) * numpy.sin(angle),
                         "levels of f" if level == 2 else "", "dotted", 0) for level in (2, 10, 25, 50)]
-    panels = [plot.Panel([*levels, plot.Line(path[:, 0], path[:, 1], name, color=color),
-                          plot.Line(path[:, 0], path[:, 1], "", "points", color)],
-                         f"{name}: {STEPS} steps", "x", "y", y_range=(-2.4, 2.4))
-              for (name, (path, _)), color in zip(runs.items(), (5, 4, 3), strict=True)]
-    panels.append(plot.Panel([plot.Line(range(STEPS + 1), values, name, color=color)
-                              for (name, (_, values)), color in zip(runs.items(), (5, 4, 3), strict=True)],
-                             "How far down", "step", "f", log_y=True))
+    panels, descents = [], []
+    for (name, (path, values)), color in zip(runs.items(), (5, 4, 3), strict=True):
+        lines = [plot.Line(*path.T, name, color=color), plot.Line(*path.T, "", "points", color)]
+        panels.append(plot.Panel([*levels, *lines], f"{name}: {STEPS} steps", "x", "y", y_range=(-2.4, 2.4)))
+        descents.append(plot.Line(range(STEPS + 1), values, name, color=color))
+    panels.append(plot.Panel(descents, "How far down", "step", "f", log_y=True))
     plot.save(picture(out, "optimizers.png"), panels)
     return runs
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from .drawing import Drawing, checked_path, tint, write_png
+from .drawing import Drawing, tint, write_png
 from .panel import Line, Panel, draw_panel
 from .style import LINE_HEIGHT, MARGIN, PALETTE, PANEL_HEIGHT, PANEL_WIDTH, STYLES, TITLE_SIZE
 from .text import draw_paragraph, fit
@@ -32,7 +32,6 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     panels = [panels] if isinstance(panels, Panel) else list(panels)
     if not 1 <= len(panels) <= 4:
         raise ValueError(f"a chart has 1 to 4 panels, not {len(panels)}; put further ones in another file")
-    path = checked_path(path)
     columns, rows = min(len(panels), 2), (len(panels) + 1) // 2
     size, text = fit(title, TITLE_SIZE, columns * PANEL_WIDTH - 2 * MARGIN)
     top = math.ceil(LINE_HEIGHT * size * len(text)) + MARGIN if text else 0
@@ -40,5 +39,4 @@ def save(path: str | os.PathLike, panels: Panel | Sequence[Panel], title: str = 
     draw_paragraph(image, image.width / 2, MARGIN, size, text)
     for index, panel in enumerate(panels):
         image.paste(draw_panel(panel), (index % 2 * PANEL_WIDTH, top + index // 2 * PANEL_HEIGHT))
-
     write_png(path, image)

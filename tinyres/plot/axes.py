@@ -57,8 +57,8 @@ class Axis:
     def pixels(self, coordinates: Sequence[float] | numpy.ndarray) -> list[float]:
         with numpy.errstate(over="ignore"):
             fraction = (numpy.asarray(coordinates, dtype=float) - self.low) / (self.high - self.low)
-            # A billion pixels away is as good as infinitely far, and stays a number that clip can use.
-            return numpy.clip(self.start + fraction * (self.end - self.start), -1e9, 1e9).tolist()
+            # A million pixels away is as good as infinitely far, and stays a number that Pillow can draw to.
+            return numpy.clip(self.start + fraction * (self.end - self.start), -1e6, 1e6).tolist()
 
 
 # Ticks: candidates from fine to coarse; an axis takes the first without overlaps

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy
 from PIL import Image, ImageColor, ImageDraw
@@ -48,23 +47,20 @@ class Drawing:
 
     def arrow(self, start: Point, end: Point, *, color: int | str = TEXT_COLOR) -> None:
         """A straight arrow with its tip at `end`."""
-        length = math.dist(start, end)
-        along = ((end[0] - start[0]) / length, (end[1] - start[1]) / length)
-        head = min(30, length)
-        neck = (end[0] - along[0] * head, end[1] - along[1] * head)
-        draw_strokes(self.image, [[start, neck]], 3, _color(color))
-        sides = [(neck[0] + sign * along[1] * head / 2, neck[1] - sign * along[0] * head / 2)
-                 for sign in (1, -1)]
-        ImageDraw.Draw(self.image).polygon([end, *sides], fill=_color(color))
+        tip, whole = numpy.array(end), numpy.subtract(end, start)
+        head = whole * min(1, 30 / math.hypot(*whole))
+        neck, side = tip - head, head[::-1] * (0.5, -0.5)
+        draw_strokes(self.image, [[start, neck]], 3, _color(color), (0, 0, *self.image.size))
+        ImageDraw.Draw(self.image).polygon([tuple(point) for point in (tip, neck + side, neck - side)],
+                                           fill=_color(color))
 
     def cells(self, x: float, y: float, side: float, texts: Sequence[Sequence[object]],
-              fills: Sequence[Sequence[str]] | None = None) -> None:
+              fills: Sequence[Sequence[str]]) -> None:
         """A table of square cells, each with a text and a color; its top left corner is at (x, y)."""
         draw = ImageDraw.Draw(self.image)
         for i, row in enumerate(texts):
             for j, text in enumerate(row):
-                left, top = round(x + j * side), round(y + i * side)
-                fill = fills[i][j] if fills is not None else "#FFFFFF"
+                left, top, fill = round(x + j * side), round(y + i * side), fills[i][j]
                 draw.rectangle((left, top, round(left + side), round(top + side)), fill=fill,
                                outline="#8C959F", width=2)
                 red, green, blue = ImageColor.getrgb(fill)
@@ -85,7 +81,7 @@ class Drawing:
 
     def save(self, path: str | os.PathLike) -> None:
         """Save as PNG, complete or not at all. Raises FileNotFoundError if its folder is missing."""
-        write_png(checked_path(path), self.image)
+        write_png(path, self.image)
 
 
 def tint(color: int | str, strength: float) -> str:
@@ -94,16 +90,14 @@ def tint(color: int | str, strength: float) -> str:
                          for part in ImageColor.getrgb(_color(color)))
 
 
-def checked_path(path: str | os.PathLike) -> Path:
-    """The path of a file to be written. Raises FileNotFoundError if its folder is missing."""
+def write_png(path: str | os.PathLike, image: Image.Image) -> None:
+    """Write a whole PNG file, or leave an older one as it was.
+
+    Raises FileNotFoundError if its folder is missing.
+    """
     path = user_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot save {path}: there is no folder {path.parent}; create it first")
-    return path
-
-
-def write_png(path: Path, image: Image.Image) -> None:
-    """Write the whole file, or leave an older one as it was."""
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageStat
 
 from .axes import Axis, Ticks, coordinates, data_range, is_range, minor_ticks, ticks
-from .strokes import Box, Point, clip, draw_series, polylines
+from .strokes import Box, Point, draw_series
 from .style import (
     AXIS_COLOR,
     GRID_COLOR,
@@ -131,18 +131,13 @@ def draw_panel(panel: Panel) -> Image.Image:
         draw_paragraph(strip, strip.width / 2, 0, y_label_size, y_label)
         image.paste(strip.transpose(Image.Transpose.ROTATE_90), (MARGIN // 2, top))
 
-    colors, drawn = line_colors(panel.lines), []
+    colors, without_lines = line_colors(panel.lines), image.copy()
     for line, color, (x, y) in zip(panel.lines, colors, data, strict=True):
-        points = list(zip(x_axis.pixels(x), y_axis.pixels(y), strict=True))
-        if line.style == "points":
-            parts = [[p, p] for p in points if not math.isnan(p[0]) and clip(p, p, box)]
-        else:
-            parts = polylines(points, box)
-        draw_series(image, parts, line.style, color)
-        drawn += parts
+        points = zip(x_axis.pixels(x), y_axis.pixels(y), strict=True)
+        draw_series(image, points, line.style, color, box)
     entries = [(line, color) for line, color in zip(panel.lines, colors, strict=True) if line.label]
     if entries:
-        _draw_legend(image, entries, drawn, box)
+        _draw_legend(image, entries, ImageChops.difference(image, without_lines), box)
     return image
 
 
@@ -166,24 +161,21 @@ def _draw_grid(image: Image.Image, x_axis: Axis, y_axis: Axis, x_ticks: Ticks, y
         draw_text(image, left - 1.8 * TICK_LENGTH, y_axis.pixels([place])[0], TICK_SIZE, label, 1)
 
 
-def _draw_legend(
-    image: Image.Image, entries: list[tuple[Line, str]], drawn: list[list[Point]], box: Box
-) -> None:
-    """Draw the legend where it hides the least line: if possible in a corner of the box, or halfway between
-    two at the top or bottom, else anywhere."""
+def _draw_legend(image: Image.Image, entries: list[tuple[Line, str]], lines: Image.Image, box: Box) -> None:
+    """Draw the legend where it hides the least of the lines, which an image shows on black: if possible in a
+    corner of the box, or halfway between two at the top or bottom, else anywhere."""
     left, top, right, bottom = (box[0] + 16, box[1] + 16, box[2] - 16, box[3] - 16)
     for size in (TICK_SIZE * 0.93**k for k in range(50)):  # as large as fits
         width = 4.8 * size + max(text_width(line.label, size) for line, _ in entries)
         height = size * (0.8 + 1.5 * len(entries))
         if width <= right - left and height <= bottom - top:
             break
+    lines = lines.convert("L").point(bool)
 
     @functools.cache
     def hidden(place: Point) -> float:
         x, y = place
-        around = (x - 8, y - 8, x + width + 8, y + height + 8)
-        pieces = (clip(start, end, around) for part in drawn for start, end in itertools.pairwise(part))
-        return sum(math.dist(*piece) + 1 for piece in pieces if piece)  # + 1: a lone point counts as well
+        return ImageStat.Stat(lines.crop((x - 6, y - 6, x + width + 6, y + height + 6))).sum[0]
 
     corners = [(x, y) for y in (top, bottom - height) for x in (right - width, left)]
     between = [((left + right - width) / 2, y) for y in (top, bottom - height)]
@@ -197,7 +189,6 @@ def _draw_legend(
     ImageDraw.Draw(image).rectangle((x, y, x + veil.width, y + veil.height), outline=GRID_COLOR, width=2)
     for index, (line, color) in enumerate(entries):
         middle, start, end = y + size * (1.15 + 1.5 * index), x + 0.8 * size, x + 3.2 * size
-        middle_point = ((start + end) / 2, middle)
-        sample = [middle_point, middle_point] if line.style == "points" else [(start, middle), (end, middle)]
-        draw_series(image, [sample], line.style, color)
+        sample = [((start + end) / 2, middle)] if line.style == "points" else [(start, middle), (end, middle)]
+        draw_series(image, sample, line.style, color, box)
         draw_text(image, end + 0.6 * size, middle, size, line.label, 0)

@@ -11,5 +11,5 @@ TITLE_SIZE, PANEL_TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 40, 34, 28, 26
 TICK_LENGTH, MINOR_TICK_LENGTH, MAX_TICKS = 10, 6, 9
 LINE_HEIGHT = 1.3  # from one line of text to the next, in font sizes
 STROKE_RADIUS, POINT_RADIUS = 2.2, 6.0
-# Lengths of stroke and gap. A solid line is cut too, without gaps, because short pieces draw faster.
-STYLES = {"solid": (64, 0), "dashed": (16, 12), "dotted": (0, 10), "points": (0, 0)}
+# Lengths of stroke and gap; a solid line is one stroke.
+STYLES = {"solid": (1e12, 0), "dashed": (16, 12), "dotted": (0, 10), "points": (0, 0)}

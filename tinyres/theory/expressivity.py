@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy
 
 from .. import backend
 from ..backend import Array
+from .factorization import checked_integer
 from .memorizing_network import MemorizingNetwork, MovingBlock, OutputBlock, batches
 
 __all__ = ["MemorizingNetwork", "MovingBlock", "first_rows", "fit"]
 
-TILE = 512, 2048  # rows and columns of the n x n matrix of inner products that exist at a time
+ROWS = 64  # of the n x n matrix of inner products that exist at a time
 LARGEST_ERROR = 0.5  # estimated error of a score above which `fit` refuses: enough for a wrong label
 
 
@@ -211,9 +211,7 @@ def _checked(points: Array, labels: Array | Sequence[int], width: int, num_class
         raise ValueError(f"labels: expected integers of shape {points.shape[:1]}, one per point, got "
                          f"{labels.dtype} of shape {labels.shape}")
     num_classes = max(int(labels.max()) + 1, 1) if num_classes is None else num_classes
-    for name, value in (("width", width), ("num_classes", num_classes)):
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} {value!r}: expected an integer >= 1")
+    checked_integer("width", width), checked_integer("num_classes", num_classes)
     if not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} "
                          f"for {num_classes} classes")
@@ -233,14 +231,11 @@ def first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
     weights = xp.asarray(numpy.random.default_rng(0).standard_normal(points.shape[1]))
     keys = []
     for start, x in batches(points, dtype):
-        finite, nonzero = xp.isfinite(x).all(axis=1), x.any(axis=1)
-        if not finite.all():
-            row = start + int(finite.argmin())
-            raise ValueError(f"points: row {row} is not finite in {dtype}: repair or drop it")
-        if not nonzero.all():
-            row = start + int(nonzero.argmin())
-            raise ValueError(f"points: row {row} is zero, which no unit can single out: drop it, or add a "
-                             f"column of ones to all points")
+        for right, fault in ((xp.isfinite(x).all(axis=1), f"not finite in {dtype}: repair or drop it"),
+                             (x.any(axis=1), "zero, which no unit can single out: drop it, or add a column "
+                                             "of ones to all points")):
+            if not right.all():
+                raise ValueError(f"points: row {start + int(right.argmin())} is {fault}")
         keys.append(backend.to_numpy((x * weights).sum(axis=1)))
     _, first, inverse = numpy.unique(numpy.concatenate(keys), return_index=True, return_inverse=True)
     first = first[inverse]
@@ -252,20 +247,14 @@ def first_rows(points: Array, dtype: numpy.dtype) -> numpy.ndarray:
 
 
 def _largest_later_products(a: Array, b: Array) -> Array:
-    """For each i the largest <a_i, b_j> with j > i: (n,) from two (n, k); -inf for the last i.
-
-    In tiles, because the n x n matrix of inner products need not fit in memory.
-    """
+    """For each i the largest <a_i, b_j> with j > i: (n,) from two (n, k); -inf for the last i."""
     xp, n = backend.xp_of(a), len(a)
     largest = xp.empty(n)
-    for top in range(0, n, TILE[0]):
-        rows = a[top:top + TILE[0]]
-        bottom = top + len(rows)
-        not_later = xp.tri(len(rows), dtype=bool)
-        best = xp.where(not_later, -math.inf, rows @ b[top:bottom].T).max(axis=1)
-        for left in range(bottom, n, TILE[1]):
-            best = xp.maximum(best, (rows @ b[left:left + TILE[1]].T).max(axis=1))
-        largest[top:bottom] = best
+    for start in range(0, n, ROWS):
+        products = a[start:start + ROWS] @ b[start:].T
+        square = products[:, :ROWS]
+        square[xp.tri(len(square), dtype=bool)] = -math.inf  # not later
+        largest[start:start + ROWS] = products.max(axis=1)
     return largest
 
 

@@ -17,7 +17,7 @@ from ..support.files import user_path
 from ..support.pipes import end_with_reader
 from ..tensor import Tensor, no_grad
 from .expressivity import first_rows, fit
-from .memorizing_network import MemorizingNetwork, batches
+from .memorizing_network import MemorizingNetwork
 
 
 def _load(data: Path, seed: int) -> tuple[str, numpy.ndarray, numpy.ndarray]:
@@ -39,23 +39,18 @@ def _largest_error(scores: numpy.ndarray, labels: numpy.ndarray) -> float:
 
 def _walk(network: MemorizingNetwork, points: numpy.ndarray, labels: numpy.ndarray,
           stops: Sequence[int]) -> tuple[numpy.ndarray, numpy.ndarray, float]:
-    """At each stop, a number of blocks: how many labels fit, and how many points the next block changes.
-
-    Also the largest error of the scores at the end. All this takes one forward pass.
-    """
-    fitted, changed, error = *numpy.zeros((2, len(network.blocks) + 1), int), 0.0
-    stopping = set(stops)
+    """At each stop, a number of blocks: how many labels fit, and how many points the next block changes. Also
+    the largest error of the scores at the last stop, the end."""
+    fitted, changed = [], []
     with no_grad():
-        for start, x in batches(points, network.projection.dtype):
-            own = labels[start:start + len(x)]
-            h = Tensor(x) @ network.projection
-            for stop, block in enumerate([*network.blocks, lambda h: h]):
-                before, h = h, block(h)
-                if stop in stopping:
-                    fitted[stop] += (network.output(before).data.argmax(axis=1) == own).sum()
-                    changed[stop] += (h.data != before.data).any(axis=1).sum()
-            error = max(error, _largest_error(network.output(h).data, own))
-    return fitted[stops], changed[stops], error
+        h = Tensor(network.hidden(points, 0))
+        for stop, block in enumerate([*network.blocks, lambda h: h]):
+            before, h = h, block(h)
+            if stop in stops:
+                scores = network.output(before).data
+                fitted.append((scores.argmax(axis=1) == labels).sum())
+                changed.append((h.data != before.data).any(axis=1).sum())
+    return numpy.array(fitted), numpy.array(changed), _largest_error(scores, labels)
 
 
 def _wrong_unit_answer(rho: float, factor: float) -> float:

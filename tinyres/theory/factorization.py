@@ -33,7 +33,7 @@ def factorize(R: Array, layers: int) -> list[Array]:
     Raises ValueError unless R is square, finite and invertible with det R > 0, and layers is an integer >= 1.
     Warns if layers < 3 gamma, where `norm_bound` is not promised; the product is R all the same.
     """
-    R, layers = checked_matrix("R", R), checked_layers(layers)
+    R, layers = checked_matrix("R", R), checked_integer("layers", layers)
     Q, V, log_stretch = _polar(R)
     _gamma(log_stretch, layers)
     xp = backend.xp_of(R)
@@ -60,7 +60,7 @@ def norm_bound(R: Array, layers: int) -> float:
     gamma = max(|log s_max(R)|, |log s_min(R)|), from the singular values. Promised for layers >= 3 gamma and
     det R > 0; the paper leaves out the second condition. Raises and warns as `factorize` does.
     """
-    layers = checked_layers(layers)
+    layers = checked_integer("layers", layers)
     gamma = _gamma(_polar(checked_matrix("R", R))[2], layers)
     return 2 * (math.sqrt(math.pi) + math.sqrt(3 * gamma)) ** 2 / layers
 
@@ -73,7 +73,7 @@ def norm_lower_limit(R: Array, layers: int) -> float:
     where R is symmetric positive definite. For a rotation the limit is 0, which no depth reaches. Raises as
     `factorize` does.
     """
-    layers = checked_layers(layers)
+    layers = checked_integer("layers", layers)
     logarithms = _polar(checked_matrix("R", R))[2] / layers
     return max(math.expm1(float(logarithms.max())), -math.expm1(float(logarithms.min())))
 
@@ -171,8 +171,8 @@ def checked_matrix(name: str, M: Array) -> Array:
     return M if M.dtype == numpy.float32 else M.astype("float64", copy=False)
 
 
-def checked_layers(layers: int) -> int:
-    """layers as an int. Raises ValueError unless it is an integer >= 1."""
-    if not isinstance(layers, Integral) or layers < 1:
-        raise ValueError(f"layers {layers!r}: expected an integer >= 1")
-    return int(layers)
+def checked_integer(name: str, value: int, least: int = 1) -> int:
+    """The value as an int. Raises ValueError unless it is an integer from `least` on."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} {value!r}: expected an integer >= {least}")
+    return int(value)

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 
 import numpy
 
 from .. import backend
 from ..backend import Array
 from .factorization import (
-    checked_layers,
+    checked_integer,
     checked_matrix,
     factorize,
     largest_norm,
@@ -92,7 +92,7 @@ def pl_bound(A: Sequence[Array], R: Array, tau: float, Sigma: Array | None = Non
     if norm > tau + 10 * len(R) * float(numpy.finfo(A.dtype).eps):
         raise ValueError(f"|||A||| = {norm:.6g} is above tau = {tau}, where nothing is promised: take a "
                          f"larger tau, below 1, or smaller weights")
-    smallest = 1.0 if Sigma is None else max(float(backend.xp_of(A).linalg.eigvalsh(Sigma)[0]), 0.0)
+    smallest = max(float(backend.xp_of(A).linalg.eigvalsh(Sigma)[0]), 0.0)
     risk = float(_risk(_products(A)[-1] - R, Sigma))
     return 4 * len(A) * (1 - float(tau)) ** (2 * (len(A) - 1)) * smallest * risk
 
@@ -105,16 +105,14 @@ def _products(A: Array, origin: float = 1.0) -> list[Array]:
     return products
 
 
-def _risk(E: Array, Sigma: Array | None) -> Array:
+def _risk(E: Array, Sigma: Array) -> Array:
     """||E Sigma^(1/2)||_F^2 = trace(E Sigma E^T), a scalar (0-d array)."""
-    return (E * (E if Sigma is None else E @ Sigma)).sum()
+    return (E * (E @ Sigma)).sum()
 
 
-def _gradients(A: Array, products: Sequence[Array], R: Array, Sigma: Array | None,
-               origin: float = 1.0) -> Array:
+def _gradients(A: Array, products: Sequence[Array], R: Array, Sigma: Array, origin: float = 1.0) -> Array:
     """The gradient, (l, d, d), from the last layer to the first, as backpropagation does."""
-    E = products[-1] - R
-    back = 2 * (E if Sigma is None else E @ Sigma)
+    back = 2 * ((products[-1] - R) @ Sigma)
     gradients = backend.xp_of(A).empty_like(A)
     for i in reversed(range(len(A))):
         gradients[i] = back @ products[i].T
@@ -137,8 +135,7 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
     Returns NumPy arrays (steps + 1,), entry i after i steps: "risk" (see `population_risk`), "gradient_norm"
     (of all layers together), "largest_norm" (|||A|||), "least_singular_value" (of the network as one matrix).
 
-    Residual layers started at 0 ARE standard layers started at I: they take the same path. The
-    parameterization says where the origin is, around which weights are drawn and to which weight decay pulls.
+    Residual layers started at 0 ARE standard layers started at I: they take the same path.
 
     From the identity, descent reaches every symmetric positive definite R (Bartlett, Helmbold, Long 2018),
     but not every R with det R > 0. For R = -I all A_i stay multiples of I, and the network, on its way from I
@@ -149,7 +146,7 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
 
     Raises ValueError for arguments that do not fit, and if the risk overflows.
     """
-    R, layers = checked_matrix("R", R), checked_layers(layers)
+    R, layers = checked_matrix("R", R), checked_integer("layers", layers)
     xp = backend.xp_of(R)
     if parameterization not in ("residual", "standard"):
         raise ValueError(f"parameterization {parameterization!r}: expected 'residual' or 'standard'")
@@ -161,17 +158,15 @@ def descend(R: Array, layers: int, parameterization: str = "residual", init: flo
     A, R, Sigma = _problem(init, R, Sigma)
     if len(A) != layers:
         raise ValueError(f"init holds {len(A)} matrices: expected one for each of the {layers} layers")
-    if not isinstance(steps, Integral) or steps < 0:
-        raise ValueError(f"steps {steps!r}: expected an integer >= 0")
     if step_size is None:
-        sigma = 1.0 if Sigma is None else max(1.0, float(largest_norm(Sigma)))
-        step_size = 0.5 / (layers * max(1.0, float(largest_norm(R)) ** 2) * sigma)
+        norms = float(largest_norm(R)), float(largest_norm(Sigma))
+        step_size = 0.5 / (layers * max(1.0, norms[0] ** 2) * max(1.0, norms[1]))
     if not isinstance(step_size, Real) or not 0 < step_size < math.inf:
         raise ValueError(f"step_size {step_size!r}: expected a number > 0")
 
     origin, rows = float(parameterization == "residual"), []
     with numpy.errstate(over="ignore", invalid="ignore"):  # an overflow is reported below, with its remedy
-        for step in range(steps + 1):
+        for step in range(checked_integer("steps", steps, least=0) + 1):
             products = _products(A, origin)
             risk = _risk(products[-1] - R, Sigma)
             if not math.isfinite(float(risk)):
@@ -196,20 +191,18 @@ def stack(A: Sequence[Array]) -> Array:
     return backend.xp_of(layers[0]).stack(layers)
 
 
-def _problem(A: Sequence[Array], R: Array, Sigma: Array | None) -> tuple[Array, Array, Array | None]:
+def _problem(A: Sequence[Array], R: Array, Sigma: Array | None) -> tuple[Array, Array, Array]:
     """A as one array (l, d, d), and R and Sigma in its dtype, after all checks."""
     A, R = stack(A), checked_matrix("R", R)
-    if Sigma is not None:
-        Sigma = checked_matrix("Sigma", Sigma)
+    xp = backend.xp_of(A)
+    Sigma = xp.eye(len(R)) if Sigma is None else checked_matrix("Sigma", Sigma)
     for name, M in (("R", R), ("Sigma", Sigma)):
-        if M is not None and M.shape != A.shape[1:]:
+        if M.shape != A.shape[1:]:
             raise ValueError(f"{name} has shape {M.shape}: expected {A.shape[1:]}, that of a layer")
-    if Sigma is not None:
-        rounding = 10 * len(Sigma) * float(numpy.finfo(Sigma.dtype).eps) * float(abs(Sigma).max())
-        asymmetry = float(abs(Sigma - Sigma.T).max())
-        smallest = float(backend.xp_of(Sigma).linalg.eigvalsh(Sigma)[0])
-        if asymmetry > rounding or smallest < -rounding:
-            raise ValueError(f"Sigma differs from its transpose by {asymmetry:.1e}, its smallest eigenvalue "
-                             f"is {smallest:.1e}: expected a symmetric positive semidefinite matrix")
-        Sigma = Sigma.astype(A.dtype, copy=False)
-    return A, R.astype(A.dtype, copy=False), Sigma
+    rounding = 10 * len(Sigma) * float(numpy.finfo(Sigma.dtype).eps) * float(abs(Sigma).max())
+    asymmetry = float(abs(Sigma - Sigma.T).max())
+    smallest = float(xp.linalg.eigvalsh(Sigma)[0])
+    if asymmetry > rounding or smallest < -rounding:
+        raise ValueError(f"Sigma differs from its transpose by {asymmetry:.1e}, its smallest eigenvalue "
+                         f"is {smallest:.1e}: expected a symmetric positive semidefinite matrix")
+    return A, R.astype(A.dtype, copy=False), Sigma.astype(A.dtype, copy=False)

@@ -127,13 +127,12 @@ def _theorem_2(rng: numpy.random.Generator) -> Iterator[tuple[str, str]]:
 
 def _descents(R: numpy.ndarray, rng: numpy.random.Generator, seed: int) -> dict[str, dict[int, History]]:
     """400 steps towards R from four kinds of start, at eight depths."""
-    def init(name: str, layers: int) -> float | numpy.ndarray:
-        deviations = {"residual, zero": 0.0, "standard, zero": 0.0, "standard, Gaussian 0.05": 0.05}
-        return deviations[name] if name in deviations else _rotations(layers, len(R), rng)
-
-    names = ("residual, zero", "standard, random rotations", "standard, zero", "standard, Gaussian 0.05")
-    return {name: {layers: descend(R, layers, name.split(",")[0], init(name, layers), steps=400, seed=seed)
-                   for layers in (1, 2, 3, 5, 10, 20, 50, 100)} for name in names}
+    starts = {"residual, zero": 0.0, "standard, random rotations": None, "standard, zero": 0.0,
+              "standard, Gaussian 0.05": 0.05}  # None: a rotation for each layer
+    return {name: {layers: descend(R, layers, name.split(",")[0],
+                                   _rotations(layers, len(R), rng) if start is None else start,
+                                   steps=400, seed=seed)
+                   for layers in (1, 2, 3, 5, 10, 20, 50, 100)} for name, start in starts.items()}
 
 
 def _steps_to_converge(history: History) -> float:
@@ -179,10 +178,9 @@ def _panel(title: str, x_label: str, y_label: str, lines: Curves, **options: obj
 def _factorization_panel(title: str, R: numpy.ndarray) -> plot.Panel:
     gamma = abs(numpy.log(numpy.linalg.svd(R, compute_uv=False))).max()
     depths = numpy.unique(numpy.geomspace(math.ceil(3 * gamma), 1000, 50).astype(int)).tolist()
-    functions = {"this construction": lambda R, layers: largest_norm(stack(factorize(R, layers))),
-                 "lower limit of any": norm_lower_limit, "bound of Theorem 2.1": norm_bound}
-    lines = {name: (depths, [function(R, layers) for layers in depths])
-             for name, function in functions.items()}
+    lines = {"this construction": (depths, [largest_norm(stack(factorize(R, layers))) for layers in depths]),
+             "lower limit of any": (depths, [norm_lower_limit(R, layers) for layers in depths]),
+             "bound of Theorem 2.1": (depths, [norm_bound(R, layers) for layers in depths])}
     return _panel(title, "layers l", "|||A|||", lines, log_x=True, log_y=True)
 
 
