@@ -115,7 +115,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(running, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT, errors
-    assert f"python run_cifar.py --resume --data data --out '{folder}'" in printed
+    assert f"python run_cifar.py --resume --data data --out '{folder}' --backend numpy" in printed
     with numpy.load(folder / "checkpoint.npz") as file:
         assert f"after step {int(file['step'])}" in printed
 
@@ -174,6 +174,8 @@ def test_output_that_cannot_be_written_does_not_end_a_run(tmp_path, shell):
     (["--epochs", "5", "--evaluate", "absent"], "--epochs cannot be combined with --evaluate"),
     (["--schedule", "cosine", "--lr-drops", "5"], "--lr-drops is for --schedule drops, and the schedule is"),
     (["--laptop", "--lr-drops", "5"], "and the schedule is one-cycle: leave it out"),
+    (["--network", "all-convolutional", "--blocks", "2"], "--blocks is for residual blocks"),
+    (["--network", "all-convolutional", "--initial-scale", "2"], "--initial-scale is for residual blocks"),
 ])
 def test_wrong_options_are_named(arguments, message, tmp_path):
     arguments = [str(tmp_path / a) if a.startswith("absent") else a for a in arguments]

@@ -29,7 +29,6 @@ from tinyres.training import (
 )
 from tinyres.training.run_folder import RUN_FILES
 from tinyres.training.signals import STOPPING
-from tinyres.training.timetable import Timetable
 
 
 def small_dataset(xp):
@@ -101,16 +100,16 @@ def test_it_learns_and_writes_what_it_says(xp, tmp_path):
     (60, False, "metrics evaluation checkpoint end"), (60, True, "metrics evaluation checkpoint end")])
 def test_what_is_due_when(tmp_path, step, stopped, due):
     run = Run(tmp_path, {}, evaluate_every=25)
-    found = Timetable(run, steps=60, epoch=3).due(step, stopped)
+    found = run.due(step, 60, 3, stopped)
     assert [name for name, is_due in found._asdict().items() if is_due] == due.split()
     run.last_saved -= 301  # seconds
-    assert Timetable(run, steps=60, epoch=3).due(step, stopped) == found._replace(checkpoint=True)
+    assert run.due(step, 60, 3, stopped) == found._replace(checkpoint=True)
 
 
 @pytest.mark.parametrize("epoch, every", [(3, 3), (0, 1)])  # 0: fewer images than a batch
 def test_an_evaluation_is_due_once_an_epoch_unless_told_otherwise(tmp_path, epoch, every):
-    timetable = Timetable(Run(tmp_path, {}), steps=100, epoch=epoch)
-    assert [step for step in range(1, 8) if timetable.due(step, False).evaluation] == list(range(1, 8))[
+    run = Run(tmp_path, {})
+    assert [step for step in range(1, 8) if run.due(step, 100, epoch, False).evaluation] == list(range(1, 8))[
         every - 1::every]
 
 

@@ -149,4 +149,4 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> Formula:
     return (log_total[:, 0] - shifted[rows, labels]).mean(), gradient
 
 
-operations.sum, operations.mean, operations.reshape, operations.transpose = sum, mean, reshape, transpose
+operations.reshape, operations.transpose = reshape, transpose

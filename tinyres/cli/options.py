@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ..support.files import user_path
 
 
-def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: str | None = None,
+def option(default: Any, help: str, type: Callable[[str], Any] | None = None, metavar: str | None = None,
            **more: Any) -> Any:
     """A dataclass field that is also an option of the command line; a subclass may restate its default alone.
 
@@ -26,19 +26,13 @@ def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: s
     which only one may be given. alias: one of the choices, which may be given as an option of its own. The
     others are as in argparse's `add_argument`.
     """
-    metadata = {"help": help, "type": type, "metavar": metavar, **more}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def switch(default: bool, help: str) -> Any:
-    """An `option` --name that is also there as --no-name."""
-    metadata = {"help": help, "action": argparse.BooleanOptionalAction}
-    return dataclasses.field(default=default, metadata=metadata)
+    how = {"help": help, "type": type, "metavar": metavar, **more}
+    return dataclasses.field(default=default, metadata={name: how[name] for name in how if how[name]})
 
 
 def flag(help: str) -> Any:
     """An `option` without a value, False unless it is given."""
-    return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})
+    return option(False, help, action="store_true")
 
 
 class Parser(argparse.ArgumentParser):

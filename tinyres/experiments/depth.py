@@ -95,9 +95,7 @@ def draw(sweep: Sweep, out: Path) -> None:
 def main() -> None:
     options = Options(**Parser(__doc__, Options, prog="python -m tinyres.experiments.depth").typed())
     cases = [{"kind": kind, "blocks": blocks} for blocks in sorted(options.blocks) for kind in KINDS]
-    sweep = Sweep(cases, options.lrs, options.seeds, {
-        "dataset": options.dataset, "widths": list(options.widths), "epochs": options.epochs, "batch_size":
-        options.batch_size, "weight_decay": options.weight_decay, "initial_scale": options.initial_scale})
+    sweep = Sweep(cases, options.lrs, options.seeds, options.common(options.widths))
     sweep.make_all(options, build, functools.partial(draw, out=options.out))
     print_table(sweep)
 

@@ -11,7 +11,7 @@ from ..support import operation_checks as checks
 from ..support.context import operations
 from ..support.names import explained
 from ..tensor import Formula, Tensor, operation
-from .methods import Axes
+from .methods import Axes, Methods
 
 
 @operation
@@ -92,5 +92,6 @@ def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, 
     return tuple(x[(*before, slice(end - length, end))] for end, length in zip(ends, sizes, strict=True))
 
 
-operations.getitem, operations.squeeze, operations.unsqueeze = getitem, squeeze, unsqueeze
-operations.flatten, operations.split = flatten, split
+operations.getitem = getitem
+for method in squeeze, unsqueeze, flatten, split:
+    setattr(Methods, method.__name__, method)

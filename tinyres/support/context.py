@@ -6,42 +6,15 @@ import functools
 import inspect
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
-
-Operation = Callable[..., Any]
 
 recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
 
 
-class Operations:
-    """What the operators and methods of Tensor call: functions that return Tensors, and so are defined after
-    Tensor. Each file named below fills in its own, at its end."""
-
-    add: Operation  # arithmetic.py
-    subtract: Operation
-    multiply: Operation
-    divide: Operation
-    power: Operation
-    matmul: Operation
-    sum: Operation  # ops.py
-    mean: Operation
-    reshape: Operation
-    transpose: Operation
-    max: Operation  # extras/functions.py
-    min: Operation
-    var: Operation
-    std: Operation
-    clip: Operation
-    abs: Operation
-    astype: Operation
-    getitem: Operation  # extras/shaping.py
-    squeeze: Operation
-    unsqueeze: Operation
-    flatten: Operation
-    split: Operation
-
-
-operations = Operations()
+# What the operators of Tensor call: functions that return Tensors, and so are defined after it. The files in
+# which they are fill this in at their ends.
+operations = SimpleNamespace()
 
 
 class temporarily:
