@@ -27,7 +27,7 @@ def option(default: Any, help: str, type: Callable[[str], Any] | None = None, me
     others are as in argparse's `add_argument`.
     """
     how = {"help": help, "type": type, "metavar": metavar, **more}
-    return dataclasses.field(default=default, metadata={name: how[name] for name in how if how[name]})
+    return dataclasses.field(default=default, metadata={name: how[name] for name in how if how[name] is not None})
 
 
 def flag(help: str) -> Any:
