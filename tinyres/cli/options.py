@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ..support.files import user_path
 
 
-def option(default: Any, help: str, type: Callable[[str], Any] | None = None, metavar: str | None = None,
+def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: str | None = None,
            **more: Any) -> Any:
     """A dataclass field that is also an option of the command line; a subclass may restate its default alone.
 
@@ -26,13 +26,13 @@ def option(default: Any, help: str, type: Callable[[str], Any] | None = None, me
     which only one may be given. alias: one of the choices, which may be given as an option of its own. The
     others are as in argparse's `add_argument`.
     """
-    how = {"help": help, "type": type, "metavar": metavar, **more}
-    return dataclasses.field(default=default, metadata={name: how[name] for name in how if how[name] is not None})
+    metadata = {"help": help, "type": type, "metavar": metavar, **more}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def flag(help: str) -> Any:
-    """An `option` without a value, False unless it is given."""
-    return option(False, help, action="store_true")
+def flag(help: str, default: bool = False, action: Any = "store_true") -> Any:
+    """An `option` without a value; with `argparse.BooleanOptionalAction` it is also there as --no-name."""
+    return dataclasses.field(default=default, metadata={"help": help, "action": action})
 
 
 class Parser(argparse.ArgumentParser):

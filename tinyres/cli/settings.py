@@ -100,8 +100,8 @@ class Launch:
     out: Path = option(MISSING, "default: runs/NAME, where NAME is made from the settings", Path, "DIR")
     backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
                           choices=["auto", "numpy", "cupy"])
-    capture: bool = option(True, "on a GPU, launch steps whole, not kernel by kernel; default: where it "
-                           "works", action=argparse.BooleanOptionalAction)
+    capture: bool = flag("on a GPU, launch steps whole, not kernel by kernel; default: where it works", True,
+                         argparse.BooleanOptionalAction)
     distributed: bool = flag("share the work among the processes that mpirun -n N started")
     processes: int | None = option(None, "share the work among N processes on the cores of this CPU; "
                                    "default: the number that is fastest", positive_int, "N")

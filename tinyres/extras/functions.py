@@ -18,7 +18,7 @@ from ..support import operation_checks as checks
 from ..support.context import operations
 from ..support.numerics import total, wide
 from ..tensor import Formula, Tensor, operation
-from .methods import Axes, Methods
+from .methods import Axes, add_methods
 
 
 @operation
@@ -203,5 +203,4 @@ def matmul(a: object, b: object) -> Tensor:
 
 
 operations.abs, operations.power, operations.matmul = abs, power, matmul
-for method in ops.sum, ops.mean, max, min, var, std, astype, clip:
-    setattr(Methods, method.__name__, method)
+add_methods(ops.sum, ops.mean, max, min, var, std, astype, clip)

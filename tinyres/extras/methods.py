@@ -34,7 +34,7 @@ class Methods:
     _grad: Any
     _grad_version: int
 
-    # Operations, as methods; functions.py and shaping.py add those that are functions as they are: x.sum().
+    # Operations, as methods; `add_methods` adds others.
 
     def reshape(self: Same, *shape: Any) -> Same:
         """`tr.reshape`, as x.reshape((2, 3)) or x.reshape(2, 3)."""
@@ -179,17 +179,10 @@ class Methods:
         self.version += 1
         return self
 
-    def __iadd__(self: Same, other: object) -> Same:
-        return self._in_place("+", operations.add, other)
-
-    def __isub__(self: Same, other: object) -> Same:
-        return self._in_place("-", operations.subtract, other)
-
-    def __imul__(self: Same, other: object) -> Same:
-        return self._in_place("*", operations.multiply, other)
-
-    def __itruediv__(self: Same, other: object) -> Same:
-        return self._in_place("/", operations.divide, other)
+    def __iadd__(self: Same, other: object) -> Same: return self._in_place("+", operations.add, other)
+    def __isub__(self: Same, other: object) -> Same: return self._in_place("-", operations.subtract, other)
+    def __imul__(self: Same, other: object) -> Same: return self._in_place("*", operations.multiply, other)
+    def __itruediv__(self: Same, other: object) -> Same: return self._in_place("/", operations.divide, other)
 
     def __setitem__(self, index: object, value: object) -> None:
         raise TypeError("a tensor is not changed in place: write x.data[index] = value for a leaf, before it "
@@ -216,3 +209,9 @@ class Methods:
                 return vjp(g)
 
             self.node.vjp = keeping
+
+
+def add_methods(*functions: Callable[..., Any]) -> None:
+    """Make methods of a Tensor of functions whose first argument is one, so that x.sum() is sum(x)."""
+    for function in functions:
+        setattr(Methods, function.__name__, function)

@@ -11,7 +11,7 @@ from ..support import operation_checks as checks
 from ..support.context import operations
 from ..support.names import explained
 from ..tensor import Formula, Tensor, operation
-from .methods import Axes, Methods
+from .methods import Axes, add_methods
 
 
 @operation
@@ -93,5 +93,4 @@ def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, 
 
 
 operations.getitem = getitem
-for method in squeeze, unsqueeze, flatten, split:
-    setattr(Methods, method.__name__, method)
+add_methods(squeeze, unsqueeze, flatten, split)

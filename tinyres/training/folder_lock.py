@@ -64,7 +64,7 @@ class FolderLock:
         _locked.discard(self.file)
         if fcntl:
             with suppress(OSError):
-                fcntl.flock(self.file, fcntl.LOCK_UN)  # of a copy, too, in a process that is just being forked
+                fcntl.flock(self.file, fcntl.LOCK_UN)  # also for copies in processes that are just forked
         os.close(self.file)
 
     def _taken(self, flags: int) -> int:
