@@ -56,7 +56,7 @@ class SweepOptions:
         return self.results or self.out / "results.jsonl"
 
     def common(self, widths: Sequence[int]) -> Config:
-        """The settings of all runs."""
+        """The settings of all runs; a subclass has the option initial_scale."""
         return {"dataset": self.dataset, "widths": list(widths), "epochs": self.epochs,
                 "batch_size": self.batch_size, "weight_decay": self.weight_decay,
                 "initial_scale": self.initial_scale}
@@ -128,26 +128,21 @@ class Sweep:
         """
         backend.use(options.backend)
         dataset, path = options.load(), options.results_file()
+        start, done = time.perf_counter(), 0
         with closing(FolderLock(options.out, ["*.png"])):
             self.results = read_results(path)
-            self._make(options.out, path, dataset, build, draw, evaluations)
-        print(f"Pictures are in {options.out}, the results in {path}")
-
-    def _make(self, out: Path, path: Path, dataset: Dataset, build: Callable[[Config, int], Module],
-              draw: Callable[[Sweep], None], evaluations: int) -> None:
-        start, done = time.perf_counter(), 0
-        draw(self)
-        while left := self.runs_left():
-            work = sum(map(_work, left))
-            hours = (time.perf_counter() - start) / done * work / 3600 if done else math.nan
-            name, network = self.name(left[0]), build(left[0], len(dataset.classes))
-            estimate = f", about {hours:.1f} hours" if done else ""
-            print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
-            line = make_run(out / name, left[0], network, dataset, evaluations)
-            self.results.append(line)
-            append_lines(path, [line])
-            done += _work(line)
             draw(self)
+            while left := self.runs_left():
+                hours = (time.perf_counter() - start) / (done or 1) * sum(map(_work, left)) / 3600
+                name, network = self.name(left[0]), build(left[0], len(dataset.classes))
+                estimate = f", about {hours:.1f} hours" * bool(done)
+                print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
+                line = make_run(options.out / name, left[0], network, dataset, evaluations)
+                self.results.append(line)
+                append_lines(path, [line])
+                done += _work(line)
+                draw(self)
+        print(f"Pictures are in {options.out}, the results in {path}")
 
 
 def _work(config: Config) -> float:
