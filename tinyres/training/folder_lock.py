@@ -75,14 +75,11 @@ class FolderLock:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 os.close(file)
-                raise self._busy() from None
+                raise RuntimeError(f"another run is writing to {self.folder}: wait until it ends, or choose "
+                                   "another folder") from None
         _locked.add(file)
         return file
 
     def _lost(self) -> RuntimeError:
         return RuntimeError(f"{self.folder} was removed, and another run has begun there: this one ends, and "
                             "leaves the folder to it")
-
-    def _busy(self) -> RuntimeError:
-        return RuntimeError(f"another run is writing to {self.folder}: wait until it ends, or choose another "
-                            "folder")
