@@ -62,9 +62,6 @@ class FolderLock:
     def close(self) -> None:
         """Give the lock back."""
         _locked.discard(self.file)
-        if fcntl:
-            with suppress(OSError):
-                fcntl.flock(self.file, fcntl.LOCK_UN)  # also for copies in processes that are just forked
         os.close(self.file)
 
     def _taken(self, flags: int) -> int:
