@@ -38,9 +38,7 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis; some may be arrays. Their other sizes must be equal, else a
     ValueError."""
     parts = checks.parts("concatenate", tensors, axis)
-    xp, ends, end = xp_of(parts[0].data), [], 0
-    for x in parts[:-1]:
-        ends.append(end := end + x.shape[axis])
+    xp, ends = xp_of(parts[0].data), [*itertools.accumulate(x.shape[axis] for x in parts[:-1])]
     return Tensor(xp.concatenate([x.data for x in parts], axis), parents=parts,
                   vjp=lambda g: tuple(xp.split(g, ends, axis)))
 

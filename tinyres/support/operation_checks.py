@@ -171,11 +171,9 @@ def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...
         operands(name, tensors[0], x)
     shapes: list[Any] = [x.shape for x in tensors]
     if axis is not None:
-        if not -tensors[0].ndim <= axis < tensors[0].ndim:
-            raise ValueError(f"{name}: axis {axis} is out of range for shape {tensors[0].shape}")
-        shapes = [shape[:axis] + shape[axis + 1 or len(shape):] if len(shape) == tensors[0].ndim else None
-                  for shape in shapes]
-    if any(shape is None or shape != shapes[0] for shape in shapes):
+        (along,) = axes(axis, tensors[0].data)
+        shapes = [(len(shape), shape[:along], shape[along + 1:]) for shape in shapes]
+    if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"{name}: shapes {', '.join(str(x.shape) for x in tensors)} must be equal"
                          + ("" if axis is None else f" but for axis {axis}"))
     return tensors
