@@ -19,7 +19,6 @@ except ImportError as error:  # NumPy or Pillow is absent or too old
     sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 import numpy
 
-from tinyres.cli.classify import print_classes
 from tinyres.cli.errors import run_script
 from tinyres.cli.launch import (
     build_schedule,
@@ -27,6 +26,7 @@ from tinyres.cli.launch import (
     data_folder,
     holding,
     in_precision,
+    print_classes,
     print_result,
     run,
     test,

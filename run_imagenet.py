@@ -20,13 +20,13 @@ except ImportError as error:  # NumPy or Pillow is absent or too old
     sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 import numpy
 
-from tinyres.cli.classify import print_classes
 from tinyres.cli.errors import run_script
 from tinyres.cli.launch import (
     build_schedule,
     count_layers,
     data_folder,
     in_precision,
+    print_classes,
     print_result,
     run,
     test,

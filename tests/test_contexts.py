@@ -49,6 +49,19 @@ def test_one_object_in_two_threads_at_once():
     assert sorted(outside) == [False, False, True, True]
 
 
+def test_two_generators_that_take_turns_leave_recording_as_it_was():
+    def steps():
+        with tr.no_grad():
+            yield
+            yield recording.get()
+
+    first, second = steps(), steps()
+    next(first), next(second), first.close()
+    assert next(second) is False
+    second.close()
+    assert recording.get()
+
+
 def decorated(decorate):
     @decorate
     def steps(x):

@@ -135,7 +135,9 @@ def test_a_folder_of_another_experiment_and_a_damaged_file_are_refused(tmp_path)
     good = {"convolutions": 3, "train_error": 0.1, "held_out_error": 0.1, "test_error": 0.1}
     for bad in ("5", "null", "{}", '"step"', "[" * 10**5, "\xff\0", '{"a"',
                 *(json.dumps(good | bad) for bad in (
-                    {"test_error": 2}, {"residual_ratios": [-1]}, {"convolutions": None}))):
+                    {"test_error": 2}, {"residual_ratios": [-1]}, {"convolutions": None},
+                    {"residual_ratios": []}, {"held_out_errors": [[0.5, 0.5]]},
+                    {"held_out_errors": [[1, 2]]}))):
         results.write_text(f"{json.dumps(good)}\n{bad}\n", encoding="latin-1")
         with pytest.raises(ValueError, match="results.jsonl, line 2 is "):
             read_results(results)

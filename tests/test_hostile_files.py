@@ -262,6 +262,17 @@ def test_saved_settings_are_judged_like_options(whole, tmp_path, monkeypatch, ca
         assert isinstance(caught.value, ValueError) or caught.value.code == 2
 
 
+def test_a_state_of_the_optimizer_that_does_not_fit_names_its_file(whole, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    import run_cifar
+    monkeypatch.setitem(run_cifar.DATASETS, "shapes", lambda root: tr.datasets.shapes(20, 10))
+    write(tmp_path / "checkpoint.npz", {**members(whole),
+                                        "optimizer/velocity.0.npy": npy(numpy.zeros(3, "f4"))})
+    monkeypatch.setattr(sys, "argv", ["run_cifar.py", "--resume", "--out", str(tmp_path), "--steps", "9"])
+    with pytest.raises(ValueError, match="checkpoint.npz is of another optimizer .*'velocity.0' is float"):
+        run_cifar.main()
+
+
 def test_nothing_is_downloaded_to_where_a_checkpoint_says(whole, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     import run_cifar

@@ -269,6 +269,14 @@ def test_to_call_what_is_to_be_written_is_no_solution(tmp_path, capsys, name, bo
     assert "calls the package's own" in results[name] and "9 of 10" in printed, printed
 
 
+def test_ctrl_c_ends_a_page_without_a_traceback():
+    program = ("import os, signal\nfrom tinyres.support.pipes import end_with_reader\nend_with_reader()\n"
+               "os.kill(os.getpid(), signal.SIGINT)\nprint('went on')")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
+                          cwd=Path(tr.__file__).parent.parent)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_the_program_names_the_file_to_edit():
     for module in "exercises", "exercise_checks":
         done = subprocess.run([sys.executable, "-m", f"tinyres.lessons.{module}"], capture_output=True,

@@ -71,7 +71,7 @@ def test_reshape(xp, shape):
 
 
 def test_reshape_to_another_size_is_refused(xp):
-    with pytest.raises(ValueError, match=r"\(2, 3\) holds 6 values"):
+    with pytest.raises(ValueError, match="array of size 6 into shape"):
         tr.reshape(random(xp, 2, 3), (4,))
 
 

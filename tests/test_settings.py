@@ -179,11 +179,11 @@ def test_other_blocks_are_counted_resumed_and_evaluated(main, tmp_path, script, 
     assert "step 3/3" in main(script, Third, "--resume", "--steps", 3, "--out", out)
     assert "step 3, test loss" in main(script, Third, "--evaluate", out / "checkpoint.npz")
     main(script, None, *start, "--steps", 1, "--out", paper)
-    wrong = "not those of the network that its settings describe: 'blocks.0.conv3.weight'"
-    for made, folder, what in (None, out, "is float32"), (Third, paper, ", of shape"):
+    wrong = "not those of the network that its settings describe: the state does not fit this Residual.*: "
+    for made, folder, what in (None, out, "missing .*, unknown"), (Third, paper, "missing"):
         for arguments in ["--resume", "--steps", 9, "--out", folder], ["--evaluate",
                                                                        folder / "checkpoint.npz"]:
-            with pytest.raises(ValueError, match=f"{wrong},? ?{what.strip(', ')}"):
+            with pytest.raises(ValueError, match=rf"{wrong}{what} \['blocks.0.conv3.weight'"):
                 main(script, made, *arguments)
 
 
@@ -200,14 +200,15 @@ def test_networks_of_other_classes_are_too(main, tmp_path, script, layers):
                                                                           "mistakes"}, "there are no blocks"
     with pytest.raises(ValueError, match="float16 is for a ResidualNetwork, got a Sequential"):
         in_precision("float16", of_layers(10))
-    with pytest.raises(ValueError, match="'stem.weight', of shape .*, is missing"):
+    with pytest.raises(ValueError, match=r"missing \['blocks.0.conv1.weight', .* in all"):
         main(script, None, "--evaluate", tmp_path / "checkpoint.npz")
 
 
 @pytest.mark.parametrize("name, widths, ratios", [
     ("plain", (4, 8), None), ("batch-norm", (4, 8), 2), ("all-convolutional", (4, 6), None)])
 def test_a_network_by_name_is_trained_resumed_shared_exported_and_asked(main, tmp_path, name, widths, ratios):
-    start = ["--dataset", "shapes", "--network", name, "--blocks", 1, "--widths", *widths, "--batch-size", 8,
+    blocks = [] if name == "all-convolutional" else ["--blocks", 1]
+    start = ["--dataset", "shapes", "--network", name, *blocks, "--widths", *widths, "--batch-size", 8,
              "--processes", 2]
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     assert f"; {name} network of " in main(run_cifar, None, *start, "--steps", 4, "--out", straight)

@@ -176,7 +176,7 @@ def operation(formula: Callable[Concatenate[Array, P], Formula]) -> Callable[Con
     @functools.wraps(formula)
     def on_tensor(*arguments: Any, **named: Any) -> Tensor:
         x, *rest = arguments or checks.by_name(formula, named)
-        names.keywords(name, named)
+        names.keywords(formula, named)
         if not isinstance(x, Tensor):
             raise checks.tensor_expected(name, x)
         with quietly():

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,10 +18,14 @@ from ..fast.gpu import block, capture, loss_scale, precision
 from ..models import ResidualNetwork
 from ..nn import Module
 from ..optim import SGD, Adam, Optimizer, cosine_decay, one_cycle
+from ..support.files import refusing
 from ..training import Checkpoint, Run, evaluate, loss_and_error, train, trial
 from ..training.curves import Metrics
 from ..training.dry_run import dry_run
+from ..training.pictures import probabilities
 from .settings import Launch, Settings
+
+CLASSES_SHOWN = 5  # of a picture
 
 
 def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
@@ -36,7 +40,7 @@ def use_backend(settings: Settings, launch: Launch) -> tuple[Group, str]:
     on_gpu = "float16" if launch.capture and group.size == 1 else "tf32"  # which is faster kernel by kernel
     products = settings.precision or ("float32" if name == "numpy" else on_gpu)
     if name == "numpy" and products != "float32" and (launch.resume or launch.evaluate):
-        print(f"The run was started with precision {products}, which needs a GPU: float32 here.")
+        print(f"Precision {products} needs a GPU: float32 here.")
         products = "float32"
     precision.use(products)
     if settings.precision is None and name != "numpy" and group.rank == 0:
@@ -101,8 +105,9 @@ def build_optimizer(settings: Settings, model: Module, checkpoint: Checkpoint | 
     if isinstance(model, precision.Float16):
         optimizer = loss_scale.ScaledOptimizer(optimizer, model)
     if checkpoint:  # which may come from another precision
-        optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
-                                   if name in optimizer.state or name not in loss_scale.SCALE_STATE})
+        with refusing(f"{checkpoint.path} is of another optimizer"):
+            optimizer.load_state_dict({name: value for name, value in checkpoint.optimizer.items()
+                                       if name in optimizer.state or name not in loss_scale.SCALE_STATE})
     return optimizer
 
 
@@ -150,7 +155,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
         print(headline)
     check_batch(settings.batch_size, launch.processes or group.size)  # before that many are started
     with shared(launch, settings.batch_size, model, group) as group:
-        whole = launch.capture and group.size == 1
+        whole, drawing = launch.capture and group.size == 1, [*model.named_generators()]
         compute = capture.captured(loss_and_error) if whole else loss_and_error
         if launch.dry_run:
             return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group, compute)
@@ -160,7 +165,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
             images, _ = dataset.test.evaluation_batch(numpy.arange(1))
             text = trial.describe(model, compute, images.shape[1:], settings.batch_size // group.size,
                                   settings.steps - record.step,
-                                  f"{settings.precision}, {'captured' if whole else 'not captured'}"
+                                  f"{settings.precision}, {'' if whole and not drawing else 'not '}captured"
                                   f"{': several processes' * (group.size > 1)}")
             if group.rank == 0:
                 print(text)
@@ -168,7 +173,9 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
                         batch_size=settings.batch_size, compute=compute)
     remedy = (f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
               f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
-              f"{' --distributed' if launch.distributed else ''}")
+              f"{f' --backend {launch.backend}' * (launch.backend != 'auto')}"
+              f"{f' --processes {launch.processes}' if launch.processes else ''}"
+              f"{' --distributed' * launch.distributed}")
     if launch.demo:
         remedy = "The demo starts over when run again."
     elif metrics[-1]["step"] == settings.steps:
@@ -201,3 +208,14 @@ def print_result(settings: Settings, launch: Launch, errors: Mapping[str, float]
         print(f"{name:14}{error:>10.2%}{f'{paper[name]:.2%}' if name in paper else '-':>12}")
     print(f"\nDifferent from the paper's run: {settings.differences()}\n"
           f"Curves, metrics and checkpoint are in {launch.out}")
+
+
+def print_classes(files: Sequence[Path], images: numpy.ndarray, classes: Sequence[str],
+                  model: Module) -> None:
+    """Print the likeliest classes of each picture. images: what the model sees of the files, (N, H, W, 3)
+    uint8."""
+    xp = backend.current()
+    split = Split(xp.asarray(images), xp.zeros(len(images), numpy.int64))  # labels are not asked
+    for file, likelihood in zip(files, probabilities(model, split), strict=True):
+        best = numpy.argsort(-likelihood)[:CLASSES_SHOWN]
+        print(f"{file}: {', '.join(f'{classes[i]} {likelihood[i]:.1%}' for i in best)}")

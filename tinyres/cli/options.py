@@ -30,15 +30,9 @@ def option(default: Any, help: str, type: Callable[[str], Any] = str, metavar: s
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def switch(default: bool, help: str) -> Any:
-    """An `option` --name that is also there as --no-name."""
-    metadata = {"help": help, "action": argparse.BooleanOptionalAction}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def flag(help: str) -> Any:
-    """An `option` without a value, False unless it is given."""
-    return dataclasses.field(default=False, metadata={"help": help, "action": "store_true"})
+def flag(help: str, default: bool = False, action: Any = "store_true") -> Any:
+    """An `option` without a value; with `argparse.BooleanOptionalAction` it is also there as --no-name."""
+    return dataclasses.field(default=default, metadata={"help": help, "action": action})
 
 
 class Parser(argparse.ArgumentParser):

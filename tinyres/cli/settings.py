@@ -2,6 +2,7 @@
 paper's values, a preset, the settings in a checkpoint, the command line."""
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from ..fast.gpu.precision import PRECISIONS
 from ..models import BLOCKS
 from ..support.saved_weights import todays_settings
 from ..training import Checkpoint, load_checkpoint
-from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int, switch
+from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int
 
 MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
 ADAM_LR = 0.001  # the paper's rates are for SGD
@@ -99,8 +100,8 @@ class Launch:
     out: Path = option(MISSING, "default: runs/NAME, where NAME is made from the settings", Path, "DIR")
     backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
                           choices=["auto", "numpy", "cupy"])
-    capture: bool = switch(True, "on a GPU, launch steps whole, not kernel by kernel; default: where it "
-                           "works")
+    capture: bool = flag("on a GPU, launch steps whole, not kernel by kernel; default: where it works", True,
+                         argparse.BooleanOptionalAction)
     distributed: bool = flag("share the work among the processes that mpirun -n N started")
     processes: int | None = option(None, "share the work among N processes on the cores of this CPU; "
                                    "default: the number that is fastest", positive_int, "N")
@@ -140,6 +141,10 @@ def layered(parser: Parser, typed: Mapping[str, Any], settings_class: type[Setti
         if settings.schedule != "drops":
             parser.error(f"--{name.replace('_', '-')} is for --schedule drops, and the schedule is "
                          f"{settings.schedule}: leave it out")
+    for name in {"blocks", "initial_scale"} & typed.keys():
+        if settings.network == "all-convolutional":
+            parser.error(f"--{name.replace('_', '-')} is for residual blocks, and an all-convolutional "
+                         "network has none: leave it out")
     widths, blocks = settings.widths, settings.blocks
     if list(widths) != sorted(widths) or len(widths) > MAX_STAGES:
         parser.error(f"argument --widths: expected up to {MAX_STAGES} non-decreasing integers, got "
@@ -170,10 +175,10 @@ def _checkpoint(parser: Parser, typed: Mapping[str, Any],
     if "evaluate" not in typed and "out" not in typed:
         parser.error("--resume needs --out, the folder of the run to continue")
     try:
-        checkpoint = load_checkpoint(_path(typed))
+        checkpoint = load_checkpoint(typed.get("evaluate") or typed["out"] / "checkpoint.npz")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    saved = _saved_settings(parser, _path(typed), checkpoint, paper)
+    saved = _saved_settings(parser, checkpoint, paper)
     for name in (saved.keys() & typed.keys()) - CHANGEABLE:
         if typed[name] != saved[name]:
             what = f"{typed['evaluate']} was made" if "evaluate" in typed else "the run was started"
@@ -182,14 +187,9 @@ def _checkpoint(parser: Parser, typed: Mapping[str, Any],
     return checkpoint, saved
 
 
-def _path(typed: Mapping[str, Any]) -> Path:
-    return typed.get("evaluate") or typed["out"] / "checkpoint.npz"
-
-
-def _saved_settings(parser: Parser, path: Path, checkpoint: Checkpoint,
-                    paper: Mapping[str, Any]) -> dict[str, Any]:
+def _saved_settings(parser: Parser, checkpoint: Checkpoint, paper: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a checkpoint, which may come from anywhere: they must be what the options admit."""
-    words, config = [], todays_settings(checkpoint.config)
+    words, config, path = [], todays_settings(checkpoint.config), checkpoint.path
     for name, value in config.items():
         option = "--" + name.replace("_", "-")
         if name not in paper:

@@ -9,7 +9,6 @@ blocks against their number, beside the 1/l of Theorem 2.1.
 """
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,19 +85,16 @@ def draw_identity(path: Path, sweep: Sweep) -> None:
                                "||h(x)|| / ||x||", log_x=True, log_y=True))
 
 
-def draw(sweep: Sweep, out: Path) -> None:
-    """Draw both pictures."""
-    draw_depth(out / "depth.png", sweep)
-    draw_identity(out / "identity.png", sweep)
-
-
 def main() -> None:
     options = Options(**Parser(__doc__, Options, prog="python -m tinyres.experiments.depth").typed())
     cases = [{"kind": kind, "blocks": blocks} for blocks in sorted(options.blocks) for kind in KINDS]
-    sweep = Sweep(cases, options.lrs, options.seeds, {
-        "dataset": options.dataset, "widths": list(options.widths), "epochs": options.epochs, "batch_size":
-        options.batch_size, "weight_decay": options.weight_decay, "initial_scale": options.initial_scale})
-    sweep.make_all(options, build, functools.partial(draw, out=options.out))
+    sweep = Sweep(cases, options.lrs, options.seeds, options.common(options.widths))
+
+    def draw(sweep: Sweep) -> None:
+        draw_depth(options.out / "depth.png", sweep)
+        draw_identity(options.out / "identity.png", sweep)
+
+    sweep.make_all(options, build, draw)
     print_table(sweep)
 
 

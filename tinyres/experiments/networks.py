@@ -16,23 +16,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import backend, models, optim, plot
+from .. import backend, models, plot
 from ..cli.errors import run_script
-from ..cli.launch import end_if_stopped
 from ..cli.options import Parser, option, positive_float
 from ..datasets import Dataset
-from ..distributed.forked import forked, process_count
 from ..module import evaluating
 from ..nn import Conv2d, Module
 from ..support.diverged import Diverged
 from ..tensor import Tensor, no_grad
-from ..training import Run, train
+from ..training import Run
+from ..training.folder_lock import FolderLock
 from ..training.json_lines import append_lines, read_lines
-from .sweep import DATASETS, HELD_OUT, Config, Result, Sweep, SweepOptions
+from .sweep import HELD_OUT, Config, Result, Sweep, SweepOptions, train_in
 
 
 class Contender(NamedTuple):
@@ -68,9 +68,8 @@ class Options(SweepOptions):
 def sweep_of(options: Options, network: str) -> Sweep:
     """The long runs of a network."""
     contender = CONTENDERS[network]
-    return Sweep([{"network": network}], options.lrs or contender.lrs, options.seeds, {
-        "dataset": options.dataset, "widths": list(contender.widths), "epochs": options.epochs, "batch_size":
-        options.batch_size, "weight_decay": options.weight_decay, "initial_scale": options.initial_scale})
+    return Sweep([{"network": network}], options.lrs or contender.lrs, options.seeds,
+                 options.common(contender.widths))
 
 
 def build(config: Config, classes: int) -> Module:
@@ -92,18 +91,13 @@ def loss_of_short_run(folder: Path, config: Config, dataset: Dataset) -> float |
 
     Ends the program as `end_if_stopped` does if a signal asks to stop.
     """
-    network = build(config, len(dataset.classes))
-    optimizer = optim.SGD(network.parameters(), config["lr"], 0.9, config["weight_decay"])
     run = Run(folder, config, seed=config["seed"], metrics_every=LAST_STEPS, overwrite=True)
     try:
-        with forked(process_count(config["batch_size"], network.num_parameters())) as run.group:
-            metrics = train(network, optimizer, lambda step: config["lr"], dataset, run, steps=SHORT_STEPS,
-                            batch_size=config["batch_size"])
+        train_in(run, build(config, len(dataset.classes)), lambda step: config["lr"], dataset, SHORT_STEPS)
     except Diverged as error:
         print(error)
         return None
-    end_if_stopped(run, "The same command continues.")
-    return metrics[-1]["train_loss"]
+    return run.metrics[-1]["train_loss"]
 
 
 def short_runs(options: Options, path: Path) -> Iterator[tuple[Config, Result | None]]:
@@ -119,13 +113,14 @@ def short_runs(options: Options, path: Path) -> Iterator[tuple[Config, Result | 
 
 def try_rates(options: Options, path: Path) -> None:
     """Make the short runs that the file lacks."""
-    data = DATASETS[options.dataset](options.data).moved_to(backend.current())
+    data = options.load()
     data = data.held_out(min(HELD_OUT, len(data.train.labels) // 10))
-    for config, line in short_runs(options, path):
-        if line is None:
-            name = f"short-{config['network']}-lr{config['lr']:g}"
-            print(f"\nThe next: {name}", flush=True)
-            append_lines(path, [{**config, "loss": loss_of_short_run(options.out / name, config, data)}])
+    with closing(FolderLock(options.out, [])):
+        for config, line in short_runs(options, path):
+            if line is None:
+                name = f"short-{config['network']}-lr{config['lr']:g}"
+                print(f"\nThe next: {name}", flush=True)
+                append_lines(path, [{**config, "loss": loss_of_short_run(options.out / name, config, data)}])
 
 
 def largest_rate(lines: list[Result]) -> float:
@@ -185,7 +180,7 @@ def print_table(finished: Lines, rates: Lines) -> None:
 
 def main() -> None:
     options = Options(**Parser(__doc__, Options, prog="python -m tinyres.experiments.networks").typed())
-    results = options.results or options.out / "results.jsonl"
+    results = options.results_file()
     path = results.with_name(f"{results.stem}-rates{results.suffix}")
 
     def draw(last: Sweep) -> tuple[Lines, Lines]:

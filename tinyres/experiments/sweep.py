@@ -24,7 +24,7 @@ from ..nn import Conv2d, Module
 from ..support.diverged import Diverged
 from ..training import Run, evaluate, load_checkpoint, read_metrics, residual_ratios, train
 from ..training.folder_lock import FolderLock
-from ..training.json_lines import append_lines, read_lines
+from ..training.json_lines import append_lines, are_numbers, read_lines
 
 HELD_OUT = 5000  # training images on which learning rates are compared
 SPLITS = "train", "held_out", "test"
@@ -50,6 +50,20 @@ class SweepOptions:
     results: Path | None = option(None, "default: results.jsonl in --out", Path, "FILE")
     backend: str = option("auto", "the array library; auto: CuPy if a GPU works",
                           choices=["auto", "numpy", "cupy"])
+
+    def results_file(self) -> Path:
+        """Where the results are kept."""
+        return self.results or self.out / "results.jsonl"
+
+    def common(self, widths: Sequence[int]) -> Config:
+        """The settings of all runs; a subclass has the option initial_scale."""
+        return {"dataset": self.dataset, "widths": list(widths), "epochs": self.epochs,
+                "batch_size": self.batch_size, "weight_decay": self.weight_decay,
+                "initial_scale": self.initial_scale}
+
+    def load(self) -> Dataset:
+        """The data set, in the memory of the device that computes."""
+        return DATASETS[self.dataset](self.data).moved_to(backend.current())
 
 
 @dataclass
@@ -113,33 +127,43 @@ class Sweep:
         experiment writes to the folder.
         """
         backend.use(options.backend)
-        dataset = DATASETS[options.dataset](options.data).moved_to(backend.current())
-        path = options.results or options.out / "results.jsonl"
+        dataset, path = options.load(), options.results_file()
+        start, done = time.perf_counter(), 0
         with closing(FolderLock(options.out, ["*.png"])):
             self.results = read_results(path)
-            self._make(options.out, path, dataset, build, draw, evaluations)
-        print(f"Pictures are in {options.out}, the results in {path}")
-
-    def _make(self, out: Path, path: Path, dataset: Dataset, build: Callable[[Config, int], Module],
-              draw: Callable[[Sweep], None], evaluations: int) -> None:
-        start, done = time.perf_counter(), 0
-        draw(self)
-        while left := self.runs_left():
-            work = sum(map(_work, left))
-            hours = (time.perf_counter() - start) / done * work / 3600 if done else math.nan
-            name, network = self.name(left[0]), build(left[0], len(dataset.classes))
-            estimate = f", about {hours:.1f} hours" if done else ""
-            print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
-            line = make_run(out / name, left[0], network, dataset, evaluations)
-            self.results.append(line)
-            append_lines(path, [line])
-            done += _work(line)
             draw(self)
+            while left := self.runs_left():
+                hours = (time.perf_counter() - start) / (done or 1) * sum(map(_work, left)) / 3600
+                name, network = self.name(left[0]), build(left[0], len(dataset.classes))
+                estimate = f", about {hours:.1f} hours" * bool(done)
+                print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
+                line = make_run(options.out / name, left[0], network, dataset, evaluations)
+                self.results.append(line)
+                append_lines(path, [line])
+                done += _work(line)
+                draw(self)
+        print(f"Pictures are in {options.out}, the results in {path}")
 
 
 def _work(config: Config) -> float:
     """What a run costs beside others, for the estimate of the time left: deep networks take longer."""
     return config.get("blocks", 1)
+
+
+def train_in(run: Run, network: Module, schedule: Callable[[int], float], dataset: Dataset,
+             steps: int) -> None:
+    """Train a network as the config of a run says, with momentum 0.9, from the run's checkpoint if there is
+    one. Raises ValueError if that has other settings; ends the program as `end_if_stopped` does."""
+    config = run.config
+    optimizer = optim.SGD(network.parameters(), config["lr"], 0.9, config["weight_decay"])
+    if run.checkpoint.exists() and not run.overwrite:
+        if load_checkpoint(run.checkpoint).config != config:
+            raise ValueError(f"{run.folder} holds a run with other settings: choose another --out")
+        run.resume(network, optimizer)
+    if run.step < steps:
+        with forked(process_count(config["batch_size"], network.num_parameters())) as run.group:
+            train(network, optimizer, schedule, dataset, run, steps=steps, batch_size=config["batch_size"])
+        end_if_stopped(run, "The same command continues.")
 
 
 def make_run(folder: Path, config: Config, network: Module, dataset: Dataset, evaluations: int = 1) -> Result:
@@ -156,19 +180,10 @@ def make_run(folder: Path, config: Config, network: Module, dataset: Dataset, ev
     images, batch_size = len(learned.train.labels), config["batch_size"]
     if not (steps := config["epochs"] * (images // batch_size)):
         raise ValueError(f"batch_size {batch_size} is more than the {images} images to train on")
-    optimizer = optim.SGD(network.parameters(), config["lr"], 0.9, config["weight_decay"])
     run = Run(folder, config, seed=config["seed"], evaluate_every=math.ceil(steps / evaluations))
     line = {**config, "convolutions": count_layers(network, Conv2d), "steps": steps}
-    if run.checkpoint.exists():
-        if load_checkpoint(run.checkpoint).config != config:
-            raise ValueError(f"{folder} holds a run with other settings: choose another --out")
-        run.resume(network, optimizer)
     try:
-        if run.step < steps:
-            with forked(process_count(batch_size, network.num_parameters())) as run.group:
-                train(network, optimizer, optim.one_cycle(config["lr"], steps), learned, run, steps=steps,
-                      batch_size=batch_size)
-            end_if_stopped(run, "The same command continues.")
+        train_in(run, network, optim.one_cycle(config["lr"], steps), learned, steps)
         seen = Split(learned.train.images[:HELD_OUT], learned.train.labels[:HELD_OUT])
         for name, split in zip(SPLITS, (seen, learned.test, dataset.test), strict=True):
             line[f"{name}_error"] = evaluate(network, split)["error"]
@@ -188,15 +203,15 @@ def read_results(path: Path) -> list[Result]:
     ValueError that names a damaged line."""
     results = []
     for number, line in read_lines(path):
-        errors, ratios = [line.get(f"{name}_error") for name in SPLITS], line.get("residual_ratios", [1])
         curve = line.get("held_out_errors", [])
-        if not (type(line.get("convolutions")) is int and isinstance(ratios, list) and ratios
-                and isinstance(curve, list) and all(isinstance(point, list) and len(point) == 2
-                                                    for point in curve)
-                and all(isinstance(error, (int, float)) and 0 <= error <= 1
-                        for error in [*errors, *(point[1] for point in curve)])
-                and all(isinstance(point[0], int) for point in curve)
-                and all(isinstance(ratio, (int, float)) and 0 <= ratio < 1e300 for ratio in ratios)):
+        if not (type(line.get("convolutions")) is int and are_numbers(line.get("residual_ratios", [1]), 0)
+                and are_numbers([line.get(f"{name}_error") for name in SPLITS], 0, 1)
+                and isinstance(curve, list) and all(map(_is_point, curve))):
             raise ValueError(f"{path}, line {number} is not the result of a run: delete it")
         results.append(line)
     return results
+
+
+def _is_point(point: Any) -> bool:
+    """Whether this is a step and an error at it."""
+    return are_numbers(point) and len(point) == 2 and isinstance(point[0], int) and 0 <= point[1] <= 1

@@ -10,16 +10,15 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
-from .. import arithmetic
+from .. import arithmetic, ops
 from ..arithmetic import FormulaOfTwo, operation_of_two, unbroadcast
 from ..backend import Array, xp_of
-from ..ops import reshape
 from ..support import extra_checks
 from ..support import operation_checks as checks
 from ..support.context import operations
 from ..support.numerics import total, wide
 from ..tensor import Formula, Tensor, operation
-from .methods import Axes
+from .methods import Axes, add_methods
 
 
 @operation
@@ -197,12 +196,11 @@ def matmul(a: object, b: object) -> Tensor:
     if a.ndim != 1 and b.ndim != 1:
         return arithmetic.matmul(a, b)
     checks.vectors("matmul", a, b)
-    matrix_a = reshape(a, (1, a.size)) if a.ndim == 1 else a
-    matrix_b = reshape(b, (b.size, 1)) if b.ndim == 1 else b
+    matrix_a = ops.reshape(a, (1, a.size)) if a.ndim == 1 else a
+    matrix_b = ops.reshape(b, (b.size, 1)) if b.ndim == 1 else b
     shape = (*a.shape[:-1], *b.shape[:-2], *b.shape[b.ndim - 1:][:b.ndim - 1])
-    return reshape(arithmetic.matmul(matrix_a, matrix_b), shape)
+    return ops.reshape(arithmetic.matmul(matrix_a, matrix_b), shape)
 
 
-operations.max, operations.min, operations.var, operations.std = max, min, var, std
-operations.abs, operations.astype, operations.clip = abs, astype, clip
-operations.power, operations.matmul = power, matmul
+operations.abs, operations.power, operations.matmul = abs, power, matmul
+add_methods(ops.sum, ops.mean, max, min, var, std, astype, clip)

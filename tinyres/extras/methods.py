@@ -14,7 +14,6 @@ from .. import backend
 from ..backend import Array
 from ..support import names
 from ..support.context import operations, recording
-from ..support.names import explained
 
 Axes = int | Sequence[int] | None
 ndarray = numpy.ndarray  # below, numpy is a method
@@ -35,66 +34,7 @@ class Methods:
     _grad: Any
     _grad_version: int
 
-    # Operations, as methods.
-
-    @explained
-    def sum(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
-        """`tr.sum`"""
-        return operations.sum(self, axis, keepdims)
-
-    @explained
-    def mean(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
-        """`tr.mean`"""
-        return operations.mean(self, axis, keepdims)
-
-    @explained
-    def max(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
-        """`tr.max`"""
-        return operations.max(self, axis, keepdims)
-
-    @explained
-    def min(self: Same, axis: Axes = None, keepdims: bool = False) -> Same:
-        """`tr.min`"""
-        return operations.min(self, axis, keepdims)
-
-    @explained
-    def var(self: Same, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Same:
-        """`tr.var`"""
-        return operations.var(self, axis, keepdims, correction)
-
-    @explained
-    def std(self: Same, axis: Axes = None, keepdims: bool = False, correction: int = 1) -> Same:
-        """`tr.std`"""
-        return operations.std(self, axis, keepdims, correction)
-
-    @explained
-    def clip(self: Same, low: Any = None, high: Any = None) -> Same:
-        """`tr.clip`"""
-        return operations.clip(self, low, high)
-
-    @explained
-    def squeeze(self: Same, axis: Axes = None) -> Same:
-        """`tr.squeeze`"""
-        return operations.squeeze(self, axis)
-
-    @explained
-    def unsqueeze(self: Same, axis: int) -> Same:
-        """`tr.unsqueeze`"""
-        return operations.unsqueeze(self, axis)
-
-    @explained
-    def flatten(self: Same, start_axis: int = 0, end_axis: int = -1) -> Same:
-        """`tr.flatten`"""
-        return operations.flatten(self, start_axis, end_axis)
-
-    @explained
-    def split(self: Same, size: int | Sequence[int], axis: int = 0) -> tuple[Same, ...]:
-        """`tr.split`"""
-        return operations.split(self, size, axis)
-
-    def astype(self: Same, dtype: Any) -> Same:
-        """`tr.astype`"""
-        return operations.astype(self, dtype)
+    # Operations, as methods; `add_methods` adds others.
 
     def reshape(self: Same, *shape: Any) -> Same:
         """`tr.reshape`, as x.reshape((2, 3)) or x.reshape(2, 3)."""
@@ -239,17 +179,10 @@ class Methods:
         self.version += 1
         return self
 
-    def __iadd__(self: Same, other: object) -> Same:
-        return self._in_place("+", operations.add, other)
-
-    def __isub__(self: Same, other: object) -> Same:
-        return self._in_place("-", operations.subtract, other)
-
-    def __imul__(self: Same, other: object) -> Same:
-        return self._in_place("*", operations.multiply, other)
-
-    def __itruediv__(self: Same, other: object) -> Same:
-        return self._in_place("/", operations.divide, other)
+    def __iadd__(self: Same, other: object) -> Same: return self._in_place("+", operations.add, other)
+    def __isub__(self: Same, other: object) -> Same: return self._in_place("-", operations.subtract, other)
+    def __imul__(self: Same, other: object) -> Same: return self._in_place("*", operations.multiply, other)
+    def __itruediv__(self: Same, other: object) -> Same: return self._in_place("/", operations.divide, other)
 
     def __setitem__(self, index: object, value: object) -> None:
         raise TypeError("a tensor is not changed in place: write x.data[index] = value for a leaf, before it "
@@ -276,3 +209,9 @@ class Methods:
                 return vjp(g)
 
             self.node.vjp = keeping
+
+
+def add_methods(*functions: Callable[..., Any]) -> None:
+    """Make methods of a Tensor of functions whose first argument is one, so that x.sum() is sum(x)."""
+    for function in functions:
+        setattr(Methods, function.__name__, function)

@@ -2,8 +2,7 @@
 
 Shapes: x (N, H, W, C), result (N, OH, OW, C), where OH = (H + 2 padding - KH) // stride + 1. size, stride and
 padding are pixels, one number or (vertical, horizontal); the stride is by default the size, the padding at
-most half of it. Rows and columns that fill no whole window are left out. Raises ValueError for an x without
-four axes, or sizes that do not fit.
+most half of it. Rows and columns that fill no whole window are left out.
 """
 from __future__ import annotations
 
@@ -42,13 +41,8 @@ def avg_pool2d(x: Array, size: int | Pair, stride: int | Pair | None = None,
 @operation
 def max_pool2d(x: Array, size: int | Pair, stride: int | Pair | None = None,
                padding: int | Pair = 0) -> Formula:
-    """The largest value of each window: (N, H, W, C) -> (N, OH, OW, C), by default (N, H // size, W // size,
-    C).
-
-    size, stride (default: size), padding: pixels, one number or (vertical, horizontal); no value of the
-    padding is the largest. Of equal values in a window the first, row by row, gets the gradient. Raises
-    ValueError for an x without four axes, or sizes that do not fit.
-    """
+    """The largest value of each window, otherwise as `avg_pool2d`, but that no value of the padding is the
+    largest. Of equal values in a window the first, row by row, gets the gradient."""
     padded, places, unpadded = _windows("max_pool2d", x, size, stride, padding, -float("inf"))
     windows = xp_of(x).stack([padded[place] for place in places], axis=3)
     first = windows.argmax(axis=3)

@@ -11,7 +11,7 @@ from ..support import operation_checks as checks
 from ..support.context import operations
 from ..support.names import explained
 from ..tensor import Formula, Tensor, operation
-from .methods import Axes
+from .methods import Axes, add_methods
 
 
 @operation
@@ -38,9 +38,7 @@ def concatenate(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Tensors one after the other along an axis; some may be arrays. Their other sizes must be equal, else a
     ValueError."""
     parts = checks.parts("concatenate", tensors, axis)
-    xp, ends, end = xp_of(parts[0].data), [], 0
-    for x in parts[:-1]:
-        ends.append(end := end + x.shape[axis])
+    xp, ends = xp_of(parts[0].data), [*itertools.accumulate(x.shape[axis] for x in parts[:-1])]
     return Tensor(xp.concatenate([x.data for x in parts], axis), parents=parts,
                   vjp=lambda g: tuple(xp.split(g, ends, axis)))
 
@@ -92,5 +90,5 @@ def split(x: Tensor, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, 
     return tuple(x[(*before, slice(end - length, end))] for end, length in zip(ends, sizes, strict=True))
 
 
-operations.getitem, operations.squeeze, operations.unsqueeze = getitem, squeeze, unsqueeze
-operations.flatten, operations.split = flatten, split
+operations.getitem = getitem
+add_methods(squeeze, unsqueeze, flatten, split)

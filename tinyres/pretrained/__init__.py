@@ -36,15 +36,12 @@ def save_network(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises ValueError, and writes nothing, if a weight is too large for float16.
     """
-    largest = float(numpy.finfo(numpy.float16).max)
-    for name, value in _weights(checkpoint):
+    largest, weights = float(numpy.finfo(numpy.float16).max), {}
+    for name, value in checkpoint.model.items():
+        if value.dtype.kind != "f":
+            continue  # the state of a random number generator
         if abs(value).max() > largest:
             raise ValueError(f"{name} holds {abs(value).max():g}, more than {largest:g}, the largest float16")
-    weights = {name: value.astype(numpy.float16) for name, value in _weights(checkpoint)}
+        weights[name] = value.astype(numpy.float16)
     config = {name: value for name, value in checkpoint.config.items() if name != "data"}
     write_checkpoint(path, Checkpoint(weights, {}, checkpoint.step, config))
-
-
-def _weights(checkpoint: Checkpoint) -> list[tuple[str, numpy.ndarray]]:
-    """By name, without the states of random number generators."""
-    return [(name, value) for name, value in checkpoint.model.items() if value.dtype.kind == "f"]

@@ -6,42 +6,15 @@ import functools
 import inspect
 from collections.abc import Callable, Generator
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
-
-Operation = Callable[..., Any]
 
 recording: ContextVar[bool] = ContextVar("recording", default=True)  # False under no_grad()
 
 
-class Operations:
-    """What the operators and methods of Tensor call: functions that return Tensors, and so are defined after
-    Tensor. Each file named below fills in its own, at its end."""
-
-    add: Operation  # arithmetic.py
-    subtract: Operation
-    multiply: Operation
-    divide: Operation
-    power: Operation
-    matmul: Operation
-    sum: Operation  # ops.py
-    mean: Operation
-    reshape: Operation
-    transpose: Operation
-    max: Operation  # extras/functions.py
-    min: Operation
-    var: Operation
-    std: Operation
-    clip: Operation
-    abs: Operation
-    astype: Operation
-    getitem: Operation  # extras/shaping.py
-    squeeze: Operation
-    unsqueeze: Operation
-    flatten: Operation
-    split: Operation
-
-
-operations = Operations()
+# What the operators of Tensor call: functions that return Tensors, and so are defined after it. The files in
+# which they are fill this in at their ends.
+operations = SimpleNamespace()
 
 
 class temporarily:
@@ -55,14 +28,13 @@ class temporarily:
         self.variable, self.value = variable, value
 
     def __enter__(self) -> None:
-        _entered.set((*_entered.get(), (self, self.variable.get())))
+        _entered.set((*_entered.get(), (self.variable, self.variable.get())))
         self.variable.set(self.value)
 
     def __exit__(self, *error: object) -> None:
-        entered = _entered.get()
-        last = max(i for i, (context, _) in enumerate(entered) if context is self)
-        self.variable.set(entered[last][1])
-        _entered.set(entered[:last] + entered[last + 1:])
+        *outer, (variable, before) = _entered.get()
+        variable.set(before)
+        _entered.set(tuple(outer))
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isasyncgenfunction(function):
@@ -85,8 +57,8 @@ class temporarily:
         return functools.wraps(function)(within)
 
 
-# contexts entered and not yet left, the last one last, each with the value of its variable before it
-_entered: ContextVar[tuple[tuple[temporarily, bool], ...]] = ContextVar("entered", default=())
+# for each context that was entered and not yet left, the last one last, its variable and the value before it
+_entered: ContextVar[tuple[tuple[ContextVar[bool], bool], ...]] = ContextVar("entered", default=())
 
 
 def _steps(context: temporarily, generator: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

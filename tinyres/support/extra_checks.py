@@ -10,6 +10,7 @@ import numpy
 
 from .. import backend
 from ..backend import Array, xp_of
+from ..conv import Pair
 from ..tensor import Tensor
 from .operation_checks import axes, labels, operands, pair, tensor
 from .tensor_checks import plain
@@ -75,9 +76,6 @@ def split(x: Any, size: Any, axis: int) -> tuple[int, list[int]]:
         raise ValueError(f"split: expected a size >= 1, or sizes that add up to the {length} of axis {axis} "
                          f"of shape {x.shape}, got {size}")
     return axis, sizes
-
-
-Pair = tuple[int, int]
 
 
 def pooling(name: str, size: Any, stride: Any, padding: Any, x: Array) -> tuple[Pair, Pair, Pair]:

@@ -141,8 +141,9 @@ def load(owner: str, arrays: Mapping[str, Array], state: Mapping[str, numpy.ndar
     """Copy a saved state into arrays, in place. Nothing is changed unless all names, shapes and kinds fit."""
     missing, unknown = sorted(arrays.keys() - state.keys()), sorted(state.keys() - arrays.keys())
     if missing or unknown:
-        raise ValueError(f"the state does not fit this {owner}: missing {missing[:3]} ({len(missing)} in "
-                         f"all), unknown {unknown[:3]} ({len(unknown)} in all): build the same network first")
+        raise ValueError(f"the state does not fit this {owner}: missing {missing[:3]!s:.200} "
+                         f"({len(missing)} in all), unknown {unknown[:3]!s:.200} ({len(unknown)} in all): "
+                         "build the same network first")
     for name, array in arrays.items():
         if state[name].shape != array.shape or state[name].dtype.kind != "f":
             raise ValueError(f"the state does not fit this {owner}: {name!r} is {state[name].dtype} of shape "

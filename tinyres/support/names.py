@@ -73,19 +73,17 @@ def of_module(module: str, public: Iterable[str]) -> tuple[Callable[[str], Any],
     return getattribute, lambda: shown
 
 
-def keywords(function: str, named: Iterable[str], known: Iterable[str] = ("dtype",)) -> None:
+def keywords(function: Callable[..., Any], named: Iterable[str]) -> None:
     """That no argument is called as in another library."""
     for name in named:
-        if name in KEYWORDS and name not in known:
-            raise TypeError(f"{function} has no argument {name!r}: {KEYWORDS[name]}")
+        if name in KEYWORDS and name not in inspect.signature(function).parameters:
+            raise TypeError(f"{function.__name__} has no argument {name!r}: {KEYWORDS[name]}")
 
 
 def explained(function: Function) -> Function:
-    """A function or method that says what its arguments are called, if it is given another library's name."""
-    known = inspect.signature(function).parameters
-
+    """A function that says what its arguments are called, if it is given another library's name."""
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        keywords(function.__name__, named, known)
+        keywords(function, named)
         return function(*arguments, **named)
     return call  # type: ignore[return-value]

@@ -38,7 +38,10 @@ def build(make: Callable[[int | Generator], Module], seed: int,
             raise rng.too_large() from error
         raise
     rng.made = None  # a layer may keep the generator
-    load(network, model, rng.others)
+    try:
+        network.load_state_dict(model)
+    except ValueError as error:
+        raise ValueError(f"{rng.others}: {error}") from error
     return network
 
 
@@ -70,18 +73,3 @@ class LimitedGenerator(Generator):
         """The error to raise for a network that cannot be the checkpoint's."""
         return ValueError(f"{self.others}: they are {self.held[0]:,} numbers in {self.held[1]:,} arrays, and "
                           "the network is much larger")
-
-
-def load(network: Module, model: Mapping[str, numpy.ndarray], others: str) -> None:
-    """Set the weights of a network to a checkpoint's. Raises ValueError, and changes nothing, if a name or a
-    shape differs; after `others` it names the first."""
-    expected = {name: tensor.shape for name, tensor in network.named_tensors()}
-    drawing = dict(network.named_generators())  # whose states may be absent
-    for name in [*expected, *(name for name in model if name not in drawing)]:
-        if name not in model:
-            raise ValueError(f"{others}: {name!r}, of shape {expected[name]}, is missing")
-        if expected.get(name) != model[name].shape:
-            needed = f"shape {expected[name]}" if name in expected else "no such name"
-            raise ValueError(f"{others}: {name!r:.60} is {model[name].dtype} of shape {model[name].shape}, "
-                             f"expected {needed}")
-    network.load_state_dict(model)

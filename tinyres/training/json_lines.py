@@ -49,6 +49,12 @@ def json_line(line: Mapping[str, Any]) -> bytes:
     return json.dumps(dict(line), allow_nan=False).encode() + b"\n"
 
 
+def are_numbers(values: Any, low: float = -1e300, high: float = 1e300) -> bool:
+    """Whether these are a list of numbers within bounds, one or more."""
+    return isinstance(values, list) and values != [] and all(
+        isinstance(value, (int, float)) and low <= value <= high for value in values)
+
+
 def _object(text: bytes) -> dict[str, Any] | None:
     """The object in a line of JSON, None if it is none. NaN and infinity are no JSON."""
     try:

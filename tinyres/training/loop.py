@@ -22,7 +22,6 @@ from .curves import Metrics
 from .progress import Progress
 from .run_folder import Run
 from .signals import STOPPING, stop_on_signal
-from .timetable import Timetable
 
 RATIO_IMAGES = 10  # the first test images, on which blocks are compared with the identity
 
@@ -77,7 +76,7 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     check_batch(batch_size, group.size)
     _check_labels(dataset)
     batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard)
-    timetable = Timetable(run, steps, epoch=len(dataset.train.labels) // batch_size)
+    epoch = len(dataset.train.labels) // batch_size
     with run, stop_on_signal() as stop, memory_kept():
         make_equal(model, list(optimizer.state.values()), group)
         looks = {"look": optimizer.look} if hasattr(optimizer, "look") else {}
@@ -92,7 +91,7 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
                 error.step = step
                 raise
             stops = group.all_reduce_sum(*(number in stop for number in STOPPING))
-            due = timetable.due(step, stopped=any(stops))
+            due = run.due(step, steps, epoch, stopped=any(stops))
             if due.metrics:
                 line = {"step": step, "lr": float(optimizer.lr), **progress.summary(group)}
                 if due.evaluation:

@@ -11,21 +11,32 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy
+
+from .. import backend
 from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
 from ..support.diverged import Diverged
-from ..support.files import sync, user_path, write_atomically
+from ..support.files import refusing, sync, user_path, write_atomically
 from .checkpoint import last_good, load_checkpoint, save_checkpoint
 from .curves import Metrics, draw_curves, draw_identity
 from .folder_lock import FolderLock
-from .json_lines import append_lines, json_line, read_lines
+from .json_lines import append_lines, are_numbers, json_line, read_lines
 from .progress import say
 
 RUN_FILES = "config.json", "metrics.jsonl", "checkpoint.npz", "curve.png", "identity.png"
 CHECKPOINT_SECONDS = 300  # between checkpoints, besides those at evaluations and at the end
+
+
+class Due(NamedTuple):
+    """What is due after a step."""
+    metrics: bool  # a line of metrics.jsonl
+    evaluation: bool
+    checkpoint: bool
+    end: bool  # of the run
 
 
 class Run:
@@ -60,8 +71,9 @@ class Run:
         or optimizer.
         """
         checkpoint = load_checkpoint(self.checkpoint)
-        model.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        with refusing(f"{self.checkpoint} is of another network or optimizer"):
+            model.load_state_dict(checkpoint.model)
+            optimizer.load_state_dict(checkpoint.optimizer)
         self.step = checkpoint.step
         return self
 
@@ -109,7 +121,7 @@ class Run:
         """Give the lock back, and tell an error that ends the run which checkpoint is good."""
         self._release()
         if isinstance(error, Diverged) and not error.last_good:
-            error.last_good = self.last_good()
+            error.last_good = last_good(self.checkpoint)
 
     def _release(self) -> None:
         if self.group.rank == 0:
@@ -130,9 +142,17 @@ class Run:
         append_lines(path, self.metrics[self.lines_written:])
         self.lines_written = len(self.metrics)
 
-    def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is more than CHECKPOINT_SECONDS old."""
-        return time.perf_counter() - self.last_saved > CHECKPOINT_SECONDS
+    def due(self, step: int, steps: int, epoch: int, stopped: bool) -> Due:
+        """What is due after a step, the first of which is 1.
+
+        steps: of the whole run. epoch: steps of one. stopped: whether a signal asks the run to end.
+        The last step is evaluated, the one after which a signal ends the run is not. A line and a checkpoint
+        are due at their own times, with each evaluation and at the end.
+        """
+        evaluation = step == steps or step % (self.evaluate_every or max(1, epoch)) == 0
+        line = step % (self.metrics_every or (10 if backend.current() is numpy else 100)) == 0
+        checkpoint, end = time.perf_counter() - self.last_saved > CHECKPOINT_SECONDS, step == steps or stopped
+        return Due(line or evaluation or end, evaluation, checkpoint or evaluation or end, end)
 
     def save(self, model: Module, optimizer: Optimizer, step: int, last: bool) -> None:
         """Save a checkpoint and draw the curves; report a file that cannot be written on stderr.
@@ -152,10 +172,6 @@ class Run:
             self._write(self.folder / "identity.png", lambda path: draw_identity(path, self.metrics))
         self.last_saved = time.perf_counter()
 
-    def last_good(self) -> str:
-        """Which checkpoint there is to go back to, in words."""
-        return last_good(self.checkpoint)
-
     def _write(self, path: Path, write: Callable[[Path], None], fatal: bool = False) -> None:
         """Make sure of the folder, and write a file. Report an OSError and go on: the disk may have room
         next time. Raise it if fatal."""
@@ -165,7 +181,7 @@ class Run:
                 self._begin()
             write(path)
         except OSError as error:
-            trouble = f"could not write {path} ({error}); {self.last_good()}"
+            trouble = f"could not write {path} ({error}); {last_good(self.checkpoint)}"
             if fatal:
                 raise OSError(f"{trouble}. Make room, and resume") from error
             say(f"\n{trouble}. Training goes on", file=sys.stderr)
@@ -186,7 +202,6 @@ def read_metrics(path: str | Path) -> Metrics:
 
 def _is_metrics(line: dict[str, Any]) -> bool:
     """Whether a line has a step, and nothing but numbers besides."""
-    step, ratios = line.get("step"), line.get("residual_ratios", [1.0])
-    numbers = [value for name, value in line.items() if name != "residual_ratios"]
-    return (type(step) is int and 0 <= step < 2**31 and isinstance(ratios, list) and bool(ratios)
-            and all(isinstance(number, (int, float)) and abs(number) < 1e300 for number in numbers + ratios))
+    step, numbers = line.get("step"), [value for name, value in line.items() if name != "residual_ratios"]
+    return (type(step) is int and 0 <= step < 2**31 and are_numbers(numbers)
+            and are_numbers(line.get("residual_ratios", [1])))
