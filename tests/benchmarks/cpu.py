@@ -234,13 +234,13 @@ def main() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = str(args.threads)
     peers = [peer for peer, package in PEERS.items() if importlib.util.find_spec(package) and
              importlib.util.find_spec("torch") and (peer != "torch.compile" or shutil.which("g++"))]
-    versions = ", ".join(f"{package} {version(package)}" for package in sorted({PEERS[p] for p in peers}))
-    print(f"L2 {machine.l2_bytes() // 1024} KiB; {args.threads} threads; {versions}"
+    versions = "".join(f"; {package} {version(package)}" for package in sorted({PEERS[p] for p in peers}))
+    print(f"L2 {machine.l2_bytes() // 1024} KiB; {args.threads} threads{versions}"
           f"{''.join(f'; {name}={value}' for name, value in limits.items())}; not installed, or without "
           f"PyTorch or g++: {', '.join(peer for peer in PEERS if peer not in peers) or 'none'}\n")
     apart = ["ONNX Runtime"] if args.avx2 and "avx512f" in Path("/proc/cpuinfo").read_text() else []
-    print(f"| ms | tinyres | {' | '.join(peers)} | ratio to the best | definitions |\n"
-          f"|---{'|---' * (len(peers) + 3)}|", flush=True)
+    columns = ["ms", "tinyres", *peers, "ratio to the best", "definitions"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for row in ROWS:
         if any(re.search(pattern, row.name) for pattern in args.only):
             contenders = ["tinyres", *(peer for peer in peers if peer in TRAINERS or not row.train),
