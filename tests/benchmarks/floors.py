@@ -1,41 +1,33 @@
-"""What each further core gives: training steps at 1, 2, ... threads beside PyTorch, and each layer beside its
-floor.
+"""Each layer of the paper's network beside its floor, on this CPU.
 
-    python tests/benchmarks/cores.py                needs PyTorch: pip install torch; minutes per thread count
-    python tests/benchmarks/cores.py --threads 1 2 4
+    python tests/benchmarks/floors.py
+    OPENBLAS_NUM_THREADS=1 python tests/benchmarks/floors.py
 
-Each contender is a process of its own for each number of threads; tinyres and PyTorch take turns, and figures
-are medians over the rounds after a warm-up. PyTorch runs in its channels_last layout. The floor of a layer is
-the time that its products, including Winograd's transforms, would take at the rate of a large product on the
-same number of threads; without products, it is the time that its bytes take at the rate of a large copy. The
-layers are sorted by the time that a step would gain if they ran at their floors. runs/cores.png shows seconds
-per step against threads.
+The floor of a layer is the time that its products, including Winograd's transforms, would take at the rate of
+a large product on the same number of threads; without products, it is the time that its bytes take at the
+rate of a large copy. The layers are sorted by the time that a step would gain if they ran at their floors.
 """
 from __future__ import annotations
 
 import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import cpu
 import measuring
 import numpy
 
 import tinyres as tr
-from tinyres import plot
 from tinyres.conv import convolution_gradients, convolve
 from tinyres.fast import memory_kept
-from tinyres.fast.cpu.threads import core_count, parallel_map, thread_count
+from tinyres.fast.cpu.threads import parallel_map, thread_count
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import sum_of_two
 
-BATCH_SIZE, ROUNDS = 32, 5
-STEPS = {"paper's network, batch 32": (cpu.PAPER, 32, True),
-         "1 block, 16-32-64, batch 128": (cpu.SMALL, 128, True)}
+BATCH_SIZE = 32
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -107,52 +99,24 @@ def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float
     return rows
 
 
-def floor_table() -> None:
-    """Print the table of layers for this process's number of threads."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", help="the processor whose kernels OpenBLAS takes, such as Haswell")
+    args = parser.parse_args()
+    if args.kernels and os.environ.get("OPENBLAS_CORETYPE") != args.kernels:
+        measuring.again(*sys.argv[1:], OPENBLAS_CORETYPE=args.kernels)
+        return
+    measuring.begin(keep=args.kernels)
     with memory_kept():
         operations, bytes_copied = rates()
         rows = layers(operations, bytes_copied)
-    print(f"\n{thread_count()} threads: products {operations / 1e6:.0f} GFLOP/s, copies "
+    print(f"{thread_count()} threads: products {operations / 1e6:.0f} GFLOP/s, copies "
           f"{bytes_copied / 1e6:.0f} GB/s\n{'layer, batch 32':<38}{'times':>6}{'ms':>8}{'floor':>8}"
           f"{'ratio':>7}{'above it, ms per step':>24}")
     for name, count, measured, floor in sorted(rows, key=lambda row: row[1] * (row[3] - row[2])):
         print(f"{name:<38}{count:>6}{measured:>8.2f}{floor:>8.2f}{measured / floor:>7.1f}"
               f"{count * (measured - floor):>24.1f}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, nargs="+", default=list(range(1, core_count() + 1)))
-    parser.add_argument("--floors", action="store_true", help="print only the table of layers")
-    args = parser.parse_args()
-    if args.floors:
-        floor_table()
-        return
-    measuring.begin()
-    panels = []
-    for name, arguments in STEPS.items():
-        print(f"\n{name + ', ms per step':<38}{'threads':>8}{'tinyres':>9}{'speed-up':>9}{'PyTorch':>9}"
-              f"{'speed-up':>9}{'ratio':>7}")
-        seconds: dict[str, list[float]] = {"tinyres": [], "channels_last": []}
-        for threads in args.threads:
-            os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-            figures = cpu.measure(cpu.network, arguments, ROUNDS, tuple(seconds),
-                                  times=30 if "1 block" in name else 3)
-            for contender, values in seconds.items():
-                values.append(figures[contender][0])
-            ours, theirs = seconds.values()
-            print(f"{'':<38}{threads:>8}{1000 * ours[-1]:>9.1f}{ours[0] / ours[-1]:>9.2f}"
-                  f"{1000 * theirs[-1]:>9.1f}{theirs[0] / theirs[-1]:>9.2f}{ours[-1] / theirs[-1]:>7.2f}",
-                  flush=True)
-        lines = [plot.Line(args.threads, values, label)
-                 for label, values in zip(("tinyres", "PyTorch"), seconds.values(), strict=True)]
-        panels.append(plot.Panel(lines, name, "threads", "seconds per step", log_y=True))
-    for threads in args.threads:
-        measuring.again("--floors", OPENBLAS_NUM_THREADS=str(threads))
-    Path("runs").mkdir(exist_ok=True)
-    plot.save("runs/cores.png", panels)
-    print("\nruns/cores.png")
 
 
 if __name__ == "__main__":
