@@ -96,7 +96,7 @@ def kernels(tmp_path_factory):
     names = [name for name in passes.NAMES if "half" not in name]
     calls = []
     for i, name in enumerate(names):
-        pointers, count = {"combine": (5, 15), "gather": (5, 20), "lay_out": (2, 9), "cut": (2, 16)}[
+        pointers, count = {"combine": (5, 13), "gather": (5, 20), "lay_out": (2, 9), "cut": (2, 16)}[
             name.split("<")[0]]
         number = name.split("<")[1].split(",")[0]
         parameters = [f"{number}* p{j}" for j in range(pointers)]
@@ -170,12 +170,8 @@ def check(convolution, gradients, x_shape, w_shape, stride, padding, dtype, need
 @pytest.mark.parametrize("C, O, stride", [(1, 1, 1), (4, 4, 1), (2, 4, 1), (4, 12, 1), (2, 3, 2), (4, 12, 2)])
 @pytest.mark.parametrize("size", [(4, 6), (2, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("form", block.FORMS)
-def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, form, C, O, stride,  # noqa: E741
-                                                        size, dtype):
+def test_fused_blocks_on_the_gpu_against_the_definition(launched, C, O, stride, size, dtype):  # noqa: E741
     rng, results = numpy.random.default_rng(0), []
-    monkeypatch.setattr(block, "FORM", form)
-    monkeypatch.setattr(block.precision, "_tf32", dtype == "float32")
     x, *weights = (tr.Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
                    for shape in ((3, *size, C), (3, 3, C, O), *[(3, 3, O, O)] * 3))
     first, second = block_of(*weights[:2], stride), block_of(*weights[2:])
@@ -197,39 +193,6 @@ def test_fused_blocks_on_the_gpu_against_the_definition(launched, monkeypatch, f
     gc.collect()
     kept = *passes._memory.values(), uncopied_gradients._unshared
     assert not any(map(len, kept)), "memory lives as long as what is a view of it"
-
-
-def test_a_slice_of_the_batch_gives_the_bytes_of_all(launched, monkeypatch):
-    rng, results = numpy.random.default_rng(0), []
-    x, *weights = (tr.Tensor(rng.standard_normal(shape, "float32"), requires_grad=True)
-                   for shape in ((5, 4, 6, 4), (3, 3, 4, 8), (3, 3, 8, 8)))
-    for form, slice_bytes in itertools.product(block.FORMS, (2**40, 3 * 2 * 4 * 6 * 8 * 4)):
-        monkeypatch.setattr(block, "FORM", form)
-        monkeypatch.setattr(block, "SLICE_BYTES", slice_bytes)  # two images, of five
-        before = len(launched)
-        out = block.residual_sum_fused(x, block_of(*weights))
-        out.backward(numpy.cos(out.data))
-        assert launched[before:].count("combine") == (4 if slice_bytes == 2**40 else 11)
-        results.append([array.tobytes() for array in (out.data, *(leaf.grad for leaf in (x, *weights)))])
-        for leaf in (x, *weights):
-            leaf.grad = None
-    assert all(whole == sliced for whole, sliced in zip(results[::2], results[1::2], strict=True))
-
-
-@pytest.mark.usefixtures("launched")
-@pytest.mark.parametrize("form", block.FORMS)
-def test_in_tf32_the_inner_dimension_of_images_and_kernels_is_contiguous(monkeypatch, form):
-    """cuBLAS has kernels for Hopper only then; gradients of kernels have none."""
-    seen = []
-    monkeypatch.setattr(block, "FORM", form)
-    monkeypatch.setattr(block.precision, "_tf32", True)
-    monkeypatch.setattr(cublas, "matmul", lambda a, b, out, layouts: (
-        seen.append((layouts[0].strides[2], layouts[1].strides[-2])), product(a, b, out, layouts)))
-    x = tr.Tensor(numpy.ones((2, 3, 3, 4), "float32"))
-    weight = tr.Tensor(numpy.ones((3, 3, 4, 4), "float32"), requires_grad=True)
-    x.requires_grad = True
-    tr.sum(block.residual_sum_fused(x, block_of(weight, weight))).backward()
-    assert sum(strides == (4, 4) for strides in seen) == (2 if form == "columns" else 4) and len(seen) == 6
 
 
 def test_a_view_of_an_image_is_another_image(launched):

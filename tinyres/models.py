@@ -6,7 +6,6 @@ from typing import Any
 
 from numpy.random import Generator, default_rng
 
-from .kernel import kernel
 from .module import Module, evaluating
 from .nn import BatchNorm2d, Conv2d, Dropout, RandomProjection, ResidualBlock, Sequential
 from .ops import global_avg_pool2d, relu
@@ -34,7 +33,10 @@ class ResidualNetwork(Module):
 
     def features(self, x: Tensor) -> Tensor:
         """The last block's output: (N, H, W, channels)."""
-        return features(self, x)
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
 
     def classify(self, features: Tensor) -> Tensor:
         """The logits of features: (N, H, W, channels) -> (N, num_classes)."""
@@ -65,15 +67,6 @@ class ResidualNetwork(Module):
                     squares = [float((y.data ** 2).sum()) for y in (block.h(x), block.shortcut(x))]
                     ratios.append((squares[0] / max(squares[1], 1e-30)) ** 0.5)
         return ratios
-
-
-@kernel
-def features(network: ResidualNetwork, x: Tensor) -> Tensor:
-    """The last block's output for images x; a kernel, so that a variant can prepare all weights at once."""
-    x = network.stem(x)
-    for block in network.blocks:
-        x = block(x)
-    return x
 
 
 class NormalizedBlock(ResidualBlock):

@@ -1,8 +1,6 @@
 """tinyres against PyTorch on this GPU: whole training steps of the paper's networks, and single products.
 
     python tests/benchmarks/gpu.py             needs a GPU, CuPy and PyTorch with CUDA; about five minutes
-    python tests/benchmarks/gpu.py --forms columns matrix thirds         also other forms of the products
-    python tests/benchmarks/gpu.py --slice-megabytes 8 16 32     also with partial sums of at most so many MB
     python tests/benchmarks/gpu.py --profile          instead, the GPU's time by kernel in a captured step
     python tests/benchmarks/gpu.py --imagenet         twenty steps of 256 drawn pictures at 224 x 224 instead
     python tests/benchmarks/gpu.py --products         instead of steps, the products in them, one by one
@@ -68,7 +66,7 @@ def work_of(network: ResidualNetwork, side: int) -> tuple[int, int]:
 
 
 def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.ndarray], products: str,
-                 captured: bool, form: str = block.FORM, slice_bytes: int = block.SLICE_BYTES) -> Work:
+                 captured: bool) -> Work:
     block.arrange(network)
     model = precision.Float16(network) if products == "float16" else network
     optimizer = tr.optim.SGD(model.parameters(), 0.05, 0.9, 1e-4)
@@ -78,7 +76,6 @@ def tinyres_step(network: ResidualNetwork, batch: tuple[numpy.ndarray, numpy.nda
     compute = capture.captured(loss_and_error) if captured else loss_and_error
 
     def step() -> None:
-        block.FORM, block.SLICE_BYTES = form, slice_bytes
         training_step(model, optimizer, images, labels, compute=compute)
 
     return step
@@ -152,17 +149,14 @@ def measure(make: Callable[[], ResidualNetwork], batch: tuple[numpy.ndarray, num
             args: argparse.Namespace) -> tuple[float, float]:
     """Print milliseconds and memory of each contender, and return the best of tinyres and of PyTorch. One
     that fails is reported and left out."""
-    def step(*how: object) -> Work:
-        return tinyres_step(make(), batch, products, *how)
+    def step(captured: bool) -> Work:
+        return tinyres_step(make(), batch, products, captured)
 
     def twin(compiled: bool = False) -> Work:
         tr.backend.use("numpy")
         return torch_step(make(), batch, products, compiled)
 
-    makers: dict[str, Callable[[], Work]] = {"tinyres": lambda: step(False, args.forms[0])}
-    makers |= {f"tinyres, captured, {form}": lambda form=form: step(True, form) for form in args.forms}
-    makers |= {f"tinyres, captured, {size} MB": lambda size=size: step(True, args.forms[0], size * 10**6)
-               for size in args.slice_megabytes}
+    makers = {"tinyres": lambda: step(False), "tinyres, captured": lambda: step(True)}
     if torch and torch.cuda.is_available():
         makers |= {"PyTorch": twin, "PyTorch, CUDA graph": lambda: torch_graph(twin())}
         makers |= {} if args.imagenet else {"PyTorch, torch.compile": lambda: twin(True)}
@@ -220,19 +214,15 @@ def products_of(size: int, side: int, channels: int, dtype: str) -> Iterator[tup
                cupy.empty((batch, m, right.shape[2]), "float32"))
         return lambda: cublas.matmul(left, right, out)
 
-    def windows(pixels: passes.Pixels, form: str) -> tr.backend.Array:
-        shape, strides, _ = passes.windows(pixels.image.shape, pixels.image.dtype, pixels.stacked, form)
+    def windows(pixels: passes.Pixels, whole: bool = False) -> tr.backend.Array:
+        shape, strides, _ = passes.windows(pixels.image.shape, pixels.image.dtype, pixels.stacked, whole)
         return cupy.lib.stride_tricks.as_strided(pixels.memory, shape, strides)
 
     x, g = (passes.lay_out(random(size, side, side, channels), stacked) for stacked in (False, True))
     matrix = random(3 * channels, 3 * channels)
-    turned = cupy.ascontiguousarray(matrix.T).T  # contiguous along the inner dimension
-    for form in "columns", "thirds":
-        yield f"forward, {form}", multiply(windows(x, form), matrix)
-        yield f"forward, {form}, kernel transposed", multiply(windows(x, form), turned)
-    for form in "columns", "matrix":
-        yield f"image's gradient, {form}", multiply(windows(g, form), turned)
-    yield "kernel's gradient", multiply(windows(x, "columns").swapaxes(1, 2), windows(g, "columns"))
+    yield "forward", multiply(windows(x), matrix)
+    yield "image's gradient", multiply(windows(g, whole=True), matrix.T)
+    yield "kernel's gradient", multiply(windows(x).swapaxes(1, 2), windows(g))
 
 
 def compare_products(args: argparse.Namespace) -> None:
@@ -259,7 +249,7 @@ def profile_steps(args: argparse.Namespace) -> None:
         theirs = torch_graph(torch_step(tr.models.cifar_net(), batch, products))
         tr.backend.use("cupy")
         precision.use(products)
-        ours = tinyres_step(tr.models.cifar_net(), batch, products, True, args.forms[0])
+        ours = tinyres_step(tr.models.cifar_net(), batch, products, True)
         for name, work in ("tinyres", ours), ("PyTorch, CUDA graph", theirs):
             milliseconds(work)
             with profile(activities=[ProfilerActivity.CUDA]) as recorded:
@@ -278,10 +268,6 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: 128 and 512; for ImageNet 256")
     parser.add_argument("--precisions", nargs="+", choices=precision.PRECISIONS, default=["tf32", "float16"])
-    parser.add_argument("--forms", nargs="+", choices=block.FORMS, default=[block.FORM],
-                        help="of the products in captured steps; the first one is that of eager steps too")
-    parser.add_argument("--slice-megabytes", type=int, nargs="+", default=[], metavar="MB",
-                        help="of partial sums in a slice of the batch (block.SLICE_BYTES)")
     parser.add_argument("--rounds", type=int, help="default: 7; for ImageNet 2")
     for instead in "--imagenet", "--products", "--profile":
         parser.add_argument(instead, action="store_true")

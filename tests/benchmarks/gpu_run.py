@@ -5,7 +5,7 @@
 
 preflight   a minute: library, driver, memory; one small step, eager and captured, at each precision, against
             NumPy. The other stages wait until it has passed.
-benchmark   gpu.py: captured steps of batch 128 in every form of the products, and in slices, beside PyTorch's
+benchmark   gpu.py: steps of batch 128 beside PyTorch's
 profile     gpu.py: the GPU's time in such a step and in PyTorch's, kernel by kernel
 train       run_cifar.py on CIFAR-10, from data/, where --prepare may write it. With --steps N the paper's
             schedule is scaled to N; --options has more, in one word.
@@ -192,9 +192,7 @@ def train(args: argparse.Namespace) -> list[list[str]]:
 
 STAGES = {  # in the order of running: the most valuable first
     "preflight": lambda args: [python("-c", PREFLIGHT)],
-    "benchmark": lambda args: [python("tests/benchmarks/gpu.py", "--batch-sizes", 128, "--rounds", 5,
-                                      "--forms", "columns", "matrix", "thirds", "--slice-megabytes", 8, 16,
-                                      32)],
+    "benchmark": lambda args: [python("tests/benchmarks/gpu.py", "--batch-sizes", 128)],
     "profile": lambda args: [python("tests/benchmarks/gpu.py", "--profile", "--batch-sizes", 128)],
     "train": train,
     "imagenet": lambda args: [python("tests/benchmarks/gpu.py", "--imagenet")],

@@ -14,33 +14,20 @@ also adds up the parts of a kernel's gradient. All other such convolutions are c
 
 Why it is faster: what counts on a GPU is bytes moved. Forward, a convolution moves 8 images where the matrix
 of columns moves 20; backward, it moves 16 where that moves 40. It takes 5 launches, and relu, the shortcut,
-the sum and their gradients need no pass of their own. If partial sums stay in the GPU's cache until they are
-added up, since a slice of the batch has few of them, memory moves 2 images forward and 10 backward.
+the sum and their gradients need no pass of their own.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextvars import ContextVar
-
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ...models import ResidualNetwork, features
 from ...nn import Conv2d, Module, ResidualBlock, residual_sum
 from ...ops import relu_gradient
-from ...support.context import temporarily
 from ...tensor import Tensor
-from ..geometry import image_slices, is_3x3_same, of_gradients
-from . import conv, cublas, cuda, lists, passes, precision
+from ..geometry import is_3x3_same, of_gradients
+from . import conv, cublas, cuda, passes
 from .cublas import Layout, layout
 from .passes import Beside, Parts, Pixels
 from .uncopied_gradients import unshared
-
-# How X @ M and G @ M^T are cut up for cuBLAS (`passes.windows`): a choice that benchmarks make
-FORMS = {"columns": ("columns", "columns"), "matrix": ("columns", "matrix"), "thirds": ("thirds", "matrix")}
-FORM = "matrix"
-SLICE_BYTES = 2**40  # of a slice's partial sums, at most; less than the cache holds has not been measured
-
-_transposed: ContextVar[dict[int, Array] | None] = ContextVar("transposed", default=None)  # by address
 
 
 def cupy_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -101,34 +88,14 @@ def relu_gradient_fused(g: Array, y: Array) -> Array:
     return cuda.elementwise_kernel("T g, T y", "T out", "out = y > T(0) ? g : T(0)", "relu_gradient")(g, y)
 
 
-def cupy_in_tf32(network: ResidualNetwork, x: Tensor) -> bool:
-    """images on CuPy; products in tf32, if switched on"""
-    return cuda.cupy_arrays(x.data) and precision.tf32() and FORM != "columns"
-
-
-@features.variant(cupy_in_tf32)
-def with_transposed_kernels(network: ResidualNetwork, x: Tensor) -> Tensor:
-    """one launch that transposes all kernels, instead of one for each"""
-    matrices = [_as_matrix(weight.data) for weight in _kernels(network) if weight.dtype == "float32"
-                and weight.data.transpose(1, 2, 0, 3).flags.c_contiguous]  # as `arrange` stores them
-    addresses = map(cuda.address, matrices)
-    with temporarily(_transposed, dict(zip(addresses, lists.transposed(matrices), strict=True))):
-        return features.definition(network, x)
-
-
 def arrange(network: Module) -> None:
     """Store the kernels that are used as matrices in the order of those, so that no step has to copy them."""
-    for weight in _kernels(network):
-        if cuda.cupy_arrays(weight.data):
-            weight.data = _from_matrix(_as_matrix(weight.data), weight.shape)
-
-
-def _kernels(network: Module) -> Iterator[Tensor]:
-    """The weights of all convolutions that are computed here."""
     for _, layer in network.named_modules():
         if isinstance(layer, Conv2d) and layer.weight.shape[:2] == (3, 3) and all(
                 size in (1, (1, 1)) for size in (layer.stride, layer.padding)):
-            yield layer.weight
+            weight = layer.weight
+            if cuda.cupy_arrays(weight.data):
+                weight.data = _from_matrix(_as_matrix(weight.data), weight.shape)
 
 
 def _as_matrix(w: Array) -> Array:
@@ -143,33 +110,17 @@ def _from_matrix(matrix: Array, shape: tuple[int, ...]) -> Array:
 
 def _convolved(pixels: Pixels, matrix: Array, then: int = passes.ADD, beside: Beside | None = None,
                parts: Parts | None = None) -> Pixels:
-    """X or G @ a matrix (..., 3C), and what its partial sums add up to, (N, H, W, C), slice by slice."""
-    if precision.tf32() and FORM != "columns" and matrix.strides[0] > matrix.itemsize:
-        # for Hopper's kernels: the inner dimension is contiguous
-        known = (_transposed.get() or {}).get(cuda.address(matrix))
-        matrix = (cuda.cupy.ascontiguousarray(matrix.T) if known is None else known).T
-    N, H, W, _ = pixels.image.shape
-    out = passes.empty((N, H, W, matrix.shape[1] // 3), matrix.dtype, pixels.stacked)
-    for part in image_slices(N, 3 * out.image.nbytes // N, SLICE_BYTES):
-        passes.combine(_product(pixels, part, matrix), then, out, part, beside, parts)
-        parts = None
-    return out
-
-
-def _product(pixels: Pixels, part: slice, matrix: Array) -> Array:
-    """Partial sums (n, H, W, 3, C) of some images."""
-    shape, dtype = (part.stop - part.start, *pixels.image.shape[1:]), matrix.dtype
-    left = passes.windows(shape, dtype, pixels.stacked, FORMS[FORM][pixels.stacked])
+    """What the partial sums X or G @ a matrix (..., 3C) add up to, (N, H, W, C)."""
+    left = passes.windows(pixels.image.shape, matrix.dtype, pixels.stacked, whole=pixels.stacked)
     batch, rows, _ = left.shape
-    out = cuda.cupy.empty((rows, batch, matrix.shape[1]), dtype)
-    cublas.matmul(pixels.memory_of(part), matrix, out,
-                  layouts=(left, layout(matrix), layout(out.swapaxes(0, 1))))
-    return passes.of_windows(out, shape)
+    sums = cuda.cupy.empty((rows, batch, matrix.shape[1]), matrix.dtype)
+    cublas.matmul(pixels.memory, matrix, sums, layouts=(left, layout(matrix), layout(sums.swapaxes(0, 1))))
+    return passes.combine(sums.reshape(*pixels.image.shape[:3], 3, -1), then, pixels.stacked, beside, parts)
 
 
 def _kernel_gradient(x: Pixels, g: Pixels, w: Array) -> tuple[Parts, Array]:
     """X^T @ G in parts, and a view of their sum as (3, 3, C, O)."""
-    left, right = (passes.windows(p.image.shape, w.dtype, p.stacked, "columns") for p in (x, g))
+    left, right = (passes.windows(p.image.shape, w.dtype, p.stacked) for p in (x, g))
     (batch, rows, m), (step, row, column), n = left.shape, left.strides, right.shape[2]
     parts = Parts(cuda.cupy.empty((batch, m, n), "float32" if w.dtype.itemsize == 2 else w.dtype),
                   cuda.cupy.empty((m, n), w.dtype))

@@ -55,7 +55,8 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, 
             _partial_sums(passes.cut(x[part], window), rows, sums)
         if memory is not None:
             columns = cublas.matmul(rows, kernel.T, xp.empty((len(rows), len(kernel)), x.dtype))
-            passes.gather(columns, memory[part], window, part, beside, parts if part.stop == len(g) else None)
+            passes.gather(columns, memory[part], window, beside and beside._replace(
+                pixels=beside.pixels.images(part)), parts if part.stop == len(g) else None)
     if parts and (memory is None or not slices):
         passes.add_up(parts)
     return grad_x, unshared(parts.total) if parts else None

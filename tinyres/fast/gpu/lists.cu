@@ -54,15 +54,3 @@ __global__ void find_not_finite(const Table table, unsigned arrays, unsigned* fl
         FOR_EACH_NUMBER(row[1]) if (!(numbers[i] - numbers[i] == Number(0))) *flag = 1;
     }
 }
-
-// table: for each matrix the addresses of source and target, how many numbers it has, and how many columns.
-template <typename Number>
-__global__ void transpose(const Table table, unsigned arrays) {
-    FOR_EACH_ARRAY {
-        const unsigned long long* row = table.numbers + 4 * array;
-        const Number* source = (const Number*)row[0];
-        Number* target = (Number*)row[1];
-        unsigned columns = row[3], lines = row[2] / columns;
-        FOR_EACH_NUMBER(row[2]) target[i] = source[unsigned(i) % lines * columns + unsigned(i) / lines];
-    }
-}

@@ -27,7 +27,7 @@ TABLE = numpy.dtype([("numbers", numpy.uint64, 480)])  # `Table` in lists.cu
 UPDATED = "float32", "float64"  # by `sgd`
 CONVERTED = ("float32", "float16"), ("float16", "float32"), ("float32", "float32")
 NAMES = (*(f"sgd<{cuda.NUMBERS[dtype]}>" for dtype in UPDATED),
-         *(f"find_not_finite<{number}>" for number in cuda.NUMBERS.values()), "transpose<float>",
+         *(f"find_not_finite<{number}>" for number in cuda.NUMBERS.values()),
          *(f"convert<{', '.join(cuda.NUMBERS[dtype] for dtype in dtypes)}>" for dtypes in CONVERTED))
 
 _skip: ContextVar[Array | None] = ContextVar("skip", default=None)
@@ -92,18 +92,9 @@ def any_not_finite_in_one_launch(arrays: list[Array]) -> Array:
     return flag
 
 
-def transposed(matrices: list[Array]) -> list[Array]:
-    """The transpose of each float32 matrix, with contiguous rows, in one launch."""
-    out = [cuda.cupy.empty(matrix.shape[::-1], matrix.dtype) for matrix in matrices]
-    _launch("transpose<float>", zip(matrices, out, strict=True))
-    return out
-
-
 def _launch(name: str, lists: Iterable[tuple[Array, ...]], *arguments: Any) -> None:
     """Run a kernel of lists.cu on tuples of arrays that lie in memory alike; again if a table is full."""
-    columns = name.startswith("transpose")  # are in the table, too
-    rows = iter([(*map(cuda.address, arrays), arrays[0].size, *arrays[0].shape[1:] * columns)
-                 for arrays in lists])
+    rows = iter([(*map(cuda.address, arrays), arrays[0].size) for arrays in lists])
     while some := list(islice(rows, 120)):
         table = numpy.zeros((), TABLE)
         table["numbers"][:sum(map(len, some))] = numpy.ravel(some)

@@ -72,9 +72,9 @@ __device__ void add_up(const Sum* __restrict__ chunks, Number* __restrict__ tota
     }
 }
 
-// The image whose pixels are sums of three partial sums each, (rows, W, 3, units), with partial_h pixels from row
-// to row and partial_w from pixel to pixel. Forward, these are of the rows above, here and below, and the image is
-// padded; if STACKED, they are of the columns to the right, here and to the left, and it is stacked.
+// The image whose pixels are sums of three partial sums each, (rows, W, 3, units). Forward, these are of the rows
+// above, here and below, and the image is padded; if STACKED, they are of the columns to the right, here and to
+// the left, and it is stacked.
 // `then` says what follows: 0 `other` is added; 1 relu; 2 the sum is kept where `other` is positive.
 // `other` is an image of other_units units, of which `shift` is added to the place of ours: the mean over pool x
 // pool of its pixels, other_row pixels from row to row and other_step from pixel to pixel; 0 where it has no unit.
@@ -83,13 +83,11 @@ __global__ void combine(const Number* __restrict__ partial, const Number* __rest
                         Number* __restrict__ out, const Sum* __restrict__ chunks, Number* __restrict__ total,
                         unsigned rows, unsigned H, unsigned W, unsigned pitch, unsigned units,
                         unsigned other_row, unsigned other_step, unsigned other_units, unsigned shift,
-                        unsigned pool, unsigned number, unsigned count, unsigned partial_h, unsigned partial_w,
-                        unsigned then) {
+                        unsigned pool, unsigned number, unsigned count, unsigned then) {
     typedef Unit<Number, WIDTH> Value;
     Sum share = Sum(1) / Sum(pool * pool);
     FOR_EACH_UNIT {
-        unsigned pixel = (row * partial_h + w * partial_w) * units + unit;
-        unsigned step = (STACKED ? partial_w : partial_h) * units;
+        unsigned pixel = (row * W + w) * 3 * units + unit, step = (STACKED ? 3 : 3 * W) * units;
         bool first = STACKED ? w == 0 : h == 0, last = STACKED ? w == W - 1 : h == H - 1;
         Sum sum[WIDTH] = {}, beside[WIDTH] = {};
         for (unsigned i = 0; i < 3; i++) {

@@ -3,9 +3,8 @@
 A product needs three pixels for each one: of x those to the left, here and to the right, of a gradient those
 below, here and above (block.py). Of x nothing is stored twice: with a pixel of zeros between its rows, any
 three pixels already lie side by side. Such windows around neighboring pixels overlap, which the rows of a
-matrix must not, but the windows in one column of pixels do not, nor does every third window. So a product is
-a batch of W products, one for each column, or of three, and reads its image from memory about once: what two
-windows share is still in the cache.
+matrix must not, but the windows in one column of pixels do not. So a product is a batch of W products, one
+for each column, and reads its image from memory about once: what two windows share is still in the cache.
 
 Of a gradient, whose neighbors are in other rows, all three pixels are stored, one matrix, and the rest of the
 program sees a view of the middle ones. It must not write to that view: the other two would not change.
@@ -43,8 +42,8 @@ NAMES = tuple(_name(kernel, dtype, width, stacked) for kernel in ("lay_out", "co
 class Pixels(NamedTuple):
     """An image (N, H, W, C) as a view of memory in which each pixel has its neighbors.
 
-    The memory of x is (pixels, C): a pixel of zeros, the rows, each with zeros after it, and what the last
-    windows reach beyond. That of a gradient is (N, H, W, 3, C), stacked.
+    The memory of x is (pixels, C): a pixel of zeros and the rows, each with zeros after it. That of a
+    gradient is (N, H, W, 3, C), stacked.
     """
 
     image: Array
@@ -54,11 +53,10 @@ class Pixels(NamedTuple):
     def stacked(self) -> bool:
         return self.memory.ndim == 5
 
-    def memory_of(self, part: slice) -> Array:
-        """The memory of some images of the batch, from its beginning on."""
+    def images(self, part: slice) -> Pixels:
+        """Some images of the batch, with the memory from their beginning on."""
         _, H, W, _ = self.image.shape
-        first = part.start * (1 if self.stacked else H * _pitch(W))
-        return self.memory[first:] if first else self.memory
+        return Pixels(self.image[part], self.memory[part.start * (1 if self.stacked else H * _pitch(W)):])
 
 
 class Beside(NamedTuple):
@@ -121,38 +119,39 @@ def _reading(kernel: str, image: Array, stacked: bool) -> tuple[str, int, tuple[
     return _name(kernel, image.dtype.name, width, stacked), width, strides
 
 
-def combine(partial: Array, then: int, out: Pixels, part: slice, beside: Beside | None = None,
-            parts: Parts | None = None) -> None:
-    """Write some images of `out`: what partial sums (n, H, W, 3, C) add up to. It adds up `parts`, too.
+def combine(partial: Array, then: int, stacked: bool, beside: Beside | None = None,
+            parts: Parts | None = None) -> Pixels:
+    """The image that partial sums (N, H, W, 3, C) add up to; the same launch adds up `parts`.
 
-    Unless `out` is stacked, the three are sums of rows and belong to the pixels above, here and below; if it
-    is, they are sums of columns and belong to the pixels to the right, here and to the left. then: what is
-    done to the images: ADD what is beside, if anything is, RELU, or keep their values WHERE that is POSITIVE.
+    Unless stacked, the three are sums of rows and belong to the pixels above, here and below; if stacked,
+    they are sums of columns and belong to the pixels to the right, here and to the left. then: what is done
+    to the image: ADD what is beside, if anything is, RELU, or keep its values WHERE that is POSITIVE.
     """
-    n, H, W, _, C = partial.shape
-    _run("combine", (n, H, W, C), partial, out.memory_of(part), out.stacked, part, beside, parts,
-         *(stride // partial.strides[3] for stride in partial.strides[1:3]), then)
+    N, H, W, _, C = partial.shape
+    out = empty((N, H, W, C), partial.dtype, stacked)
+    _run("combine", (N, H, W, C), partial, out.memory, stacked, beside, parts, then)
+    return out
 
 
-def gather(columns: Array, out: Array, window: tuple[int, ...], part: slice, beside: Beside | None = None,
+def gather(columns: Array, out: Array, window: tuple[int, ...], beside: Beside | None = None,
            parts: Parts | None = None) -> None:
     """The transpose of `cut`, written into `out`: sums of what columns, (n OH OW, KH KW C), hold of a pixel.
 
     out: memory of n images, (n, H, W, C), or (n, H, W, 3, C) for stacked ones. The others are those of `cut`
     and of `combine`, of which ADD is done.
     """
-    _run("gather", (*out.shape[:3], out.shape[-1]), columns, out, out.ndim == 5, part, beside, parts, *window)
+    _run("gather", (*out.shape[:3], out.shape[-1]), columns, out, out.ndim == 5, beside, parts, *window)
 
 
 def add_up(parts: Parts) -> None:
     """Add up the parts of a kernel's gradient for which no other pass is there."""
-    _run("combine", (0, 1, 1, 1), parts.total, parts.total, False, slice(0, 0), None, parts, 0, 0, ADD)
+    _run("combine", (0, 1, 1, 1), parts.total, parts.total, False, None, parts, ADD)
 
 
-def _run(kernel: str, shape: tuple[int, ...], source: Array, out: Array, stacked: bool, part: slice,
+def _run(kernel: str, shape: tuple[int, ...], source: Array, out: Array, stacked: bool,
          beside: Beside | None, parts: Parts | None, *settings: int) -> None:
     """Run a CUDA kernel that makes images of a shape, adds what is beside, and adds up parts."""
-    other = beside.pixels.memory_of(part) if beside else out
+    other = beside.pixels.memory if beside else out
     aligned = not any(cuda.address(array) % 16 for array in (source, other, out))
     name, units, geometry = _prepared(kernel, source.dtype, shape[3], stacked, aligned, beside and (
         beside.pixels.image.shape, beside.pixels.stacked, beside.pool, beside.shift))
@@ -172,26 +171,13 @@ def _prepared(kernel: str, dtype: numpy.dtype, C: int, stacked: bool, aligned: b
 
 
 @functools.cache
-def windows(image: tuple[int, ...], dtype: numpy.dtype, stacked: bool, form: str) -> Layout:
-    """The layout (batch, rows, 3C) of the three pixels of each one, in the memory of an image (N, H, W, C).
-
-    form: "columns", those of the image, (W, N H, 3C); "matrix", all of a stacked image, (1, N H W, 3C);
-    "thirds", of an image that is not: those that begin at pixels 0, 3, 6, ..., at 1, 4, 7, ... and at 2, 5,
-    8, ... of its memory, also those that cross a border.
-    """
+def windows(image: tuple[int, ...], dtype: numpy.dtype, stacked: bool, whole: bool = False) -> Layout:
+    """The layout of the three pixels of each one, in the memory of an image (N, H, W, C): column by column,
+    (W, N H, 3C), or, for one that is stacked, as a whole matrix, (1, N H W, 3C)."""
     N, H, W, C = image
     pitch, pixel = (W, 3 * C * dtype.itemsize) if stacked else (_pitch(W), C * dtype.itemsize)
-    batch, rows, apart = {"columns": (W, N * H, pitch), "matrix": (1, N * H * W, 1),
-                          "thirds": (3, -(-N * H * pitch // 3), 3)}[form]
+    batch, rows, apart = (1, N * H * W, 1) if whole else (W, N * H, pitch)
     return Layout((batch, rows, 3 * C), (pixel, apart * pixel, dtype.itemsize), dtype)
-
-
-def of_windows(sums: Array, shape: tuple[int, ...]) -> Array:
-    """(N, H, W, 3, C), a view of the sums (rows, batch, 3C) for all `windows` of a shape (N, H, W, _)."""
-    (N, H, W, _), C = shape, sums.shape[2] // 3
-    if len(sums) * sums.shape[1] == N * H * W:
-        return sums.reshape(N, H, W, 3, C)
-    return sums.reshape(-1, 3, C)[:N * H * _pitch(W)].reshape(N, H, -1, 3, C)[:, :, :W]
 
 
 def _pitch(W: int) -> int:
@@ -204,8 +190,7 @@ def _layout(shape: tuple[int, ...], itemsize: int, stacked: bool) -> tuple[tuple
     """The shape of the memory of an image, and the image's strides in it."""
     N, H, W, C = shape
     row, pixel = (3 * W * C, 3 * C) if stacked else (_pitch(W) * C, C)
-    # the last thirds reach up to four pixels beyond their rows
-    memory = (N, H, W, 3, C) if stacked else (N * H * _pitch(W) + 4, C)
+    memory = (N, H, W, 3, C) if stacked else (1 + N * H * _pitch(W), C)
     return memory, tuple(itemsize * stride for stride in (H * row, row, pixel, 1))
 
 
