@@ -23,7 +23,7 @@ from tinyres.fast.gpu.precision import any_not_finite, converted
 from tinyres.fast.gpu.uncopied_gradients import unshared
 from tinyres.nn import residual_sum
 from tinyres.ops import rectify, relu_gradient
-from tinyres.optim import sgd_update
+from tinyres.optim import sgd_update, take
 from tinyres.tensor import leaf_gradient, sum_of_two
 
 CASES = 60  # random arguments for each kernel
@@ -96,6 +96,10 @@ class Draw:
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
         return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
 
+    def step(self):
+        optimizer = tr.optim.SGD([self.tensor((2, 3))], 0.1)
+        return (lambda optimizer: optimizer.parameters[0].data.fill(1)), optimizer
+
     def conversion(self):
         source, dtype = self.choice(("float32", "float16"), ("float16", "float32"))
         scale = self.choice(None, self.xp.full((), 8.0, "float32"))
@@ -123,6 +127,7 @@ ARGUMENTS = {
     convolution_gradients: Draw.gradients,
     residual_sum: Draw.block,
     sgd_update: Draw.update,
+    take: Draw.step,
     converted: Draw.conversion,
     any_not_finite: Draw.perhaps_infinite,
     loss_scale.adapt: Draw.loss_scale,
@@ -163,18 +168,16 @@ def small_limits(monkeypatch):
     """Limits so low that small arrays are cut into many slices, and few channels count as many."""
     monkeypatch.setattr(elementwise, "MIN_BYTES", 64)
     monkeypatch.setattr(elementwise, "SLICE_BYTES", 64)
-    monkeypatch.setattr(elementwise, "CHUNK_SIZE", 50)
     monkeypatch.setattr(winograd, "MIN_CHANNELS", 2)
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
     monkeypatch.setattr(winograd, "MIN_TILES", 1)
+    monkeypatch.setattr(winograd, "TILES", 4)
     monkeypatch.setattr(winograd_rows, "MIN_WORK", 0)
     monkeypatch.setattr(winograd_rows, "MIN_PIXELS", 0)
     monkeypatch.setattr(stride2, "MIN_PIXELS", 0)
     monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
     monkeypatch.setattr(im2col, "MAX_BYTES", 2000)
-    monkeypatch.setattr(im2col, "MIN_BLOCK", 2)
-    monkeypatch.setattr(im2col, "MAX_BLOCK", 4)
     monkeypatch.setattr(stride2, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)

@@ -1,15 +1,5 @@
 """Variants for NumPy: several cores, fewer passes over memory, fewer multiplications."""
-from . import (
-    elementwise,
-    im2col,
-    memory,
-    products,
-    stride2,
-    threads,
-    winograd,
-    winograd_rows,
-    winograd_transforms,
-)
+from . import elementwise, im2col, memory, stride2, threads, winograd, winograd_rows, winograd_transforms
 
-__all__ = ["elementwise", "im2col", "memory", "products", "stride2", "threads", "winograd", "winograd_rows",
+__all__ = ["elementwise", "im2col", "memory", "stride2", "threads", "winograd", "winograd_rows",
            "winograd_transforms"]

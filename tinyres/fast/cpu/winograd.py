@@ -24,8 +24,8 @@ import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ..geometry import of_gradients, slices
-from .machine import MAX_SUMMED_KERNEL, MIN_SLICES, product_rows
+from ..geometry import image_slices, of_gradients, slices
+from .machine import MAX_SUMMED_KERNEL, MIN_SLICES
 from .threads import parallel_map
 from .winograd_rows import numpy_3x3_same
 from .winograd_transforms import (
@@ -126,15 +126,12 @@ def _tiles_of(images: slice, x: numpy.ndarray) -> slice:
 
 def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
     """One matrix product for each point: (tiles, 36, C), (36, C, O) -> (tiles, 36, O)."""
-    rows = product_rows(len(points), *kernel.shape[1:])
     out = numpy.empty((len(points), 36, kernel.shape[2]), points.dtype)
-    a, b = (array.reshape(-1, rows, 36, array.shape[2]).transpose(2, 0, 1, 3) for array in (points, out))
-    numpy.matmul(a, kernel[:, None], out=b)
+    numpy.matmul(points.swapaxes(0, 1), kernel, out=out.swapaxes(0, 1))
     return out
 
 
 def _slices(x: numpy.ndarray) -> list[slice]:
     """Slices of images with TILES tiles, but of one image at least."""
     N, H, W, _ = x.shape
-    tiles = H // 4 * (W // 4)
-    return slices(N, max(1, min(TILES, max(MIN_TILES, N * tiles // MIN_SLICES)) // tiles))
+    return image_slices(N, H // 4 * (W // 4), TILES, MIN_SLICES)
