@@ -16,7 +16,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast.cpu import elementwise, im2col, stride2, winograd, winograd_rows
+from tinyres.fast.cpu import elementwise, im2col, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.fast.gpu import loss_scale
 from tinyres.fast.gpu.precision import any_not_finite, converted
@@ -172,13 +172,12 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
     monkeypatch.setattr(winograd, "MIN_TILES", 1)
+    monkeypatch.setattr(winograd, "MIN_WORK", 0)
     monkeypatch.setattr(winograd, "TILES", 4)
     monkeypatch.setattr(winograd_rows, "MIN_WORK", 0)
     monkeypatch.setattr(winograd_rows, "MIN_PIXELS", 0)
-    monkeypatch.setattr(stride2, "MIN_PIXELS", 0)
     monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
     monkeypatch.setattr(im2col, "MAX_BYTES", 2000)
-    monkeypatch.setattr(stride2, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -260,12 +259,12 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 32, 32) is winograd_rows
     assert variant(7, 256, 256) is winograd_rows
     assert variant(8, 256, 256, N=1) is variant(4, 64, 128, N=8) is variant(8, 3, 16, N=1) is im2col
-    assert variant(4, 64, 64, N=16) is variant(16, 64, 64, N=1) is winograd
+    assert variant(8, 64, 64, N=32) is variant(16, 128, 128, N=2) is winograd
+    assert variant(8, 64, 64, N=16) is winograd_rows
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is im2col
     assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is im2col
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is im2col
-    assert variants(16, 32, 64, stride=2) == (im2col, stride2)
-    assert variants(8, 32, 64, stride=2) == (im2col, im2col)
+    assert variant(16, 32, 64, stride=2) is im2col
     assert variant(8, 128, 256, dtype="float16") is im2col
     with tr.kernel.plain():
         assert variant(8, 128, 256) is tr.conv
@@ -308,7 +307,7 @@ def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
         assert f"{kernel.__name__}: " in done.stdout
         for _, variant in kernel.variants:
             assert variant.__name__ in done.stdout
-    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    blocks.")}
-    rows = {name: line for name, line in rows.items() if ".conv" in name}
-    assert len(rows) == 54 and rows["blocks.20.conv2"].endswith("convolve_winograd")
-    assert rows["blocks.9.conv1"].endswith("convolve_im2col")
+    rows = [line.split() for line in done.stdout.splitlines() if " x convolve " in line]
+    assert sum(int(count) for count, *_ in rows) == 55
+    taken = {row[6]: row[5] for row in rows}  # by the first layer
+    assert taken["blocks.19.conv1"] == "convolve_winograd" and taken["blocks.9.conv1"] == "convolve_im2col"

@@ -42,10 +42,10 @@ def slices(count: int, size: int) -> list[slice]:
 
 
 def image_slices(N: int, size: int, max_size: int, min_slices: int = 1) -> list[slice]:
-    """N images, each of `size`, in slices of at most `max_size`, unless one image has more; about
-    `min_slices` or more where N allows it, if all images have at least half of `max_size`: a smaller slice is
-    not worth its calls."""
-    if 2 * N * size < max_size:
+    """N images, each of `size`, in slices of at most `max_size`, unless one image has more. All are one slice
+    if it is not too large, since smaller ones are not worth their calls; else there are about `min_slices` or
+    more where N allows it."""
+    if N * size < max_size:
         min_slices = 1
     return slices(N, max(1, min(max_size // max(1, size), -(-N // min_slices))))
 

@@ -24,7 +24,7 @@ import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ..geometry import image_slices, of_gradients, slices
+from ..geometry import of_gradients, slices
 from .machine import MAX_SUMMED_KERNEL, MIN_SLICES
 from .threads import parallel_map
 from .winograd_rows import numpy_3x3_same
@@ -40,8 +40,8 @@ from .winograd_transforms import (
 
 MIN_CHANNELS, MIN_PAIRS = 16, 2048  # a pair: one in, one out; with fewer, winograd_rows.py is faster
 TILES = 128  # of a slice; with more rows a product is hardly faster, and the points leave the caches
+MIN_TILES, MIN_WORK = 32, 2**19  # of all images; tiles times pairs of channels
 PAIRS_OF_A_TILE = 2**12  # of channels; with more for each tile, the kernel's transform does not pay
-MIN_TILES = 16  # of a slice, where there are not enough for MIN_SLICES
 GROUPS = 16  # of slices, each with its own sum of the kernel's gradient
 
 
@@ -52,7 +52,8 @@ def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
     pairs = w.shape[2] * w.shape[3]
     return (numpy_3x3_same(x, w, stride, padding) and x.shape[1] % 4 == x.shape[2] % 4 == 0
             and min(w.shape[2:]) >= MIN_CHANNELS and pairs >= MIN_PAIRS
-            and x.shape[0] * x.shape[1] * x.shape[2] >= 16 * max(MIN_TILES, pairs // PAIRS_OF_A_TILE))
+            and x.shape[0] * x.shape[1] * x.shape[2] // 16 >= max(MIN_TILES, MIN_WORK // pairs,
+                                                                  pairs // PAIRS_OF_A_TILE))
 
 
 @convolve.variant(many_channels)
@@ -132,6 +133,7 @@ def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
 
 
 def _slices(x: numpy.ndarray) -> list[slice]:
-    """Slices of images with TILES tiles, but of one image at least."""
+    """Slices of images with TILES tiles at most, but of one image at least. A single one would leave the
+    maps to one core, and BLAS's other threads would spin for a while where later slices need their cores."""
     N, H, W, _ = x.shape
-    return image_slices(N, H // 4 * (W // 4), TILES, MIN_SLICES)
+    return slices(N, max(1, min(TILES // (H // 4 * (W // 4)), -(-N // MIN_SLICES))))

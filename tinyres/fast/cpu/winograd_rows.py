@@ -31,8 +31,8 @@ from .machine import MAX_ROW_POINTS as MAX_BYTES  # of the points of a slice of 
 from .machine import map_images
 from .winograd_transforms import A, G, patches_to_points
 
-MIN_PIXELS, MIN_WORK = 2**8, 2**18  # pixels; pixels times channels in times channels out
-PAIRS_OF_A_PIXEL = 2**8  # of channels; with more for each pixel, the kernel's transform does not pay
+MIN_PIXELS, MIN_WORK = 2**9, 2**18  # pixels; pixels times channels in times channels out
+PAIRS_OF_A_PIXEL = 2**5  # of channels; with more for each pixel, the kernel's transform does not pay
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -45,20 +45,20 @@ def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 def enough_pixels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
     """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels for the calls
     and the kernel's transform to pay"""
-    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, MIN_WORK)
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, 1)
 
 
 def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, padding: Pair,
                                needs_grad: tuple[bool, bool]) -> bool:
     """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels as for the
-    convolution; where both gradients are needed, fewer will do"""
-    min_work = MIN_WORK // 4 if all(needs_grad) else MIN_WORK
-    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, min_work)
+    convolution; where both gradients are needed, a quarter will do"""
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, 4 if all(needs_grad) else 1)
 
 
-def _pays(x: numpy.ndarray, w: Array, min_work: int) -> bool:
+def _pays(x: numpy.ndarray, w: Array, factor: int) -> bool:
     pixels, pairs = x.size // w.shape[2], w.shape[2] * w.shape[3]
-    return pixels >= max(MIN_PIXELS, pairs // PAIRS_OF_A_PIXEL) and pixels * pairs >= min_work
+    return (pixels >= pairs // PAIRS_OF_A_PIXEL and pixels * factor >= MIN_PIXELS
+            and pixels * pairs * factor >= MIN_WORK)
 
 
 @convolve.variant(enough_pixels)
