@@ -16,7 +16,7 @@ from support.checking import convolution_of
 import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
-from tinyres.fast.cpu import elementwise, im2col, winograd, winograd_rows
+from tinyres.fast.cpu import elementwise, im2col, memory, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.fast.gpu import loss_scale
 from tinyres.fast.gpu.precision import any_not_finite, converted
@@ -270,6 +270,20 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
         assert variant(8, 128, 256) is tr.conv
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the C library can be told")
+def test_any_optimizer_keeps_memory_until_memory_kept_ends():
+    with tr.fast.memory_kept():
+        pass
+    for optimizer in tr.optim.Adam, tr.optim.SGD:
+        assert not memory._kept
+        weight = tr.Tensor(numpy.ones(3), requires_grad=True)
+        tr.sum(weight * weight).backward()
+        optimizer([weight], 0.1).step()
+        assert memory._kept
+        with tr.fast.memory_kept():
+            pass
+
+
 def test_small_arrays_are_left_to_numpy():
     small, large = numpy.zeros((2, 1000)), numpy.zeros((2, 300_000))
     assert rectify.choose(small) is rectify.definition and rectify.choose(large) is not rectify.definition
@@ -310,4 +324,4 @@ def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
     rows = [line.split() for line in done.stdout.splitlines() if " x convolve " in line]
     assert sum(int(count) for count, *_ in rows) == 55
     taken = {row[6]: row[5] for row in rows}  # by the first layer
-    assert taken["blocks.19.conv1"] == "convolve_winograd" and taken["blocks.9.conv1"] == "convolve_im2col"
+    assert taken["blocks.18.conv2"] == "convolve_winograd" and taken["blocks.9.conv1"] == "convolve_im2col"

@@ -6,9 +6,10 @@
     python tests/benchmarks/variants.py --batch-sizes 1 2   only a part of the grid
 
 The grid: 3 x 3 convolutions, forward and backward, of 1 to 128 images with sides 4 to 32, 3 to 512
-channels, strides 1 and 2, float32. What is chosen is compared with the fastest; the ten worst cases are
-printed, after a second look at what seems wrong, then how often each variant was chosen and was the fastest. With --layers each layer has a line, and
-other kernels too: a variant whose ratio to the definition is not below 1 there has no reason to exist.
+channels, strides 1 and 2, float32. What is chosen is compared with the fastest, twice where it seems slower;
+the ten worst cases are printed, then how often each variant was chosen and was the fastest. With --layers
+each layer has a line, and other kernels too: a variant whose ratio to the definition is not below 1 there has
+no reason to exist.
 
 Medians of calls in a row, after calls that do not count. The threads of BLAS, which the definitions use, keep
 a core busy for a while after their last product: here for 2**20 cycles only, or all others would pay for it.

@@ -1,7 +1,7 @@
 """ReLU and its gradient on NumPy in several threads, and matrix products while other threads may fork.
 
-Why it is faster: a pass over memory, which NumPy makes on one core, is made by all, in slices small enough for
-their caches, so that a second pass finds its numbers there.
+Why it is faster: a pass over memory, which NumPy makes on one core, is made by all, in slices small enough
+for their caches, so that a second pass finds its numbers there.
 """
 from __future__ import annotations
 

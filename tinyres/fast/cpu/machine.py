@@ -1,8 +1,8 @@
 """What follows from the machine: how much is worked on at a time. `python -m tinyres.fast` prints it.
 
 Whatever goes through several passes should stay in a core's own cache, L2, meanwhile. And a batch should give
-every core a slice, but few slices: BLAS copies the factors of each product first, into an order that suits the
-processor, which costs as much as a few dozen rows of the product.
+every core a slice, but no more than that: BLAS copies the factors of each product first, into an order that
+suits the processor, which costs as much as a few dozen rows of the product.
 """
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def map_images(work: Callable[[slice], Result], N: int, size: int, max_size: int
 def describe() -> str:
     """What the machine is, as far as it counts here, in a line."""
     return (f"{core_count()} cores with {L2 // 1024} KiB of L2, OpenBLAS's kernels for "
-            f"{blas.kernels() or 'an unknown processor'}; so batches are cut into {MIN_SLICES} slices or more, "
-            f"with up to {MAX_COLUMNS // 1024} KiB of columns")
+            f"{blas.kernels() or 'an unknown processor'}; so large batches are cut into {MIN_SLICES} or more "
+            f"slices, with up to {MAX_COLUMNS // 1024} KiB of columns")
