@@ -41,7 +41,7 @@ from .winograd_transforms import (
 MIN_CHANNELS, MIN_PAIRS = 16, 2048  # a pair: one in, one out; with fewer, winograd_rows.py is faster
 TILES = 128  # of a slice; with more rows a product is hardly faster, and the points leave the caches
 MIN_TILES, MIN_WORK = 32, 2**19  # of all images; tiles times pairs of channels
-PAIRS_OF_A_TILE = 2**12  # of channels; with more for each tile, the kernel's transform does not pay
+PAIRS_OF_A_TILE = 2**13  # of channels; with more for each tile, the kernel's transform does not pay
 GROUPS = 16  # of slices, each with its own sum of the kernel's gradient
 
 
