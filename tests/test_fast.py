@@ -4,6 +4,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import inspect
+import operator
 import os
 import signal
 import subprocess
@@ -18,15 +19,14 @@ import tinyres as tr
 from tinyres.arithmetic import matrix_product
 from tinyres.conv import convolution_gradients, convolve, output_size
 from tinyres.extras.losses import error_rate
-from tinyres.fast.cpu import elementwise, im2col, stride2, winograd, winograd_rows
+from tinyres.fast.cpu import elementwise, im2col, memory, winograd, winograd_rows
 from tinyres.fast.gpu import conv as gpu_conv
 from tinyres.fast.gpu import loss_scale
 from tinyres.fast.gpu.precision import any_not_finite, converted
 from tinyres.fast.gpu.uncopied_gradients import unshared
-from tinyres.models import features
 from tinyres.nn import residual_sum
 from tinyres.ops import mean_cross_entropy, rectify, relu_gradient
-from tinyres.optim import sgd_update
+from tinyres.optim import sgd_update, take
 from tinyres.tensor import leaf_gradient, sum_of_two
 
 CASES = 60  # random arguments for each kernel
@@ -86,12 +86,6 @@ class Draw:
         x, *weights = map(self.tensor, ((N, H * stride, W * stride, C), (3, 3, C, O), (3, 3, O, O)))
         return x, block_of(*weights, stride)
 
-    def network(self):
-        network = tr.models.cifar_net(blocks=1, widths=(2, 3), seed=self.size(0, 99))
-        for weight in network.parameters():
-            weight.data = self.array(*weight.shape)
-        return network, self.tensor((self.size(1, 3), 2 * self.size(1, 3), 2 * self.size(1, 3), 3))
-
     def logits(self):
         N, classes = self.size(1, 300), self.size(1, 12)
         labels = self.xp.asarray(self.rng.integers(-classes, classes, N))
@@ -108,6 +102,9 @@ class Draw:
     def update(self):
         lists = [self.alike(3) for _ in range(self.size(1, 4))]
         return *map(list, zip(*lists, strict=True)), 0.1, 0.9, 0.01
+
+    def step(self):
+        return operator.methodcaller("zero_grad"), tr.optim.SGD([self.tensor((2, 3))], 0.1)
 
     def conversion(self):
         source, dtype = self.choice(("float32", "float16"), ("float16", "float32"))
@@ -135,10 +132,10 @@ ARGUMENTS = {
     convolve: Draw.convolution,
     convolution_gradients: Draw.gradients,
     residual_sum: Draw.block,
-    features: Draw.network,
     mean_cross_entropy: Draw.logits,
     error_rate: Draw.logits,
     sgd_update: Draw.update,
+    take: Draw.step,
     converted: Draw.conversion,
     any_not_finite: Draw.perhaps_infinite,
     loss_scale.adapt: Draw.loss_scale,
@@ -181,19 +178,16 @@ def small_limits(monkeypatch):
     """Limits so low that small arrays are cut into many slices, and few channels count as many."""
     monkeypatch.setattr(elementwise, "MIN_BYTES", 64)
     monkeypatch.setattr(elementwise, "SLICE_BYTES", 64)
-    monkeypatch.setattr(elementwise, "CHUNK_SIZE", 50)
     monkeypatch.setattr(winograd, "MIN_CHANNELS", 2)
     monkeypatch.setattr(winograd, "MIN_PAIRS", 4)
     monkeypatch.setattr(winograd, "GROUPS", 3)
     monkeypatch.setattr(winograd, "MIN_TILES", 1)
+    monkeypatch.setattr(winograd, "MIN_WORK", 0)
+    monkeypatch.setattr(winograd, "TILES", 4)
     monkeypatch.setattr(winograd_rows, "MIN_WORK", 0)
     monkeypatch.setattr(winograd_rows, "MIN_PIXELS", 0)
-    monkeypatch.setattr(stride2, "MIN_PIXELS", 0)
     monkeypatch.setattr(winograd_rows, "MAX_BYTES", 2000)
     monkeypatch.setattr(im2col, "MAX_BYTES", 2000)
-    monkeypatch.setattr(im2col, "MIN_BLOCK", 2)
-    monkeypatch.setattr(im2col, "MAX_BLOCK", 4)
-    monkeypatch.setattr(stride2, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MAX_BYTES", 2000)
     monkeypatch.setattr(gpu_conv, "MIN_ROWS", 4)
 
@@ -275,15 +269,29 @@ def test_each_convolution_is_taken_by_the_variant_meant_for_it():
     assert variant(8, 8, 256) is variant(8, 256, 8) is variant(8, 32, 32) is winograd_rows
     assert variant(7, 256, 256) is winograd_rows
     assert variant(8, 256, 256, N=1) is variant(4, 64, 128, N=8) is variant(8, 3, 16, N=1) is im2col
-    assert variant(4, 64, 64, N=16) is variant(16, 64, 64, N=1) is winograd
+    assert variant(8, 64, 64, N=32) is variant(16, 128, 128, N=2) is winograd
+    assert variant(8, 64, 64, N=16) is winograd_rows
     assert variant(8, 256, 256, stride=2) is variant(8, 256, 256, padding=0) is im2col
     assert variant(8, 16, 16, dtype="float16") is variant(8, 16, 16, dtype="int64") is im2col
     assert variant(8, 256, 256, kernel=5) is variant(7, 32, 64, stride=2) is im2col
-    assert variants(16, 32, 64, stride=2) == (im2col, stride2)
-    assert variants(8, 32, 64, stride=2) == (im2col, im2col)
+    assert variant(16, 32, 64, stride=2) is im2col
     assert variant(8, 128, 256, dtype="float16") is im2col
     with tr.kernel.plain():
         assert variant(8, 128, 256) is tr.conv
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the C library can be told")
+def test_any_optimizer_keeps_memory_until_memory_kept_ends():
+    with tr.fast.memory_kept():
+        pass
+    for optimizer in tr.optim.Adam, tr.optim.SGD:
+        assert not memory._kept
+        weight = tr.Tensor(numpy.ones(3), requires_grad=True)
+        tr.sum(weight * weight).backward()
+        optimizer([weight], 0.1).step()
+        assert memory._kept
+        with tr.fast.memory_kept():
+            pass
 
 
 def test_small_arrays_are_left_to_numpy():
@@ -323,7 +331,7 @@ def test_python_m_tinyres_fast_lists_kernels_variants_and_layers():
         assert f"{kernel.__name__}: " in done.stdout
         for _, variant in kernel.variants:
             assert variant.__name__ in done.stdout
-    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("    blocks.")}
-    rows = {name: line for name, line in rows.items() if ".conv" in name}
-    assert len(rows) == 54 and rows["blocks.20.conv2"].endswith("convolve_winograd")
-    assert rows["blocks.9.conv1"].endswith("convolve_im2col")
+    rows = [line.split() for line in done.stdout.splitlines() if " x convolve " in line]
+    assert sum(int(count) for count, *_ in rows) == 55
+    taken = {row[6]: row[5] for row in rows}  # by the first layer
+    assert taken["blocks.18.conv2"] == "convolve_winograd" and taken["blocks.9.conv1"] == "convolve_im2col"

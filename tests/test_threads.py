@@ -14,7 +14,7 @@ import pytest
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
-from tinyres.fast.cpu import blas, cores, im2col, machine, stride2, threads, winograd, winograd_rows
+from tinyres.fast.cpu import blas, cores, machine, threads, winograd
 from tinyres.fast.cpu.cores import core_count
 
 
@@ -221,9 +221,9 @@ def test_there_is_work_for_many_threads_in_every_layer_of_the_networks(monkeypat
         pieces.append(len(items))
         return parallel_map(function, items)
 
-    for module in winograd, winograd_rows, im2col, stride2:
+    for module in machine, winograd:
         monkeypatch.setattr(module, "parallel_map", counted)
-    monkeypatch.setattr(winograd, "MIN_SLICES", 8)  # as on a machine with many cores
+        monkeypatch.setattr(module, "MIN_SLICES", 8)  # as on a machine with many cores
     network, x = tr.models.cifar_net(**options), numpy.ones((32, 32, 32, 3), "float32")
     layers = [network.stem, *(layer for block in network.blocks for layer in (block.conv1, block.conv2))]
     for layer in layers:
@@ -323,14 +323,6 @@ def test_sizes_follow_from_the_machine(tmp_path):
     (cache / "index1/size").write_text("unknown\n")
     assert machine.l2_bytes(tmp_path) == machine.L2_DEFAULT
     assert str(core_count()) in machine.describe() and blas.kernels() in machine.describe()
-
-
-@pytest.mark.parametrize("uncopied", [False, True])
-def test_products_are_cut_only_where_that_saves_copies(monkeypatch, uncopied):
-    monkeypatch.setattr(machine, "SMALL_PRODUCTS_UNCOPIED", uncopied)
-    assert machine.product_rows(32, 256, 256) == (8 if uncopied else 32)
-    for rows, K, O in ((0, 256, 256), (31, 256, 256), (64, 256, 256), (32, 512, 512), (32, 64, 64)):  # noqa: E741
-        assert machine.product_rows(rows, K, O) == max(rows, 1)
 
 
 LATE = """

@@ -71,11 +71,17 @@ def _once(step: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
             if p.is_spent():
                 p.grad = None
         with quietly():
-            step(self)
+            take(step, self)
         for p in self.parameters:
             if not p.is_spent():
                 p.version += 1
     return once
+
+
+@kernel
+def take(step: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    """A step of any optimizer: what the optimizer does."""
+    step(optimizer)
 
 
 @kernel

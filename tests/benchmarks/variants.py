@@ -3,11 +3,13 @@
     python tests/benchmarks/variants.py                     the kernels that OpenBLAS takes here; five minutes
     python tests/benchmarks/variants.py --kernels Haswell   those that it takes without AVX-512
     python tests/benchmarks/variants.py --layers            only the layers of the paper's network, a minute
+    python tests/benchmarks/variants.py --batch-sizes 1 2   only a part of the grid
 
 The grid: 3 x 3 convolutions, forward and backward, of 1 to 128 images with sides 4 to 32, 3 to 512
-channels, strides 1 and 2, float32. What is chosen is compared with the fastest; the ten worst cases are
-printed, then how often each variant was chosen and was the fastest. With --layers each layer has a line, and
-other kernels too: a variant whose ratio to the definition is not below 1 there has no reason to exist.
+channels, strides 1 and 2, float32. What is chosen is compared with the fastest, twice where it seems slower;
+the ten worst cases are printed, then how often each variant was chosen and was the fastest. With --layers
+each layer has a line, and other kernels too: a variant whose ratio to the definition is not below 1 there has
+no reason to exist.
 
 Medians of calls in a row, after calls that do not count. The threads of BLAS, which the definitions use, keep
 a core busy for a while after their last product: here for 2**20 cycles only, or all others would pay for it.
@@ -20,7 +22,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import measuring
 import numpy
@@ -44,7 +46,7 @@ LAYERS = ((32, 3, 16, 1), (32, 16, 64, 1), (32, 64, 64, 1), (16, 128, 128, 1), (
 Case = tuple[str, Kernel, tuple[object, ...]]
 # the conditions of variants of gradients that look at the size of the work
 GRADIENTS = [applies for applies, function in convolution_gradients.variants
-             if function.__module__.endswith(("winograd", "winograd_rows", "stride2"))]
+             if function.__module__.endswith(("winograd", "winograd_rows"))]
 rng = numpy.random.default_rng(0)
 
 
@@ -60,8 +62,8 @@ def convolutions(N: int, side: int, C: int, O: int, stride: int) -> Iterator[Cas
     yield f"{name}, backward", convolution_gradients, (g, x, w, pair, (1, 1), (C > 3, True))
 
 
-def grid() -> Iterator[Case]:
-    for N in BATCH_SIZES:
+def grid(batch_sizes: Iterable[int]) -> Iterator[Case]:
+    for N in batch_sizes:
         for side in SIDES:
             for C, O in CHANNELS:  # noqa: E741
                 for stride in 1, 2:
@@ -99,8 +101,6 @@ def possible(applies: Callable[..., bool], arguments: tuple[object, ...]) -> boo
     """Whether a variant gives the right result, also where its condition says that it would not pay."""
     if applies in (winograd.many_channels, winograd_rows.enough_pixels, *GRADIENTS):
         x, w, stride, padding = arguments[-4:] if len(arguments) == 4 else arguments[1:5]
-        if "stride 2" in applies.__doc__:
-            return stride == (2, 2)
         return winograd_rows.numpy_3x3_same(x, w, stride, padding) and (
             "multiples of 4" not in applies.__doc__ or x.shape[1] % 4 == 0)
     return applies(*arguments)
@@ -115,6 +115,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", help="the processor whose kernels OpenBLAS takes, such as Haswell")
     parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--seconds", type=float, default=0.02, help="for each variant of each case")
     args = parser.parse_args()
     if TIMEOUT not in os.environ:
@@ -124,8 +125,11 @@ def main() -> None:
     measuring.begin(keep=args.kernels)
     results = []
     with memory_kept():
-        for name, kernel, arguments in layers() if args.layers else grid():
+        for name, kernel, arguments in layers() if args.layers else grid(args.batch_sizes):
             times, chosen = medians(kernel, arguments, args.seconds), kernel.choose(*arguments)
+            if not args.layers and times[chosen] > 1.1 * min(times.values()):  # or was it an accident?
+                again = medians(kernel, arguments, 3 * args.seconds)
+                times = {function: min(times[function], again[function]) for function in times}
             best = min(times, key=times.__getitem__)
             more = times[chosen] - times[best]
             results.append((1 + more / times[best], more, name, chosen, best, times))

@@ -27,9 +27,13 @@ def main() -> None:
         print()
     print(f"This machine: {machine.describe()}.\n")
     print(f"The paper's network for CIFAR, batch {BATCH_SIZE}, float32, {backend.current().__name__}:")
+    lines: dict[str, list[str]] = {}
     for name, kernel, arguments in _layers():
         shapes = " ".join("x".join(map(str, a.shape)) for a in arguments if hasattr(a, "shape"))
-        print(f"    {name:<24} {kernel.__name__:<15} {shapes:<34} {kernel.choose(*arguments).__name__}")
+        line = f"{kernel.__name__:<15} {shapes:<34} {kernel.choose(*arguments).__name__}"
+        lines.setdefault(line, []).append(name)
+    for line, names in lines.items():
+        print(f"    {len(names):>3} x {line:<80} {names[0]}{f' to {names[-1]}' * (len(names) > 1)}")
 
 
 def _first_line(function: object) -> str:

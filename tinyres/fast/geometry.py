@@ -5,8 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy
+
 from ..backend import Array, xp_of
 from ..conv import Pair
+
+
+def of_numpy(array: object, *others: object) -> bool:
+    """NumPy arrays"""
+    return isinstance(array, numpy.ndarray)
 
 
 def is_3x3_same(w: Array, stride: Pair, padding: Pair) -> bool:
@@ -34,15 +41,16 @@ def slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def image_slices(N: int, image_bytes: int, max_bytes: int, min_slices: int = 1) -> list[slice]:
-    """N images in slices of at most `max_bytes`, unless one image has more; about `min_slices` or more where
-    N allows it, if all have at least half of `max_bytes`: a smaller slice is not worth its calls."""
-    if 2 * N * image_bytes < max_bytes:
+def image_slices(N: int, size: int, max_size: int, min_slices: int = 1) -> list[slice]:
+    """N images, each of `size`, in slices of at most `max_size`, unless one image has more. All are one slice
+    if it is not too large, since smaller ones are not worth their calls; else there are about `min_slices` or
+    more where N allows it."""
+    if N * size < max_size:
         min_slices = 1
-    return slices(N, max(1, min(max_bytes // max(1, image_bytes), -(-N // min_slices))))
+    return slices(N, max(1, min(max_size // max(1, size), -(-N // min_slices))))
 
 
-def column_slices(out: Array, w: Array, max_bytes: int, min_slices: int = 1) -> list[slice]:
+def column_slices(out: Array, w: Array, max_bytes: int) -> list[slice]:
     """The images of out (N, OH, OW, O) in slices that have at most `max_bytes` of columns, as above."""
     N, OH, OW, _ = out.shape
-    return image_slices(N, OH * OW * w[..., 0].size * out.itemsize, max_bytes, min_slices)
+    return image_slices(N, OH * OW * w[..., 0].size * out.itemsize, max_bytes)

@@ -1,15 +1,4 @@
 """Variants for NumPy: several cores, fewer passes over memory, fewer multiplications."""
-from . import (
-    elementwise,
-    im2col,
-    memory,
-    products,
-    stride2,
-    threads,
-    winograd,
-    winograd_rows,
-    winograd_transforms,
-)
+from . import elementwise, im2col, memory, threads, winograd, winograd_rows, winograd_transforms
 
-__all__ = ["elementwise", "im2col", "memory", "products", "stride2", "threads", "winograd", "winograd_rows",
-           "winograd_transforms"]
+__all__ = ["elementwise", "im2col", "memory", "threads", "winograd", "winograd_rows", "winograd_transforms"]

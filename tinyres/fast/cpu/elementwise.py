@@ -1,27 +1,22 @@
-"""Sums, ReLU and SGD's update on NumPy, in several threads.
+"""ReLU and its gradient on NumPy in several threads, and matrix products while other threads may fork.
 
-Why it is faster: each is one pass over memory, which NumPy makes on one core. Here the cores work side by
-side, on slices small enough for their caches; where an operation makes several passes, all but the first find
-their numbers in the cache.
+Why it is faster: a pass over memory, which NumPy makes on one core, is made by all, in slices small enough
+for their caches, so that a second pass finds its numbers there.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy
 
+from ...arithmetic import matrix_product
 from ...ops import rectify, relu_gradient
-from ...optim import sgd_update
-from ...tensor import sum_of_two
-from ..geometry import slices
-from .machine import CHUNK_SIZE
+from ..geometry import of_numpy
 from .machine import ELEMENTWISE_SLICE as SLICE_BYTES
-from .memory import keep_memory
-from .threads import parallel_map
+from .machine import map_images
+from .threads import unforked
 
 MIN_BYTES = 2**22  # of an array; a smaller one is done before a second thread is awake
-
-Arrays = list[numpy.ndarray]
 
 
 def large(x: object, *others: object) -> bool:
@@ -38,15 +33,9 @@ def parallel_elementwise(function: Callable[..., object], *operands: numpy.ndarr
     """
     first = operands[0]
     out = numpy.empty(first.shape, first.dtype)
-    parallel_map(lambda rows: function(*(operand[rows] for operand in operands), out=out[rows]),
-                 slices(len(first), max(1, len(first) * SLICE_BYTES // first.nbytes)))
+    map_images(lambda rows: function(*(operand[rows] for operand in operands), out=out[rows]), len(first),
+               first[0].nbytes, SLICE_BYTES)
     return out
-
-
-@sum_of_two.variant(large)
-def sum_in_threads(a: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:
-    """slice by slice, on all cores"""
-    return parallel_elementwise(numpy.add, a, b)
 
 
 @rectify.variant(large)
@@ -55,12 +44,7 @@ def rectify_in_threads(x: numpy.ndarray) -> numpy.ndarray:
     return parallel_elementwise(lambda x, out: numpy.maximum(x, 0, out=out), x)
 
 
-def numpy_arrays(g: object, y: object) -> bool:
-    """NumPy arrays of any size"""
-    return isinstance(g, numpy.ndarray)
-
-
-@relu_gradient.variant(numpy_arrays)
+@relu_gradient.variant(of_numpy)
 def relu_gradient_by_bits(g: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
     """the bits of g, read as an integer, times 0 or 1: no branches; slice by slice, on all cores"""
     def work(g: numpy.ndarray, y: numpy.ndarray, out: numpy.ndarray) -> None:
@@ -74,29 +58,9 @@ def relu_gradient_by_bits(g: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:
     return out
 
 
-def contiguous(weights: Arrays, gradients: Arrays, velocities: Arrays, *settings: float) -> bool:
-    """contiguous NumPy arrays"""
-    return all(isinstance(array, numpy.ndarray) and array.flags.c_contiguous
-               for arrays in (weights, gradients, velocities) for array in arrays)
-
-
-@sgd_update.variant(contiguous)
-def sgd_in_threads(weights: Arrays, gradients: Arrays, velocities: Arrays, lr: float, momentum: float,
-                   weight_decay: float) -> None:
-    """chunks that stay in a core's cache, on all cores"""
-    keep_memory()
-
-    def chunks() -> Iterator[Arrays]:
-        for arrays in zip(weights, gradients, velocities, strict=True):
-            flat = [array.reshape(-1) for array in arrays]
-            for chunk in slices(flat[0].size, CHUNK_SIZE):
-                yield [array[chunk] for array in flat]
-
-    def update(chunk: Arrays) -> None:
-        w, gradient, v = chunk
-        v *= momentum
-        v += gradient
-        v += weight_decay * w
-        w -= lr * v
-
-    parallel_map(update, chunks())
+@matrix_product.variant(of_numpy)
+def product_unforked(a: numpy.ndarray, b: numpy.ndarray) -> numpy.ndarray:
+    """not faster, but a fork waits for it: BLAS's threads end before a fork, and it would wait for them for
+    ever"""
+    with unforked():
+        return a @ b

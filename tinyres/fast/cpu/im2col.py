@@ -4,29 +4,19 @@ variant takes.
 Why it is faster: all cores build columns, and add them up for the gradient, each for its own images and in
 its own cache, where the definition leaves everything but the matrix product to one core. And the matrix of
 columns, KH KW times as large as the image, never exists as a whole. A row of a window, KW C numbers that are
-contiguous in memory, is copied as one item, which halves the time, and small products are cut into blocks
-that OpenBLAS takes without a copy where it can (machine.py).
+contiguous in memory, is copied as one item, which halves the time.
 """
 from __future__ import annotations
 
 import numpy
 
 from ...conv import Pair, convolution_gradients, convolve, output_size
-from ..geometry import column_slices, of_gradients
+from ..geometry import of_gradients, of_numpy
 from .machine import MAX_COLUMNS as MAX_BYTES  # of a slice's, unless one image, or the kernel, has more
-from .machine import MIN_SLICES
-from .threads import parallel_map
-
-MAX_PRODUCT = 2**20  # multiplications that OpenBLAS does without copying its operands
-MIN_BLOCK, MAX_BLOCK = 64, 256  # rows of columns in such a product; where fewer fit, it takes all at once
+from .machine import map_images
 
 
-def numpy_arrays(x: object, w: object, stride: Pair, padding: Pair) -> bool:
-    """NumPy arrays"""
-    return isinstance(x, numpy.ndarray)
-
-
-@convolve.variant(numpy_arrays)
+@convolve.variant(of_numpy)
 def convolve_im2col(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair) -> numpy.ndarray:
     """slices of the batch, on all cores"""
     OH, OW = output_size(x.shape, w.shape, stride, padding)
@@ -34,14 +24,14 @@ def convolve_im2col(x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: P
     kernel = w.reshape(-1, w.shape[3])
 
     def work(images: slice) -> None:
-        columns = _columns(x[images], w.shape, stride, padding)
-        numpy.matmul(columns, kernel, out=out[images].reshape(*columns.shape[:2], -1))
+        numpy.matmul(columns(x[images], w.shape, stride, padding), kernel,
+                     out=out[images].reshape(-1, w.shape[3]))
 
-    parallel_map(work, column_slices(out, w, max(MAX_BYTES, w.nbytes), MIN_SLICES))
+    map_images(work, len(x), OH * OW * w[..., 0].nbytes, max(MAX_BYTES, w.nbytes))
     return out
 
 
-@convolution_gradients.variant(of_gradients(numpy_arrays))
+@convolution_gradients.variant(of_gradients(of_numpy))
 def gradients_im2col(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, stride: Pair, padding: Pair,
                      needs_grad: tuple[bool, bool]) -> tuple[numpy.ndarray | None, numpy.ndarray | None]:
     """slices of the batch, on all cores"""
@@ -53,30 +43,23 @@ def gradients_im2col(g: numpy.ndarray, x: numpy.ndarray, w: numpy.ndarray, strid
                                                               (True, False))[0]
         if not needs_grad[1]:
             return None
-        columns = _columns(x[images], w.shape, stride, padding)
-        rows = g[images].reshape(*columns.shape[:2], w.shape[3])
-        sums = columns.swapaxes(1, 2) @ rows
-        return (sums.sum(axis=0) if len(sums) > 1 else sums[0]).reshape(w.shape)
+        return columns(x[images], w.shape, stride, padding).T @ g[images].reshape(-1, w.shape[3])
 
-    parts = parallel_map(work, column_slices(g, w, max(MAX_BYTES, 4 * w.nbytes), MIN_SLICES))
+    parts = map_images(work, len(x), g[:1, ..., 0].size * w[..., 0].nbytes, max(MAX_BYTES, 4 * w.nbytes))
     if not needs_grad[1]:
         return grad_x, None
-    for part in parts[1:]:  # in order, so that the sum is always the same
-        parts[0] += part
-    return grad_x, parts[0] if parts else numpy.zeros_like(w)
+    # in order, so that the sum is always the same
+    return grad_x, sum(parts[1:], parts[0]).reshape(w.shape) if parts else numpy.zeros_like(w)
 
 
-def _columns(x: numpy.ndarray, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> numpy.ndarray:
-    """The matrix of columns of tinyres/conv.py in blocks of rows: (blocks, rows, KH KW C)."""
+def columns(x: numpy.ndarray, w_shape: tuple[int, ...], stride: Pair, padding: Pair) -> numpy.ndarray:
+    """The matrix of columns of tinyres/conv.py: (N OH OW, KH KW C)."""
     N, H, W, C = x.shape
-    KH, KW, _, O = w_shape  # noqa: E741
+    KH, KW, *_ = w_shape
     (OH, OW), (top, left) = output_size(x.shape, w_shape, stride, padding), padding
     padded = numpy.zeros((N, H + 2 * top, W + 2 * left, C), x.dtype)
     padded[:, top:top + H, left:left + W] = x
     n, h, w, _ = padded.strides
     windows = numpy.ndarray((N, OH, OW, KH), f"V{KW * C * x.itemsize}", padded,
                             strides=(n, stride[0] * h, stride[1] * w, h))
-    columns = numpy.ascontiguousarray(windows).view(x.dtype).reshape(N * OH * OW, KH * KW * C)
-    rows = min(MAX_BLOCK, MAX_PRODUCT // (KH * KW * C * O))
-    rows = 1 << rows.bit_length() - 1 if rows >= MIN_BLOCK else len(columns)
-    return columns.reshape(-1, rows if len(columns) % rows == 0 else len(columns), KH * KW * C)
+    return numpy.ascontiguousarray(windows).view(x.dtype).reshape(N * OH * OW, KH * KW * C)

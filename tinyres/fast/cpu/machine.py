@@ -1,20 +1,22 @@
 """What follows from the machine: how much is worked on at a time. `python -m tinyres.fast` prints it.
 
-Two things count. Whatever goes through several passes should stay in a core's own cache, L2, meanwhile. And a
-matrix product copies its factors first, into an order that suits the processor, which costs as much as a few
-dozen rows of the product; OpenBLAS has kernels for small matrices that take them uncopied for AVX-512 only.
+Whatever goes through several passes should stay in a core's own cache, L2, meanwhile. And a batch should give
+every core a slice, but no more than that: BLAS copies the factors of each product first, into an order that
+suits the processor, which costs as much as a few dozen rows of the product.
 """
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from ..geometry import image_slices
 from . import blas
 from .cores import core_count
+from .threads import Result, parallel_map
 
 L2_DEFAULT = 2**20  # bytes, where the system does not say
 L2_LIMITS = 2**18, 2**21  # a smaller cache lets slices become too small for threads, a larger one is shared
-UNCOPIED = "SkylakeX", "Cooperlake", "SapphireRapids"  # whose kernels take small matrices as they are
 
 
 def l2_bytes(root: Path = Path("/")) -> int:
@@ -29,31 +31,24 @@ def l2_bytes(root: Path = Path("/")) -> int:
 
 
 L2 = min(max(l2_bytes(), L2_LIMITS[0]), L2_LIMITS[1])
-SMALL_PRODUCTS_UNCOPIED = blas.kernels() in UNCOPIED
 
 # From L2, in bytes. A pass takes two or three such slices; what lies beside columns and points is smaller
 ELEMENTWISE_SLICE = L2 // 2
 CHUNK_SIZE = L2 // 16  # numbers of one array, of four bytes, beside as many of a few other arrays
-MAX_COLUMNS = L2
+MAX_COLUMNS = 2 * L2  # fewer suit a cache better, but threads and products worse
 MAX_ROW_POINTS = 2 * L2  # less suits a cache, but not threads, which wait for Python's lock at each call
 MAX_SUMMED_KERNEL = L2  # a kernel at 36 points; the sums of a larger one do not stay in a cache
-# From the number of cores: more slices of a batch would busy more of them, and make smaller products
-MIN_SLICES = 4 if core_count() <= 4 else 8
-# From BLAS
-MAX_UNCOPIED = 2**19  # multiplications of a product whose factors OpenBLAS takes uncopied, where it can
-MIN_COPIED = 64  # rows of a product; with so many, copies hardly count
+MIN_SLICES = max(2, core_count())  # of a batch; with more, products are smaller and calls more
+
+
+def map_images(work: Callable[[slice], Result], N: int, size: int, max_size: int) -> list[Result]:
+    """[work(images)] for slices of N images, each of `size`, at most `max_size` together; in several
+    threads."""
+    return parallel_map(work, image_slices(N, size, max_size, MIN_SLICES))
 
 
 def describe() -> str:
     """What the machine is, as far as it counts here, in a line."""
-    copied = "not copied" if SMALL_PRODUCTS_UNCOPIED else "copied"
-    kernels = blas.kernels() or "an unknown processor"
-    return (f"{core_count()} cores with {L2 // 1024} KiB of L2; OpenBLAS has kernels for {kernels}, by which "
-            f"factors of small products are {copied}; so batches are cut into {MIN_SLICES} slices or more, "
-            f"with up to {MAX_COLUMNS // 1024} KiB of columns")
-
-
-def product_rows(rows: int, K: int, O: int) -> int:  # noqa: E741
-    """Into how many rows at a time to cut a product (rows, K) @ (K, O): all, or 8 where that saves copies."""
-    saves = SMALL_PRODUCTS_UNCOPIED and 8 * K * O <= MAX_UNCOPIED < rows * K * O and rows < MIN_COPIED
-    return 8 if saves and rows % 8 == 0 else max(rows, 1)
+    return (f"{core_count()} cores with {L2 // 1024} KiB of L2, OpenBLAS's kernels for "
+            f"{blas.kernels() or 'an unknown processor'}; so large batches are cut into {MIN_SLICES} or more "
+            f"slices, with up to {MAX_COLUMNS // 1024} KiB of columns")

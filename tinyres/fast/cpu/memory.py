@@ -2,20 +2,22 @@
 
 A training step frees its arrays and asks for the same ones again. The C library hands large ones back to the
 system each time and gets new pages, which the system fills with zeros before use: this takes a third of the
-time of a step. From SGD's first step on (elementwise.py) the C library keeps them: whoever takes one takes
-more. Within `memory_kept`, as in `tinyres.training.train`, it does so from the beginning, and gives them back
-at the end.
+time of a step. From an optimizer's first step on the C library keeps them: whoever takes one takes more.
+Within `memory_kept`, as in `tinyres.training.train`, it does so from the beginning, and gives them back at
+the end.
 """
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy
+
+from ...optim import Optimizer, take
+
 MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1  # options of mallopt, from malloc.h
-
-
 _kept = False
 
 
@@ -26,6 +28,18 @@ def keep_memory() -> None:
         libc.mallopt(MMAP_MAX, 0)  # no separate mapping for a large array
         libc.mallopt(TRIM_THRESHOLD, -1)  # return nothing to the system
     _kept = True
+
+
+def moves_numpy(step: object, optimizer: Optimizer) -> bool:
+    """NumPy arrays as parameters"""
+    return isinstance(optimizer.parameters[0].data, numpy.ndarray)
+
+
+@take.variant(moves_numpy)
+def take_and_keep(step: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    """freed memory is kept for the next step"""
+    keep_memory()
+    step(optimizer)
 
 
 @contextmanager

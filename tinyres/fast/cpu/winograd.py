@@ -25,7 +25,7 @@ import numpy
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
 from ..geometry import of_gradients, slices
-from .machine import MAX_SUMMED_KERNEL, MIN_SLICES, product_rows
+from .machine import MAX_SUMMED_KERNEL, MIN_SLICES
 from .threads import parallel_map
 from .winograd_rows import numpy_3x3_same
 from .winograd_transforms import (
@@ -40,8 +40,8 @@ from .winograd_transforms import (
 
 MIN_CHANNELS, MIN_PAIRS = 16, 2048  # a pair: one in, one out; with fewer, winograd_rows.py is faster
 TILES = 128  # of a slice; with more rows a product is hardly faster, and the points leave the caches
-PAIRS_OF_A_TILE = 2**12  # of channels; with more for each tile, the kernel's transform does not pay
-MIN_TILES = 16  # of a slice, where there are not enough for MIN_SLICES
+MIN_TILES, MIN_WORK = 32, 2**19  # of all images; tiles times pairs of channels
+PAIRS_OF_A_TILE = 2**13  # of channels; with more for each tile, the kernel's transform does not pay
 GROUPS = 16  # of slices, each with its own sum of the kernel's gradient
 
 
@@ -52,7 +52,8 @@ def many_channels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
     pairs = w.shape[2] * w.shape[3]
     return (numpy_3x3_same(x, w, stride, padding) and x.shape[1] % 4 == x.shape[2] % 4 == 0
             and min(w.shape[2:]) >= MIN_CHANNELS and pairs >= MIN_PAIRS
-            and x.shape[0] * x.shape[1] * x.shape[2] >= 16 * max(MIN_TILES, pairs // PAIRS_OF_A_TILE))
+            and x.shape[0] * x.shape[1] * x.shape[2] // 16 >= max(MIN_TILES, MIN_WORK // pairs,
+                                                                  pairs // PAIRS_OF_A_TILE))
 
 
 @convolve.variant(many_channels)
@@ -126,15 +127,13 @@ def _tiles_of(images: slice, x: numpy.ndarray) -> slice:
 
 def _multiply(points: numpy.ndarray, kernel: numpy.ndarray) -> numpy.ndarray:
     """One matrix product for each point: (tiles, 36, C), (36, C, O) -> (tiles, 36, O)."""
-    rows = product_rows(len(points), *kernel.shape[1:])
     out = numpy.empty((len(points), 36, kernel.shape[2]), points.dtype)
-    a, b = (array.reshape(-1, rows, 36, array.shape[2]).transpose(2, 0, 1, 3) for array in (points, out))
-    numpy.matmul(a, kernel[:, None], out=b)
+    numpy.matmul(points.swapaxes(0, 1), kernel, out=out.swapaxes(0, 1))
     return out
 
 
 def _slices(x: numpy.ndarray) -> list[slice]:
-    """Slices of images with TILES tiles, but of one image at least."""
+    """Slices of images with TILES tiles at most, but of one image at least. A single one would leave the
+    maps to one core, and BLAS's other threads would spin for a while where later slices need their cores."""
     N, H, W, _ = x.shape
-    tiles = H // 4 * (W // 4)
-    return slices(N, max(1, min(TILES, max(MIN_TILES, N * tiles // MIN_SLICES)) // tiles))
+    return slices(N, max(1, min(TILES // (H // 4 * (W // 4)), -(-N // MIN_SLICES))))

@@ -25,15 +25,14 @@ import numpy
 
 from ...backend import Array
 from ...conv import Pair, convolution_gradients, convolve
-from ..geometry import image_slices, is_3x3_same, rotate_180
+from ..geometry import is_3x3_same, rotate_180
 from . import im2col  # noqa: F401, so that what follows is tried first
 from .machine import MAX_ROW_POINTS as MAX_BYTES  # of the points of a slice of images and of its results
-from .threads import parallel_map
+from .machine import map_images
 from .winograd_transforms import A, G, patches_to_points
 
-MIN_SLICES = 4  # where MAX_BYTES makes fewer
-MIN_PIXELS, MIN_WORK = 2**8, 2**18  # pixels; pixels times channels in times channels out
-PAIRS_OF_A_PIXEL = 2**8  # of channels; with more for each pixel, the kernel's transform does not pay
+MIN_PIXELS, MIN_WORK = 2**9, 2**18  # pixels; pixels times channels in times channels out
+PAIRS_OF_A_PIXEL = 2**5  # of channels; with more for each pixel, the kernel's transform does not pay
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -46,20 +45,20 @@ def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 def enough_pixels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
     """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels for the calls
     and the kernel's transform to pay"""
-    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, MIN_WORK)
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, 1)
 
 
 def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, padding: Pair,
                                needs_grad: tuple[bool, bool]) -> bool:
     """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels as for the
-    convolution; where both gradients are needed, fewer will do"""
-    min_work = MIN_WORK // 4 if all(needs_grad) else MIN_WORK
-    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, min_work)
+    convolution; where both gradients are needed, a quarter will do"""
+    return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, 4 if all(needs_grad) else 1)
 
 
-def _pays(x: numpy.ndarray, w: Array, min_work: int) -> bool:
+def _pays(x: numpy.ndarray, w: Array, factor: int) -> bool:
     pixels, pairs = x.size // w.shape[2], w.shape[2] * w.shape[3]
-    return pixels >= max(MIN_PIXELS, pairs // PAIRS_OF_A_PIXEL) and pixels * pairs >= min_work
+    return (pixels >= pairs // PAIRS_OF_A_PIXEL and pixels * factor >= MIN_PIXELS
+            and pixels * pairs * factor >= MIN_WORK)
 
 
 @convolve.variant(enough_pixels)
@@ -102,7 +101,8 @@ def _convolve_and_correlate(
             _convolve(windows, kernel, out[images])
         return None if g is None else _correlate(windows, _whole_tiles(g[images]))
 
-    for part in parallel_map(work, _slices(x, O)):
+    image_bytes = 6 * -(-x.shape[1] // 4) * (x.shape[2] + 1) * (C + O) * x.itemsize
+    for part in map_images(work, len(x), image_bytes, max(MAX_BYTES, 18 * C * O * x.itemsize)):
         if g is not None:  # in order, so that the sum is always the same
             total += part
     return out, total
@@ -167,10 +167,3 @@ def _whole_tiles(x: numpy.ndarray) -> numpy.ndarray:
     """x (N, H, W, C) with rows of zeros after its last, up to a multiple of four."""
     missing = -x.shape[1] % 4
     return numpy.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0))) if missing else x
-
-
-def _slices(x: numpy.ndarray, O: int) -> list[slice]:  # noqa: E741
-    """Slices of images with points of at most MAX_BYTES, or the bytes of a kernel's if those are more."""
-    N, H, W, C = x.shape
-    image_bytes = 6 * -(-H // 4) * (W + 1) * (C + O) * x.itemsize
-    return image_slices(N, image_bytes, max(MAX_BYTES, 18 * C * O * x.itemsize), MIN_SLICES)
