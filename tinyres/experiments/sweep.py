@@ -20,9 +20,18 @@ from ..cli.launch import count_layers, end_if_stopped
 from ..cli.options import fraction, non_negative_int, option, positive_float, positive_int
 from ..datasets import Dataset, Split
 from ..distributed.forked import forked, process_count
+from ..fast import captured
 from ..nn import Conv2d, Module
 from ..support.diverged import Diverged
-from ..training import Run, evaluate, load_checkpoint, read_metrics, residual_ratios, train
+from ..training import (
+    Run,
+    evaluate,
+    load_checkpoint,
+    loss_and_error,
+    read_metrics,
+    residual_ratios,
+    train,
+)
 from ..training.folder_lock import FolderLock
 from ..training.json_lines import append_lines, are_numbers, read_lines
 
@@ -162,7 +171,8 @@ def train_in(run: Run, network: Module, schedule: Callable[[int], float], datase
         run.resume(network, optimizer)
     if run.step < steps:
         with forked(process_count(config["batch_size"], network.num_parameters())) as run.group:
-            train(network, optimizer, schedule, dataset, run, steps=steps, batch_size=config["batch_size"])
+            train(network, optimizer, schedule, dataset, run, steps=steps, batch_size=config["batch_size"],
+                  compute=captured(loss_and_error))
         end_if_stopped(run, "The same command continues.")
 
 
