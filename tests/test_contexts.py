@@ -10,6 +10,7 @@ import numpy
 import pytest
 
 import tinyres as tr
+from tinyres.kernel import _plain, plain
 from tinyres.support.context import recording
 
 ONES = numpy.ones(2, "float32")
@@ -60,6 +61,12 @@ def test_two_generators_that_take_turns_leave_recording_as_it_was():
     assert next(second) is False
     second.close()
     assert recording.get()
+    first = steps()
+    next(first)
+    with plain():
+        first.close()
+        assert recording.get() and _plain.get(), "two variables have nothing to do with each other"
+    assert recording.get() and not _plain.get()
 
 
 def decorated(decorate):

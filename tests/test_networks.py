@@ -4,11 +4,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+from contextlib import closing
 
 import pytest
 
 import tinyres as tr
 from tinyres.experiments import networks, sweep
+from tinyres.training.folder_lock import FolderLock
 
 
 def test_the_networks_cost_the_same():
@@ -57,3 +59,7 @@ def test_the_command_makes_all_runs_and_goes_on_where_it_stopped(monkeypatch, ca
         networks.main()
         assert capsys.readouterr().out.count(again) == 1 and (tmp_path / "bars.png").exists()
         assert path.read_text() == "".join(lines)
+
+    options = networks.Options(dataset="shapes", epochs=2, batch_size=12, lrs=(0.02,), out=tmp_path)
+    with closing(FolderLock(tmp_path, [])), pytest.raises(RuntimeError, match="another run is writing to"):
+        networks.try_rates(options, tmp_path / "results-rates.jsonl")

@@ -155,7 +155,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
         print(headline)
     check_batch(settings.batch_size, launch.processes or group.size)  # before that many are started
     with shared(launch, settings.batch_size, model, group) as group:
-        whole, drawing = launch.capture and group.size == 1, [*model.named_generators()]
+        whole = launch.capture and group.size == 1
         compute = capture.captured(loss_and_error) if whole else loss_and_error
         if launch.dry_run:
             return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group, compute)
@@ -163,9 +163,10 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
                      step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
         if backend.current() is not numpy:
             images, _ = dataset.test.evaluation_batch(numpy.arange(1))
+            captured = whole and not [*model.named_generators()]  # else it draws random numbers
             text = trial.describe(model, compute, images.shape[1:], settings.batch_size // group.size,
                                   settings.steps - record.step,
-                                  f"{settings.precision}, {'' if whole and not drawing else 'not '}captured"
+                                  f"{settings.precision}, {'captured' if captured else 'not captured'}"
                                   f"{': several processes' * (group.size > 1)}")
             if group.rank == 0:
                 print(text)

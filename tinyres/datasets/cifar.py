@@ -44,7 +44,8 @@ def cifar10(root: str | os.PathLike[str] = "data") -> Dataset:
     folder = fetch(CIFAR10, Path(root))
     *batches, test = [_read_batch(folder / name, "labels", rows=10_000, classes=10)
                       for name in CIFAR10.files if name != "batches.meta"]
-    train = Split(*map(numpy.concatenate, zip(*batches, strict=True)))
+    train = Split(numpy.concatenate([batch.images for batch in batches]),
+                  numpy.concatenate([batch.labels for batch in batches]))
     return Dataset(train, test, _read_classes(folder / "batches.meta", "label_names", classes=10))
 
 

@@ -144,7 +144,7 @@ class Sweep:
             while left := self.runs_left():
                 hours = (time.perf_counter() - start) / (done or 1) * sum(map(_work, left)) / 3600
                 name, network = self.name(left[0]), build(left[0], len(dataset.classes))
-                estimate = f", about {hours:.1f} hours" * bool(done)
+                estimate = f", about {hours:.1f} hours" if done else ""
                 print(f"\n{len(left)} runs left{estimate}. The next: {name}", flush=True)
                 line = make_run(options.out / name, left[0], network, dataset, evaluations)
                 self.results.append(line)

@@ -1,4 +1,4 @@
-"""Losses that the paper does without."""
+"""Losses that the paper does without, and the error rate."""
 from __future__ import annotations
 
 from ..backend import Array, xp_of

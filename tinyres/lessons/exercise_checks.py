@@ -169,9 +169,10 @@ def _check(name: str, function: Callable[..., Any]) -> None:
     """The check of that name, and then whether the function calls the package's own."""
     check, calls = CHECKS[name], []
     own = OWN[check]
+    code = _code(own)
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code is _code(own):
+        if event == "call" and frame.f_code is code:
             calls.append(frame)
 
     def watched(*arguments: Any) -> Any:

@@ -32,9 +32,10 @@ class temporarily:
         self.variable.set(self.value)
 
     def __exit__(self, *error: object) -> None:
-        *outer, (variable, before) = _entered.get()
-        variable.set(before)
-        _entered.set(tuple(outer))
+        entered = _entered.get()
+        last = max(i for i, (variable, _) in enumerate(entered) if variable is self.variable)
+        self.variable.set(entered[last][1])
+        _entered.set(entered[:last] + entered[last + 1:])
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.isasyncgenfunction(function):

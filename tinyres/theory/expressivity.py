@@ -211,7 +211,8 @@ def _checked(points: Array, labels: Array | Sequence[int], width: int, num_class
         raise ValueError(f"labels: expected integers of shape {points.shape[:1]}, one per point, got "
                          f"{labels.dtype} of shape {labels.shape}")
     num_classes = max(int(labels.max()) + 1, 1) if num_classes is None else num_classes
-    checked_integer("width", width), checked_integer("num_classes", num_classes)
+    checked_integer("width", width)
+    checked_integer("num_classes", num_classes)
     if not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"labels go from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1} "
                          f"for {num_classes} classes")

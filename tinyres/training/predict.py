@@ -31,8 +31,9 @@ def accuracy(predicted: Array | Tensor, labels: Array) -> float:
     predicted: classes (N,), or logits (N, classes). labels: (N,).
     Raises ValueError for other shapes or N = 0.
     """
-    given = predicted.data if isinstance(predicted, Tensor) else predicted, labels
-    predicted, labels = (to_numpy(x) if backend.is_array(x) else numpy.asarray(x) for x in given)
+    predicted = predicted.data if isinstance(predicted, Tensor) else predicted
+    predicted, labels = (to_numpy(x) if backend.is_array(x) else numpy.asarray(x)
+                         for x in (predicted, labels))
     classes = predicted.argmax(axis=1) if predicted.ndim == 2 else predicted
     if classes.shape != labels.shape or labels.ndim != 1 or not len(labels):
         raise ValueError(f"accuracy: expected classes (N,) or logits (N, classes), and labels (N,) with N >= "
