@@ -51,6 +51,7 @@ def relu(x: Array) -> Formula:
 @operation
 def reshape(x: Array, shape: int | Sequence[int]) -> Formula:
     """The same values in another shape; one size may be -1. ValueError if the sizes do not fit."""
+    checks.filled(shape, x)
     return x.reshape(shape), lambda g: g.reshape(x.shape)
 
 

@@ -133,7 +133,11 @@ class FolderSplit:
             read, arguments = self._readable, [indices, windows, flips]
         pool = _pool(self.workers, os.getpid())
         pictures = [submit(pool, read, *values) for values in zip(*arguments, strict=True)]
-        found = [picture for future in pictures if (picture := future.result()) is not None]
+        try:
+            found = [picture for future in pictures if (picture := future.result()) is not None]
+        finally:
+            for future in pictures:  # what waits behind one that failed
+                future.cancel()
         images = numpy.array([image for image, _ in found], numpy.uint8)
         labels = numpy.array([label for _, label in found], numpy.int64)
         asarray = backend.current().asarray

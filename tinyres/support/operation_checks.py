@@ -103,6 +103,17 @@ def vectors(name: str, a: Tensor, b: Tensor) -> None:
                          "(..., m, p) on its right or (..., n, m) on its left")
 
 
+def filled(shape: Any, x: Array) -> None:
+    """A shape, one size of which may be -1, that the values of x fill."""
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, Sequence) or numpy.ndim(shape) else (shape,)
+    if not all(hasattr(size, "__index__") for size in sizes):
+        return  # NumPy says what is wrong
+    known = math.prod(int(size) for size in sizes if size != -1)
+    fits = sizes.count(-1) <= 1 and min(sizes, default=0) >= -1
+    if not fits or (known != x.size if -1 not in sizes else known == 0 or x.size % known):
+        raise ValueError(f"reshape: {x.shape} holds {x.size} values, which do not fill {shape}")
+
+
 def permutation(axes: Sequence[int] | None, x: Array) -> tuple[int, ...]:
     """The axes of x in another order, by default reversed, each >= 0."""
     order = tuple(range(x.ndim)[::-1] if axes is None else axes)
@@ -171,7 +182,9 @@ def parts(name: str, tensors: Any, axis: int | None = None) -> tuple[Tensor, ...
         operands(name, tensors[0], x)
     shapes: list[Any] = [x.shape for x in tensors]
     if axis is not None:
-        (along,) = axes(axis, tensors[0].data)
+        if not -tensors[0].ndim <= axis < tensors[0].ndim:
+            raise ValueError(f"{name}: axis {axis} is out of range for shape {tensors[0].shape}")
+        along = axis % tensors[0].ndim
         shapes = [(len(shape), shape[:along], shape[along + 1:]) for shape in shapes]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"{name}: shapes {', '.join(str(x.shape) for x in tensors)} must be equal"
