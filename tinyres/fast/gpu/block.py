@@ -58,8 +58,10 @@ def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, nee
 
 def cupy_block(x: Tensor, block: ResidualBlock) -> bool:
     """tensors on CuPy of fewer than 2**30 numbers, with sides that are multiples of the stride"""
-    return (x.shape[3:] == block.conv1.weight.shape[2:3] and not x.shape[1] % block.stride
-            and not x.shape[2] % block.stride and cupy_3x3(x.data, block.conv2.weight.data, (1, 1), (1, 1)))
+    w1, w2 = block.conv1.weight, block.conv2.weight
+    alike = len({(type(tensor.data), tensor.dtype) for tensor in (x, w1, w2)}) == 1
+    return (alike and x.shape[3:] == w1.shape[2:3] and not x.shape[1] % block.stride
+            and not x.shape[2] % block.stride and cupy_3x3(x.data, w2.data, (1, 1), (1, 1)))
 
 
 @residual_sum.variant(cupy_block)
