@@ -132,6 +132,14 @@ def test_the_papers_block_is_left_to_variants_until_the_class_changes(monkeypatc
     assert (ResidualBlock(3, 3)(x).data == 5).all()
 
 
+def test_a_block_refuses_images_that_do_not_fit(xp):
+    with pytest.raises(TypeError, match="is float64, .* is float32"):
+        ResidualBlock(3, 3)(tr.Tensor(xp.ones((1, 4, 4, 3))))
+    for block, shape in (ResidualBlock(3, 3, 2), (1, 5, 4, 3)), (ResidualBlock(3, 3), (1, 4, 4, 4)):
+        with pytest.raises(ValueError, match="do not (broadcast|fit)"):
+            block(tr.Tensor(xp.ones(shape, "float32")))
+
+
 def test_the_plain_twin_has_no_shortcut(xp):
     block = ResidualBlock(3, 3, residual=False)
     for parameter in block.parameters():

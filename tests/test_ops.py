@@ -209,6 +209,13 @@ def test_sums_keep_their_accuracy_in_every_dtype_and_along_every_axis(xp, fn, sh
     numpy.testing.assert_allclose(out.numpy().astype("float64"), expected, rtol=tolerance)
 
 
+def test_the_loss_of_many_classes_keeps_its_accuracy(xp):
+    logits = xp.full((1, 10**6), -10, "float32")
+    logits[0, 0] = 0
+    loss = tr.softmax_cross_entropy(tr.Tensor(logits), xp.zeros(1, int))
+    assert loss.item() == pytest.approx(numpy.log1p((10**6 - 1) * numpy.exp(-10)), rel=1e-6)
+
+
 @pytest.mark.parametrize("shape, dtype, expected", [
     ((32, 32, 32, 8), "float16", 327.68), ((256, 112, 112, 2), "float32", 32112.64)])
 def test_gradients_of_a_bias_keep_their_accuracy(xp, shape, dtype, expected):

@@ -127,7 +127,7 @@ def test_activations_that_overflow_are_reported_with_the_layers_name(scaled):
     assert float(model.loss_scale) == precision.LOSS_SCALE and len(before) == len(bytes_of(model, optimizer))
 
 
-def test_python_looks_at_a_step_before_its_loss_is_fetched(scaled, monkeypatch):
+def test_python_looks_at_the_first_step_and_at_every_hundredth(scaled, monkeypatch):
     looks = []
     monkeypatch.setattr(loss_scale, "LOOK_EVERY", 3)
     monkeypatch.setattr(loss_scale.lists, "can_skip", lambda optimizer: True)

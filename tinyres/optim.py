@@ -80,7 +80,7 @@ def _once(step: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
 
 @kernel
 def take(step: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
-    """A step of any optimizer: what the optimizer does."""
+    """step(optimizer), a step of any optimizer; a kernel, so that a variant can do something before it."""
     step(optimizer)
 
 

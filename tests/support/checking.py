@@ -39,10 +39,3 @@ def block_of(w1: tr.Tensor, w2: tr.Tensor, stride: int = 1) -> tr.nn.ResidualBlo
     block = tr.nn.ResidualBlock(*w1.shape[2:], stride)
     block.conv1.weight, block.conv2.weight = w1, w2
     return block
-
-
-def convolution_of(w: tr.Tensor, stride: int = 1) -> tr.nn.Conv2d:
-    """A 3 x 3 convolution that keeps the image's size, with the weights w (3, 3, C, O)."""
-    layer = tr.nn.Conv2d(*w.shape[2:], 3, stride, padding=1)
-    layer.weight = w
-    return layer

@@ -34,7 +34,6 @@ L2 = min(max(l2_bytes(), L2_LIMITS[0]), L2_LIMITS[1])
 
 # From L2, in bytes. A pass takes two or three such slices; what lies beside columns and points is smaller
 ELEMENTWISE_SLICE = L2 // 2
-CHUNK_SIZE = L2 // 16  # numbers of one array, of four bytes, beside as many of a few other arrays
 MAX_COLUMNS = 2 * L2  # fewer suit a cache better, but threads and products worse
 MAX_ROW_POINTS = 2 * L2  # less suits a cache, but not threads, which wait for Python's lock at each call
 MAX_SUMMED_KERNEL = L2  # a kernel at 36 points; the sums of a larger one do not stay in a cache

@@ -46,7 +46,8 @@ def convolve_3x3(x: Array, w: Array, stride: Pair, padding: Pair) -> Array:
 def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, needs_grad: tuple[bool, bool],
                   beside: Beside | None = None) -> tuple[Array | None, Array | None]:
     """16 to 22 images moved instead of 40"""
-    outer, grad_x, grad_w, parts = passes.pixels_of(g, stacked=True), None, None, None
+    outer = passes.pixels_of(g, stacked=True)
+    grad_x = grad_w = parts = None
     if needs_grad[1]:
         parts, grad_w = _kernel_gradient(passes.pixels_of(x, stacked=False), outer, w)
     if needs_grad[0]:
@@ -58,17 +59,22 @@ def gradients_3x3(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, nee
 
 def cupy_block(x: Tensor, block: ResidualBlock) -> bool:
     """tensors on CuPy of fewer than 2**30 numbers, with sides that are multiples of the stride"""
-    return (x.shape[3:] == block.conv1.weight.shape[2:3] and not x.shape[1] % block.stride
-            and not x.shape[2] % block.stride and cupy_3x3(x.data, block.conv2.weight.data, (1, 1), (1, 1)))
+    w1, w2 = block.conv1.weight, block.conv2.weight
+    alike = len({(type(tensor.data), tensor.dtype) for tensor in (x, w1, w2)}) == 1
+    return (alike and x.shape[3:] == w1.shape[2:3] and not x.shape[1] % block.stride
+            and not x.shape[2] % block.stride and cupy_3x3(x.data, w2.data, (1, 1), (1, 1)))
 
 
 @residual_sum.variant(cupy_block)
 def residual_sum_fused(x: Tensor, block: ResidualBlock) -> Tensor:
     """relu, shortcut and sum within the passes between the products; less than half the launches"""
     w1, w2, stride, before = block.conv1.weight, block.conv2.weight, block.stride, block.added_channels // 2
-    pixels, m2, strides, padding = passes.pixels_of(x.data, False), _as_matrix(w2.data), (stride,) * 2, (1, 1)
-    y = (_convolved(pixels, _as_matrix(w1.data), passes.RELU) if stride == 1 else
-         passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True))
+    m2, strides, padding = _as_matrix(w2.data), (stride, stride), (1, 1)
+    pixels = passes.pixels_of(x.data, stacked=False)
+    if stride == 1:
+        y = _convolved(pixels, _as_matrix(w1.data), passes.RELU)
+    else:
+        y = passes.lay_out(convolve(x.data, w1.data, strides, padding), stacked=False, relu=True)
     out = _convolved(y, m2, passes.ADD, Beside(pixels, int(stride), -int(before)))
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
@@ -76,8 +82,10 @@ def residual_sum_fused(x: Tensor, block: ResidualBlock) -> Tensor:
         parts, grad_w2 = _kernel_gradient(y, outer, w2.data) if w2.requires_grad else (None, None)
         inner = _convolved(outer, m2.T, passes.WHERE_POSITIVE, Beside(y), parts)
         gradients = gradients_3x3 if stride == 1 else conv.gradients_on_gpu
-        needs_grad, shortcut = (x.requires_grad, w1.requires_grad), Beside(outer, int(stride), int(before))
-        return *gradients(inner.image, x.data, w1.data, strides, padding, needs_grad, shortcut), grad_w2
+        needs_grad = x.requires_grad, w1.requires_grad
+        grad_x, grad_w1 = gradients(inner.image, x.data, w1.data, strides, padding, needs_grad,
+                                    Beside(outer, int(stride), int(before)))
+        return grad_x, grad_w1, grad_w2
 
     return Tensor(out.image, parents=(x, w1, w2), vjp=vjp)
 

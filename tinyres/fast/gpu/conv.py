@@ -40,10 +40,12 @@ def gradients_on_gpu(g: Array, x: Array, w: Array, stride: Pair, padding: Pair, 
     xp, (OH, OW), O = cuda.cupy, g.shape[1:3], w.shape[3]  # noqa: E741
     x, kernel = cuda.readable(x), xp.ascontiguousarray(w).reshape(-1, O)
     window = (*w.shape[:2], OH, OW, *stride, *padding)
-    slices, grad_x, memory, parts = column_slices(g, w, MAX_BYTES), None, None, None
-    if needs_grad[0]:
-        grad_x, memory = (passes.empty(x.shape, x.dtype, stacked=True) if beside else
-                          (xp.empty(x.shape, x.dtype),) * 2)
+    slices = column_slices(g, w, MAX_BYTES)
+    grad_x = memory = parts = None
+    if needs_grad[0] and beside:
+        grad_x, memory = passes.empty(x.shape, x.dtype, stacked=True)
+    elif needs_grad[0]:
+        grad_x = memory = xp.empty(x.shape, x.dtype)
     if needs_grad[1]:
         pieces = [_pieces((part.stop - part.start) * OH * OW) for part in slices]
         parts = Parts(xp.empty((sum(pieces), *kernel.shape), numpy.promote_types(w.dtype, "float32")),

@@ -1,5 +1,7 @@
 """What the files of this folder share: where arrays lie in a GPU's memory, and CUDA kernels compiled by CuPy.
-All of them can be imported without CuPy; calling anything in them needs a GPU."""
+
+All of them can be imported without CuPy; calling anything in them needs a GPU.
+"""
 from __future__ import annotations
 
 import functools

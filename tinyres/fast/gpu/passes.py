@@ -54,9 +54,8 @@ class Pixels(NamedTuple):
         return self.memory.ndim == 5
 
     def images(self, part: slice) -> Pixels:
-        """Some images of the batch, with the memory from their beginning on."""
-        _, H, W, _ = self.image.shape
-        return Pixels(self.image[part], self.memory[part.start * (1 if self.stacked else H * _pitch(W)):])
+        """Some images of a batch that is stacked."""
+        return Pixels(self.image[part], self.memory[part])
 
 
 class Beside(NamedTuple):
