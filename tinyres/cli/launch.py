@@ -176,7 +176,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
               f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
               f"{f' --backend {launch.backend}' * (launch.backend != 'auto')}"
               f"{f' --processes {launch.processes}' if launch.processes else ''}"
-              f"{' --distributed' * launch.distributed}")
+              f"{' --distributed' * launch.distributed}{' --no-capture' * (not launch.capture)}")
     if launch.demo:
         remedy = "The demo starts over when run again."
     elif metrics[-1]["step"] == settings.steps:
