@@ -18,11 +18,12 @@ from collections.abc import Callable
 
 import measuring
 import numpy
+from roofline import copy_rate
 
 import tinyres as tr
 from tinyres.conv import convolution_gradients, convolve
 from tinyres.fast import memory_kept
-from tinyres.fast.cpu.threads import parallel_map, thread_count
+from tinyres.fast.cpu.threads import thread_count
 from tinyres.ops import rectify, relu_gradient
 from tinyres.optim import sgd_update
 from tinyres.tensor import sum_of_two
@@ -46,12 +47,8 @@ def milliseconds(work: Callable[[], object]) -> float:
 def rates() -> tuple[float, float]:
     """(floating-point operations, bytes copied) per millisecond, with all threads."""
     a = numpy.ones((2048, 2048), "float32")
-    source = numpy.ones((16, 2**21), "float32")
-    target = numpy.empty_like(source)
     out = numpy.empty_like(a)
-    product = milliseconds(lambda: numpy.matmul(a, a, out=out))
-    copy = milliseconds(lambda: parallel_map(lambda i: numpy.copyto(target[i], source[i]), range(16)))
-    return 2 * len(a) ** 3 / product, 2 * source.nbytes / copy
+    return 2 * len(a) ** 3 / milliseconds(lambda: numpy.matmul(a, a, out=out)), copy_rate() / 1000
 
 
 def layers(operations: float, bytes_copied: float) -> list[tuple[str, int, float, float]]:

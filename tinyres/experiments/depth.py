@@ -18,7 +18,7 @@ import numpy
 
 from .. import models, plot
 from ..cli.errors import run_script
-from ..cli.options import Parser, option, positive_float, positive_int
+from ..cli.options import Parser, option, positive_int
 from ..nn import Module
 from .sweep import Config, Result, Sweep, SweepOptions
 
@@ -30,7 +30,6 @@ class Options(SweepOptions):
     """The options of the command line."""
     blocks: tuple[int, ...] = option((1, 2, 4, 9), "residual blocks per stage", positive_int, "N", nargs="+")
     widths: tuple[int, ...] = option((16, 32, 64), "channels of each stage", positive_int, "N", nargs="+")
-    initial_scale: float = option(0.3, "of residual blocks, see nn.ResidualBlock", positive_float, "X")
     out: Path = Path("runs/depth")
 
 

@@ -61,7 +61,6 @@ class Options(SweepOptions):
     lrs: tuple[float, ...] = option((), "learning rates to choose from; default: three for each network",
                                     positive_float, "LR", nargs="+")
     weight_decay: float = 5e-4
-    initial_scale: float = option(0.3, "of residual blocks, see nn.ResidualBlock", positive_float, "X")
     out: Path = Path("runs/networks")
 
 
@@ -113,8 +112,7 @@ def short_runs(options: Options, path: Path) -> Iterator[tuple[Config, Result | 
 
 def try_rates(options: Options, path: Path) -> None:
     """Make the short runs that the file lacks."""
-    data = options.load()
-    data = data.held_out(min(HELD_OUT, len(data.train.labels) // 10))
+    data = options.images.held_out(min(HELD_OUT, len(options.images.train.labels) // 10))
     with closing(FolderLock(options.out, [])):
         for config, line in short_runs(options, path):
             if line is None:

@@ -7,6 +7,7 @@ finished run adds a line to --results; an interrupted one continues from its che
 """
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class SweepOptions:
     seeds: tuple[int, ...] = option((0, 1), "the seeds of the initial weights and the batches",
                                     non_negative_int, "N", nargs="+")
     weight_decay: float = option(1e-4, "this multiple of the weights is added to the gradient", fraction)
+    initial_scale: float = option(0.3, "of residual blocks, see nn.ResidualBlock", positive_float, "X")
     dataset: str = option("cifar10", "what to learn", choices=DATASETS)
     data: Path = option(Path("data"), "the folder of the data sets", Path, "DIR")
     out: Path = option(MISSING, "for checkpoints and pictures", Path, "DIR")
@@ -65,12 +67,13 @@ class SweepOptions:
         return self.results or self.out / "results.jsonl"
 
     def common(self, widths: Sequence[int]) -> Config:
-        """The settings of all runs; a subclass has the option initial_scale."""
+        """The settings of all runs."""
         return {"dataset": self.dataset, "widths": list(widths), "epochs": self.epochs,
                 "batch_size": self.batch_size, "weight_decay": self.weight_decay,
                 "initial_scale": self.initial_scale}
 
-    def load(self) -> Dataset:
+    @functools.cached_property  # an experiment may consist of several sweeps
+    def images(self) -> Dataset:
         """The data set, in the memory of the device that computes."""
         return DATASETS[self.dataset](self.data).moved_to(backend.current())
 
@@ -136,7 +139,7 @@ class Sweep:
         experiment writes to the folder.
         """
         backend.use(options.backend)
-        dataset, path = options.load(), options.results_file()
+        dataset, path = options.images, options.results_file()
         start, done = time.perf_counter(), 0
         with closing(FolderLock(options.out, ["*.png"])):
             self.results = read_results(path)

@@ -79,8 +79,7 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     epoch = len(dataset.train.labels) // batch_size
     with run, stop_on_signal() as stop, memory_kept():
         make_equal(model, list(optimizer.state.values()), group)
-        looks = {"look": optimizer.look} if hasattr(optimizer, "look") else {}
-        progress = Progress(run.step, steps, batch_size, **looks)
+        progress = Progress(run.step, steps, batch_size, getattr(optimizer, "look", None))
         if run.step == 0 and (ratios := residual_ratios(model, dataset.test)):
             run.record({"step": 0, "residual_ratios": ratios})
         for step, (images, labels) in enumerate(batches, run.step + 1):

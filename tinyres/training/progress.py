@@ -36,9 +36,9 @@ class Progress:
     """
 
     def __init__(self, first_step: int, steps: int, batch_size: int,
-                 look: Callable[[bool, int], None] = lambda overflowed, step: None) -> None:
+                 look: Callable[[bool, int], None] | None = None) -> None:
         self.step, self.first_step, self.steps, self.batch_size = first_step, first_step, steps, batch_size
-        self.look = look
+        self.look = look or (lambda overflowed, step: None)
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
         self.test = ""
         self.line: dict[str, float] = {}
