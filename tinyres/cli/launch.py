@@ -11,6 +11,7 @@ import numpy
 
 from .. import backend, distributed
 from ..datasets import Dataset, Split
+from ..datasets.augment import PADDING
 from ..distributed import SINGLE_PROCESS, Group, check_batch
 from ..distributed.forked import forked, process_count
 from ..fast.cpu import blas
@@ -139,10 +140,10 @@ def shared(launch: Launch, batch_size: int, model: Module, group: Group) -> Iter
 
 def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[[int], float],
         dataset: Dataset, headline: str, checkpoint: Checkpoint | None = None,
-        group: Group = SINGLE_PROCESS) -> Metrics:
+        group: Group = SINGLE_PROCESS, crop_padding: int = PADDING) -> Metrics:
     """Print the headline and train the network, from the checkpoint on if there is one; or make a dry run.
 
-    schedule: step -> learning rate. group: the processes that mpirun started.
+    schedule: step -> learning rate. group: the processes that mpirun started. crop_padding: as in `train`.
     Raises ValueError if the folder already holds another run, or this one with all its steps; RuntimeError if
     a step needs more memory than the GPU has; SystemExit as `end_if_stopped`.
     """
@@ -171,7 +172,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
             if group.rank == 0:
                 print(text)
         metrics = train(model, optimizer, schedule, dataset, record, steps=settings.steps,
-                        batch_size=settings.batch_size, compute=compute)
+                        batch_size=settings.batch_size, compute=compute, crop_padding=crop_padding)
     remedy = (f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
               f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
               f"{f' --backend {launch.backend}' * (launch.backend != 'auto')}"

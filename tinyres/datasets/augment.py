@@ -12,7 +12,7 @@ import numpy
 
 from ..backend import Array, xp_of
 
-PADDING = 2  # pixels on every side
+PADDING = 2  # pixels on every side; He et al. have 4
 
 
 def standardize(images: Array) -> Array:
@@ -27,21 +27,21 @@ def standardize(images: Array) -> Array:
     return values
 
 
-def draw_crops(count: int, rng: numpy.random.Generator) -> numpy.ndarray:
+def draw_crops(count: int, rng: numpy.random.Generator, padding: int = PADDING) -> numpy.ndarray:
     """Random numbers for `crop_flip`, drawn with NumPy so that both backends see the same ones: (count, 3)
-    integers, how far down and right a window lies, 0 to 2 PADDING, and 1 where it is mirrored."""
-    shifts = rng.integers(0, 2 * PADDING + 1, (2, count))
+    integers, how far down and right a window lies, 0 to 2 padding, and 1 where it is mirrored."""
+    shifts = rng.integers(0, 2 * padding + 1, (2, count))
     return numpy.stack([*shifts, rng.integers(0, 2, count)], axis=1)
 
 
-def crop_flip(images: Array, crops: numpy.ndarray) -> Array:
-    """Each image shifted by up to PADDING pixels, zeros moving in, and mirrored left to right if drawn.
+def crop_flip(images: Array, crops: numpy.ndarray, padding: int = PADDING) -> Array:
+    """Each image shifted by up to padding pixels, zeros moving in, and mirrored left to right if drawn.
 
-    (N, H, W, C) -> the same shape and dtype. crops: (N, 3), from `draw_crops`.
+    (N, H, W, C) -> the same shape and dtype. crops: (N, 3), from `draw_crops` with this padding.
     """
     xp = xp_of(images)
     N, H, W, _ = images.shape
-    padded = xp.pad(images, [(0, 0), (PADDING, PADDING), (PADDING, PADDING), (0, 0)])
+    padded = xp.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
     top, left, flip = xp.asarray(crops.T)[..., None]
     rows = top + xp.arange(H)
     columns = left + xp.where(flip == 1, xp.arange(W)[::-1], xp.arange(W))

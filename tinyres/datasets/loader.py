@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy
 
 from ..backend import Array
-from .augment import crop_flip, draw_crops, standardize
+from .augment import PADDING, crop_flip, draw_crops, standardize
 from .dataset import Split
 from .decoding import draw_windows
 from .image_folder import FolderSplit, submit
@@ -24,9 +24,10 @@ EVERYTHING = slice(None)
 
 
 def batch_of_step(split: Split | FolderSplit, batch_size: int, seed: int, step: int,
-                   shard: slice = EVERYTHING) -> tuple[Array, Array]:
+                   shard: slice = EVERYTHING, crop_padding: int = PADDING) -> tuple[Array, Array]:
     """The batch of a step: augmented and standardized float32 images (batch_size, H, W, C) and labels
-    (batch_size,), or the shard of it that one of several processes trains on.
+    (batch_size,), or the shard of it that one of several processes trains on. crop_padding: pixels by which
+    a crop may lie beside an image of a `Split`.
 
     Each epoch goes through the images in a new random order, leaving out the last ones that fill no batch.
     Everything is a function of seed and step alone: a resumed run goes on with the same batches, and threads
@@ -40,12 +41,14 @@ def batch_of_step(split: Split | FolderSplit, batch_size: int, seed: int, step: 
         images, labels = split.pixels(indices[shard], windows[shard], flips[shard])
     else:
         images, labels = split.pixels(indices[shard])
-        images = crop_flip(images, draw_crops(batch_size, rng)[shard])
+        crops = draw_crops(batch_size, rng, crop_padding)
+        images = crop_flip(images, crops[shard], crop_padding)
     return standardize(images), labels
 
 
 def training_batches(split: Split | FolderSplit, batch_size: int, seed: int, first: int, last: int,
-                     shard: slice = EVERYTHING) -> Iterator[tuple[Array, Array]]:
+                     shard: slice = EVERYTHING,
+                     crop_padding: int = PADDING) -> Iterator[tuple[Array, Array]]:
     """`batch_of_step` for the steps first, ..., last - 1, prepared ahead of the reader.
 
     Raises ValueError if batch_size is not between 1 and the number of images.
@@ -53,7 +56,8 @@ def training_batches(split: Split | FolderSplit, batch_size: int, seed: int, fir
     if not 1 <= batch_size <= len(split.labels):
         raise ValueError(f"batch_size {batch_size} must be from 1 to the number of training images, "
                          f"{len(split.labels)}")
-    return _prefetch(lambda step: batch_of_step(split, batch_size, seed, step, shard), range(first, last))
+    return _prefetch(lambda step: batch_of_step(split, batch_size, seed, step, shard, crop_padding),
+                     range(first, last))
 
 
 def evaluation_batches(split: Split | FolderSplit, batch_size: int,
