@@ -170,7 +170,8 @@ def train(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset,
                 f"{settings.network} network of "
                 f"{count_layers(network, tr.nn.Conv2d)} convolutions, {network.num_parameters():,} trainable "
                 f"weights; output in {launch.out}")
-    return run(settings, launch, network, schedule, dataset, headline, checkpoint, group, settings.crop_padding)
+    return run(settings, launch, network, schedule, dataset, headline, checkpoint, group,
+               settings.crop_padding)
 
 
 def demo(settings: CifarSettings, launch: CifarLaunch, dataset: Dataset, start: float) -> None:

@@ -27,24 +27,39 @@ def test_an_image_of_one_color_becomes_zeros(xp):
     assert not standardize(xp.full((1, 4, 4, 3), 200, numpy.uint8)).any()
 
 
-def test_every_result_is_a_shifted_and_perhaps_mirrored_original(xp):
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_every_result_is_a_shifted_and_perhaps_mirrored_original(xp, padding):
     batch = images(xp, N=500)
-    out = tr.backend.to_numpy(crop_flip(batch, draw_crops(500, numpy.random.default_rng(0))))
-    originals = numpy.pad(tr.backend.to_numpy(batch), [(0, 0), (2, 2), (2, 2), (0, 0)])
+    crops = draw_crops(500, numpy.random.default_rng(0), padding)
+    out = tr.backend.to_numpy(crop_flip(batch, crops, padding))
+    sides = padding, padding
+    originals = numpy.pad(tr.backend.to_numpy(batch), [(0, 0), sides, sides, (0, 0)])
+    shifts = range(2 * padding + 1)
     seen = set()
     for original, result in zip(originals, out, strict=True):
-        for top, left, flip in itertools.product(range(5), range(5), (False, True)):
+        for top, left, flip in itertools.product(shifts, shifts, (False, True)):
             window = original[top:top + 8, left:left + 8]
             if (result == (window[:, ::-1] if flip else window)).all():
                 seen.add((top, left, flip))
                 break
         else:
             raise AssertionError("an augmented image is no window of its original")
-    assert len(seen) == 50, "500 draws should meet all 25 places, mirrored and not"
+    assert len(seen) == 2 * len(shifts) ** 2, "500 draws should meet all places, mirrored and not"
 
 
 def split(xp, N=20):
     return Split(images(xp, N), xp.arange(N))
+
+
+def test_batches_are_cut_with_the_padding_asked_for_and_the_papers_by_default(xp):
+    data = split(xp)
+    originals = tr.backend.to_numpy(standardize(data.images))
+    for padding in {"crop_padding": 0}, {"crop_padding": 4}, {}:
+        (batch, labels), = training_batches(data, 20, 0, 0, 1, **padding)
+        numpy.testing.assert_array_equal(batch, batch_of_step(data, 20, 0, 0, **padding)[0])
+        pairs = zip(tr.backend.to_numpy(batch), originals[tr.backend.to_numpy(labels)], strict=True)
+        uncut = sum((image == old).all() or (image == old[:, ::-1]).all() for image, old in pairs)
+        assert (uncut == 20) == (padding == {"crop_padding": 0})
 
 
 def test_an_epoch_shows_each_image_once_in_another_order_each_time(xp):

@@ -200,8 +200,9 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
 
 def test_the_laptops_settings_and_their_cost():
     printed = run("--laptop", "--dataset", "shapes", "--dry-run", "--backend", "numpy")
-    assert "1,175,472 trainable weights, batches of 64" in printed
-    assert "40,000 steps  about" in printed and "an estimate" in printed
+    # at the full rate, without the warm-up of its schedule, this network diverges in three steps
+    assert "848,304 trainable weights, batches of 128" in printed
+    assert "24,000 steps  about" in printed and "an estimate" in printed
 
 
 def test_held_out_images_take_the_place_of_test_images(tmp_path):

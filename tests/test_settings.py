@@ -49,7 +49,7 @@ def test_paper_then_preset_then_checkpoint_then_command_line(monkeypatch, tmp_pa
     settings, launch, checkpoint = read(monkeypatch, run_cifar, "--laptop", "--resume", "--out", tmp_path,
                                         "--steps", "20")
     assert settings.momentum == 0.9, "the paper's"
-    assert settings.batch_size == 64 and settings.schedule == "one-cycle", "the preset's"
+    assert settings.crop_padding == 4 and settings.schedule == "one-cycle", "the preset's"
     assert settings.lr == 0.03 and settings.initial_scale is None, "the checkpoint's, not the preset's"
     assert settings.steps == 20, "the command line's, not the checkpoint's"
     assert (launch.out, launch.resume, checkpoint.step) == (tmp_path, True, 3)
@@ -103,7 +103,7 @@ COMMON = {"precision", "widths", "steps", "epochs", "batch_size", "lr", "momentu
 
 
 @pytest.mark.parametrize("script, names", [
-    (run_cifar, COMMON | {"dataset", "lr_drops"}),
+    (run_cifar, COMMON | {"dataset", "crop_padding", "lr_drops"}),
     (run_imagenet, COMMON | {"lr_decay", "min_area", "size"})])
 def test_a_checkpoint_has_the_settings_under_the_names_of_today(monkeypatch, tmp_path, script, names):
     arguments = ["--widths", 4, 8, "--blocks", *([1] if script is run_cifar else [1, 1])]

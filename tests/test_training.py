@@ -514,6 +514,17 @@ def test_curves_of_two_runs_are_drawn(tmp_path):
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_trains_on_crops_of_its_padding(xp, tmp_path):
+    expected = small_dataset(xp)
+    for padding in 0, 4:
+        seen = []
+        small_run(xp, tmp_path / str(padding), 1, crop_padding=padding,
+                  compute=lambda net, images, labels, seen=seen: seen.append(images) or
+                  loss_and_error(net, images, labels))
+        batch, _ = tr.datasets.loader.batch_of_step(expected.train, 8, 3, 0, crop_padding=padding)
+        assert (seen[0] == batch).all()
+
+
 def test_a_captured_run_is_the_same_run(xp, tmp_path):
     if xp is numpy:
         pytest.skip("capture needs a GPU")

@@ -143,7 +143,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
         group: Group = SINGLE_PROCESS, crop_padding: int = PADDING) -> Metrics:
     """Print the headline and train the network, from the checkpoint on if there is one; or make a dry run.
 
-    schedule: step -> learning rate. group: the processes that mpirun started. crop_padding: as in `train`.
+    schedule: step -> learning rate. group: the processes that mpirun started. crop_padding: as in `Run`.
     Raises ValueError if the folder already holds another run, or this one with all its steps; RuntimeError if
     a step needs more memory than the GPU has; SystemExit as `end_if_stopped`.
     """
@@ -159,9 +159,11 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
         whole = launch.capture and group.size == 1
         compute = capture.captured(loss_and_error) if whole else loss_and_error
         if launch.dry_run:
-            return dry_run(model, optimizer, dataset, settings.steps, settings.batch_size, group, compute)
+            return dry_run(model, optimizer, schedule, dataset, settings.steps, settings.batch_size, group,
+                           compute)
         record = Run(launch.out, settings.config(), seed=settings.seed, group=group, overwrite=launch.demo,
-                     step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every)
+                     step=checkpoint.step if checkpoint else 0, evaluate_every=settings.evaluate_every,
+                     crop_padding=crop_padding)
         if backend.current() is not numpy:
             images, _ = dataset.test.evaluation_batch(numpy.arange(1))
             captured = whole and not [*model.named_generators()]  # else it draws random numbers
@@ -172,7 +174,7 @@ def run(settings: Settings, launch: Launch, network: Module, schedule: Callable[
             if group.rank == 0:
                 print(text)
         metrics = train(model, optimizer, schedule, dataset, record, steps=settings.steps,
-                        batch_size=settings.batch_size, compute=compute, crop_padding=crop_padding)
+                        batch_size=settings.batch_size, compute=compute)
     remedy = (f"To continue:  python {Path(sys.argv[0]).name} --resume --data "
               f"{shlex.quote(str(settings.data))} --out {shlex.quote(str(launch.out))}"
               f"{f' --backend {launch.backend}' * (launch.backend != 'auto')}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import numpy
 
@@ -19,18 +20,20 @@ from .loop import Compute, loss_and_error, training_step
 STEPS, BEFORE, BEFORE_ON_GPU = 3, 1, 4  # timed; before, when memory is allocated and a GPU records a step
 
 
-def dry_run(model: Module, optimizer: Optimizer, dataset: Dataset, steps: int, batch_size: int,
-            group: Group = SINGLE_PROCESS, compute: Compute = loss_and_error) -> Metrics:
+def dry_run(model: Module, optimizer: Optimizer, schedule: Callable[[int], float], dataset: Dataset,
+            steps: int, batch_size: int, group: Group = SINGLE_PROCESS,
+            compute: Compute = loss_and_error) -> Metrics:
     """Take a few steps of a run, print the time and memory of one and the hours of all, and write nothing.
 
-    steps, batch_size: of the whole run. group: the processes that share it. compute: as in `train`.
+    steps, batch_size: of the whole run. group: the processes that share it. schedule, compute: as in `train`.
     Returns no lines of metrics.
     The hours are an estimate: of steps on this machine, as busy as it is now, without evaluations.
     """
     seconds, before = [], BEFORE if backend.current() is numpy else BEFORE_ON_GPU
     with memory_kept():
-        for images, labels in training_batches(dataset.train, batch_size, 0, 0, min(steps, before + STEPS),
-                                               group.shard):
+        batches = training_batches(dataset.train, batch_size, 0, 0, min(steps, before + STEPS), group.shard)
+        for number, (images, labels) in enumerate(batches):
+            optimizer.lr = schedule(number)  # the full rate could diverge where a run warms up
             start = time.perf_counter()
             loss, _ = training_step(model, optimizer, images, labels, group, compute)
             float(loss)  # waits for a GPU

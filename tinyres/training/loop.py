@@ -9,7 +9,6 @@ import numpy
 
 from ..backend import Array, xp_of
 from ..datasets.dataset import Dataset, Split
-from ..datasets.augment import PADDING
 from ..datasets.loader import evaluation_batches, training_batches
 from ..distributed import SINGLE_PROCESS, Group, check_batch, make_equal, replicas
 from ..extras.losses import error_rate
@@ -56,12 +55,12 @@ def training_step(model: Module, optimizer: Optimizer, images: Array, labels: Ar
 
 
 def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float], dataset: Dataset, run: Run,
-          *, steps: int, batch_size: int, compute: Compute = loss_and_error, crop_padding: int = PADDING) -> Metrics:
+          *, steps: int, batch_size: int, compute: Compute = loss_and_error) -> Metrics:
     """Train until `steps` steps are done or a signal asks to stop, and return the lines of metrics.jsonl.
 
     schedule: step -> learning rate, 0 being the first step. run: where to record, and the steps already done.
     batch_size: of all processes of the run together; each takes its shard.
-    compute: forward and backward pass; default: `loss_and_error`. crop_padding: as in `batch_of_step`.
+    compute: forward and backward pass; default: `loss_and_error`.
     After Ctrl-C, SIGTERM or SIGHUP the current step is finished and a checkpoint saved; the last line then
     has step < steps. A file that cannot be written is reported on stderr and tried again when it is next due.
     Raises ValueError for labels that are not the index of a class, a batch_size that is not a multiple of the
@@ -77,7 +76,7 @@ def train(model: Module, optimizer: Optimizer, schedule: Callable[[int], float],
     check_batch(batch_size, group.size)
     _check_labels(dataset)
     batches = training_batches(dataset.train, batch_size, run.seed, run.step, steps, group.shard,
-                               crop_padding)
+                               run.crop_padding)
     epoch = len(dataset.train.labels) // batch_size
     with run, stop_on_signal() as stop, memory_kept():
         make_equal(model, list(optimizer.state.values()), group)

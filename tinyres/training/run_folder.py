@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from .. import backend
+from ..datasets.augment import PADDING
 from ..distributed import SINGLE_PROCESS, Group
 from ..nn import Module
 from ..optim import Optimizer
@@ -42,8 +43,9 @@ class Due(NamedTuple):
 class Run:
     """A training run and its folder: the argument of `train`, which enters it as a context.
 
-    folder: made if absent. config: settings to save, for JSON. seed: of the batches. step: steps already
-    done, if model and optimizer come from the checkpoint in the folder: `resume` sees to it.
+    folder: made if absent. config: settings to save, for JSON. seed, crop_padding: of the batches, as in
+    `batch_of_step`. step: steps already done, if model and optimizer come from the checkpoint in the folder:
+    `resume` sees to it.
     overwrite: whether a run that starts may replace the one in the folder.
     evaluate_every: steps between evaluations (and checkpoints); default: one epoch.
     metrics_every: steps between lines; default: 10, or 100 on a GPU, which has to wait for the figures of
@@ -54,8 +56,9 @@ class Run:
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], *, seed: int = 0, step: int = 0,
                  overwrite: bool = False, evaluate_every: int | None = None, metrics_every: int | None = None,
-                 group: Group = SINGLE_PROCESS) -> None:
+                 group: Group = SINGLE_PROCESS, crop_padding: int = PADDING) -> None:
         self.folder, self.config, self.seed, self.step = user_path(folder), dict(config), seed, step
+        self.crop_padding = crop_padding
         self.evaluate_every, self.metrics_every, self.group = evaluate_every, metrics_every, group
         self.overwrite, self.stopped_by = overwrite, None
         self.checkpoint, self.metrics_file = self.folder / "checkpoint.npz", self.folder / "metrics.jsonl"
