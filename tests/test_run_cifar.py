@@ -199,9 +199,9 @@ def test_a_run_is_not_overwritten_and_not_resumed_with_other_settings(straight):
 
 
 def test_the_laptops_settings_and_their_cost():
-    printed = run("--laptop", "--dataset", "shapes", "--dry-run", "--backend", "numpy")
+    printed = run("--laptop", "--dataset", "shapes", "--batch-size", 32, "--dry-run", "--backend", "numpy")
     # at the full rate, without the warm-up of its schedule, this network diverges in three steps
-    assert "848,304 trainable weights, batches of 128" in printed
+    assert "848,304 trainable weights, batches of 32" in printed
     assert "24,000 steps  about" in printed and "an estimate" in printed
 
 
