@@ -47,7 +47,7 @@ from tinyres.fast.cpu import machine
 from tinyres.fast.cpu.threads import core_count
 
 PAPER, DEEP = dict(), dict(widths=(16, 32, 64))
-SMALL, LAPTOP = dict(blocks=1, widths=(16, 32, 64)), dict(blocks=1, widths=(32, 64, 128, 256))
+SMALL, FOUR = dict(blocks=1, widths=(16, 32, 64)), dict(blocks=1, widths=(32, 64, 128, 256))
 TRAINERS = {"PyTorch": "torch", "its channels_last": "torch", "torch.compile": "torch"}  # and their packages
 PEERS = {**TRAINERS, "ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 # what keeps NumPy, PyTorch with oneDNN, and OpenVINO from AVX-512. Nothing keeps ONNX Runtime from it
@@ -80,14 +80,14 @@ ROWS = (
     Row("training step, paper's network, batch 128", PAPER, 128),
     Row("training step, 16-32-64, batch 128", SMALL, 128),
     Row("training step, 16-32-64, batch 128, own loop", SMALL, 128, own_loop=True),
-    Row("training step, laptop network, batch 64", LAPTOP, 64),
-    Row("training step, laptop network, batch 64, own loop", LAPTOP, 64, own_loop=True),
+    Row("training step, 32-64-128-256, batch 64", FOUR, 64),
+    Row("training step, 32-64-128-256, batch 64, own loop", FOUR, 64, own_loop=True),
     Row("training step, 55 convolutions, 16-32-64, batch 32", DEEP, 32, definition=True),
     Row("training step, 55 convolutions, 16-32-64, batch 8", DEEP, 8, definition=True),
     Row("inference, paper's network, batch 128", PAPER, 128, train=False),
     Row("inference, paper's network, batch 1", PAPER, 1, train=False),
-    Row("inference, laptop network, batch 128", LAPTOP, 128, train=False),
-    Row("inference, laptop network, batch 1", LAPTOP, 1, train=False),
+    Row("inference, 32-64-128-256, batch 128", FOUR, 128, train=False),
+    Row("inference, 32-64-128-256, batch 1", FOUR, 1, train=False),
 )
 
 

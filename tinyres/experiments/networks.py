@@ -2,8 +2,8 @@
 
     python -m tinyres.experiments.networks                        16 runs of 8 epochs, and 44 of 400 steps
 
-The abstract's third claim, and what normalization buys. Three of them are the network of `run_cifar.py
---laptop`; All-CNN-C of Springenberg et al. (2015) is narrower than published, so that an image costs as many
+The abstract's third claim, and what normalization buys. Three of them have nine convolutions;
+All-CNN-C of Springenberg et al. (2015) is narrower than published, so that an image costs as many
 multiply-adds. Data, batches, steps and schedule are the same; each network has learning rates of its own.
 
 sweep.py says which runs are made, and what is kept of them. Then each network takes some steps at constant
@@ -56,7 +56,7 @@ TRAINS = math.log(10) - 0.1  # who guesses one of ten classes has a mean loss of
 
 @dataclass(frozen=True, kw_only=True)
 class Options(SweepOptions):
-    """The options of the command line; defaults are those of `run_cifar.py --laptop`."""
+    """The options of the command line."""
     batch_size: int = 64
     lrs: tuple[float, ...] = option((), "learning rates to choose from; default: three for each network",
                                     positive_float, "LR", nargs="+")

@@ -37,7 +37,7 @@ from ..support.pipes import end_with_reader
 from ..tensor import Tensor, no_grad
 from . import PICTURES, picture
 
-LR, DROPS, BATCH = 0.1, (68, 430), 32  # the demo's
+LR, DROPS, BATCH = 0.1, (68, 350), 32  # the demo's
 
 
 def varying_fraction(activations: Array) -> float:
