@@ -27,10 +27,7 @@ from tinyres.fast.gpu import block, capture, cublas, loss_scale, passes, precisi
 from tinyres.models import ResidualNetwork
 from tinyres.training import loss_and_error, training_step
 
-if not tr.backend.gpu_available():
-    sys.exit(f"gpu.py needs a GPU: {tr.backend.why_no_gpu()}")
-import cupy  # noqa: E402
-
+cupy = tr.backend.cupy
 try:
     import torch
 except ImportError:
@@ -272,6 +269,8 @@ def main() -> None:
     for instead in "--imagenet", "--products", "--profile":
         parser.add_argument(instead, action="store_true")
     args = parser.parse_args()
+    if not tr.backend.gpu_available():
+        sys.exit(f"gpu.py needs a GPU: {tr.backend.why_no_gpu()}")
     args.batch_sizes = args.batch_sizes or ([256] if args.imagenet else [128, 512])
     args.rounds = args.rounds or (2 if args.imagenet else 7)
     tr.backend.use("cupy")

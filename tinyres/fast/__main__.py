@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .. import backend, models
 from ..arithmetic import matrix_product
-from ..conv import convolve, output_size
+from ..conv import convolution_gradients, convolve, output_size
 from ..kernel import KERNELS, Kernel
 from ..nn import Conv2d
 from ..ops import rectify, relu_gradient
@@ -30,10 +30,10 @@ def main() -> None:
     lines: dict[str, list[str]] = {}
     for name, kernel, arguments in _layers():
         shapes = " ".join("x".join(map(str, a.shape)) for a in arguments if hasattr(a, "shape"))
-        line = f"{kernel.__name__:<15} {shapes:<34} {kernel.choose(*arguments).__name__}"
+        line = f"{kernel.__name__:<21} {shapes:<45} {kernel.choose(*arguments).__name__}"
         lines.setdefault(line, []).append(name)
     for line, names in lines.items():
-        print(f"    {len(names):>3} x {line:<80} {names[0]}{f' to {names[-1]}' * (len(names) > 1)}")
+        print(f"    {len(names):>3} x {line:<88} {names[0]}{f' to {names[-1]}' * (len(names) > 1)}")
 
 
 def _first_line(function: object) -> str:
@@ -47,13 +47,16 @@ def _zeros(*shape: int) -> backend.Array:
 
 
 def _layers() -> list[tuple[str, Kernel, tuple[object, ...]]]:
-    """(name, kernel, arguments) of each call in a forward pass, and of ReLU's gradient and SGD's step."""
+    """(name, kernel, arguments) of each call in a forward pass, of the gradients of convolutions and ReLU,
+    and of SGD's step."""
     network, x, layers = models.cifar_net(), _zeros(BATCH_SIZE, 32, 32, 3), []
 
     def add(name: str, convolution: Conv2d, x: backend.Array) -> backend.Array:
         w, stride, padding = convolution.weight.data, (convolution.stride,) * 2, (convolution.padding,) * 2
+        out = _zeros(len(x), *output_size(x.shape, w.shape, stride, padding), w.shape[3])
         layers.append((name, convolve, (x, w, stride, padding)))
-        return _zeros(len(x), *output_size(x.shape, w.shape, stride, padding), w.shape[3])
+        layers.append((name, convolution_gradients, (out, x, w, stride, padding, (True, True))))
+        return out
 
     x = add("stem", network.stem, x)
     for i, block in enumerate(network.blocks):
