@@ -222,10 +222,13 @@ def window(name: str, size: Any, x: Array) -> int:
 
 def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:
     """One integer, or (vertical, horizontal), as a pair."""
-    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(sizes) != 2 or not all(isinstance(size, Integral) and int(size) >= minimum for size in sizes):
+    try:
+        first, second = map(operator.index, value if isinstance(value, (tuple, list)) else (value, value))
+    except (TypeError, ValueError):  # no integers, or not two
+        first = second = minimum - 1
+    if first < minimum or second < minimum:
         raise ValueError(f"{name} {value!r} must be an integer >= {minimum}, or a pair of them")
-    return int(sizes[0]), int(sizes[1])
+    return first, second
 
 
 def convolution(x: Tensor, w: Tensor, stride: Any,

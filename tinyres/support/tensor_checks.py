@@ -15,10 +15,14 @@ import numpy
 from .. import backend
 from ..backend import Array
 
+FLOATS = {numpy.dtype(name) for name in ("float16", "float32", "float64")}
+
 
 def float_array(data: object) -> Array:
     """Data as an array of floats: one of floats as it is, but in this machine's byte order; integers, lists
     and numbers as float32."""
+    if type(data) is numpy.ndarray and data.dtype in FLOATS:  # nearly always
+        return data
     if _is_tensor(data):
         raise TypeError("Tensor(tensor): expected an array or numbers; tensor.detach() takes a tensor off "
                         "the graph")

@@ -89,7 +89,8 @@ def unforked() -> Iterator[None]:
         _inside.reset(token)
         with _fork:
             _unforked -= 1
-            _fork.notify_all()
+            if _forks:
+                _fork.notify_all()
 
 
 def _before_fork() -> None:
