@@ -209,7 +209,6 @@ def test_sizes_may_be_numbers_of_numpy(xp):
     for integer in numpy.int64, numpy.uint8:
         x = tr.Tensor(xp.ones((1, 6, 6, integer(2)), "float32"))
         assert tr.avg_pool2d(x, integer(2)).shape == tr.max_pool2d(x, integer(2)).shape == (1, 3, 3, 2)
-        assert tr.ops.avg_pool2d(x, integer(2)).shape == (1, 3, 3, 2)
         layer = tr.nn.Conv2d(integer(2), integer(3), integer(3), integer(2), integer(1))
         assert layer(x).shape == (1, 3, 3, 3) and layer.weight.dtype == "float32"
         assert tr.nn.Linear(integer(2), integer(3))(x).shape == (1, 6, 6, 3)
@@ -244,16 +243,6 @@ def test_pooling_with_stride_padding_and_pairs(xp, size, stride, padding):
           pooled(numpy.mean, x.numpy(), sizes, strides, paddings, 0), x)
     check(lambda x: tr.max_pool2d(x, size, stride, padding),
           pooled(numpy.max, x.numpy(), sizes, strides, paddings, -numpy.inf), x)
-
-
-def test_both_average_poolings_agree_to_the_bit(xp):
-    results = []
-    for pool in tr.ops.avg_pool2d, tr.avg_pool2d:
-        x = tr.Tensor(random(xp, 2, 7, 9, 3).data.astype("float32"), requires_grad=True)
-        out = pool(x, 3)
-        out.backward(random(xp, *out.shape, seed=1).data.astype("float32"))
-        results.append((out.data, x.grad))
-    assert all((a == b).all() for a, b in zip(*results, strict=True))
 
 
 def test_mse_loss(xp):

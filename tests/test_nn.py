@@ -320,7 +320,7 @@ def test_linear_on_one_sample_and_without_bias(xp):
     lambda: Sequential(tr.global_avg_pool2d, Linear(4, 2), tr.softmax, tr.log_softmax),
     lambda: Sequential(lambda x: tr.max_pool2d(x, 2), lambda x: tr.avg_pool2d(x, 2)),
     lambda: Sequential(lambda x: tr.flatten(x, 1)),
-    lambda: lambda x: tr.ops.avg_pool2d(x, 3), lambda: lambda x: tr.max(x, (1, 2)),
+    lambda: lambda x: tr.avg_pool2d(x, 3), lambda: lambda x: tr.max(x, (1, 2)),
     lambda: lambda x: x.var(3),
     lambda: Sequential(lambda x: x[..., :3], tr.models.cifar_net(blocks=1, widths=(4, 8)))])
 def test_an_empty_batch_goes_through_every_layer(xp, make):

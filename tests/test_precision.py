@@ -74,6 +74,30 @@ def test_a_network_with_other_blocks(xp):
         assert model.overflowing_layer() == "blocks.1"
 
 
+def test_a_block_in_two_places_and_a_layer_that_nobody_calls(xp):
+    def gradients_of(wrap):
+        network = tr.models.cifar_net(3, blocks=2, widths=(8,), seed=1)
+        network.blocks[1] = network.blocks[0]
+        network.unused = tr.nn.Conv2d(8, 8, 3)
+        images = numpy.random.default_rng(0).standard_normal((8, 8, 8, 3), "float32")
+        logits = (precision.Float16(network) if wrap else network)(tr.Tensor(xp.asarray(images)))
+        tr.softmax_cross_entropy(logits, xp.arange(8) % 3).backward()
+        return {name: p.grad for name, p in network.named_parameters()}
+
+    half, full = gradients_of(True), gradients_of(False)
+    assert full.pop("unused.weight") is None and not half.pop("unused.weight").any()
+    for name, gradient in full.items():
+        assert xp.linalg.norm(half[name] - gradient) < 0.1 * xp.linalg.norm(gradient)
+
+
+def test_the_images_to_look_at_are_the_last_trained_on(xp, scaled):
+    model, _ = scaled
+    trained_on = model.last_images
+    with tr.no_grad():
+        model(tr.Tensor(xp.zeros((1, 8, 8, 3), "float32")))
+    assert model.last_images is trained_on
+
+
 @pytest.fixture
 def scaled(xp):
     """A float16 network that has seen a batch, and its optimizer."""

@@ -19,8 +19,8 @@ from tinyres.training import Run, train
 
 GRAPHS, STEPS = 600, (3, 9)
 LARGEST = 96  # values of a tensor
-OF_FEW_SHAPES = ["softmax_cross_entropy", "cross_entropy", "conv2d", "max_pool2d", "any_avg_pool2d",
-                 "avg_pool2d", "global_avg_pool2d", "sqrt"]  # tried more often than others
+OF_FEW_SHAPES = ["softmax_cross_entropy", "cross_entropy", "conv2d", "max_pool2d", "avg_pool2d",
+                 "global_avg_pool2d", "sqrt"]  # tried more often than others
 
 
 class Step(NamedTuple):
@@ -147,14 +147,6 @@ def reduction(function: Callable[..., tr.Tensor]) -> Callable:
         keepdims = bool(rng.integers(2))
         return lambda x: function(x, axis, keepdims), i
     return step
-
-
-def avg_pool2d(graph: Graph, i: int) -> tuple | None:
-    x = graph.nodes[i]
-    if x.ndim != 4:
-        return None
-    size = int(graph.rng.integers(1, min(x.shape[1:3]) + 1))
-    return lambda x: tr.ops.avg_pool2d(x, size), i
 
 
 def conv2d(graph: Graph, i: int) -> tuple | None:
@@ -329,12 +321,12 @@ OPERATIONS: dict[str, Callable[[Graph, int], tuple | None]] = {
     "log": unary(tr.log, lambda x: bool((x > 0.1).all())), "relu": unary(tr.relu, far_from_zero),
     "reshape": reshape, "transpose": transpose, "pad": pad, "sum": reduction(tr.sum),
     "mean": reduction(tr.mean), "astype": unary(lambda x: tr.astype(x, "float64")),
-    "avg_pool2d": avg_pool2d, "global_avg_pool2d": unary(tr.global_avg_pool2d, lambda x: x.ndim == 4),
+    "global_avg_pool2d": unary(tr.global_avg_pool2d, lambda x: x.ndim == 4),
     "conv2d": conv2d, "softmax_cross_entropy": softmax_cross_entropy,
     "sqrt": unary(tr.sqrt, lambda x: bool((x > 0.1).all())), "abs": unary(tr.abs, far_from_zero),
     "tanh": unary(tr.tanh), "sigmoid": unary(tr.sigmoid), "clip": clip, "maximum": maximum, "max": largest,
     "softmax": along_axis(tr.softmax), "log_softmax": along_axis(tr.log_softmax), "getitem": getitem,
-    "any_avg_pool2d": any_pool(tr.avg_pool2d), "min": smallest, "minimum": minimum, "where": where,
+    "avg_pool2d": any_pool(tr.avg_pool2d), "min": smallest, "minimum": minimum, "where": where,
     "power_of_tensors": power_of_tensors, "var": spread(tr.var), "std": spread(tr.std),
     "squeeze": unary(tr.squeeze), "unsqueeze": along_new_axis, "flatten": flatten, "split": part,
     "mse_loss": like(tr.mse_loss), "cross_entropy": cross_entropy,

@@ -1,4 +1,4 @@
-"""Kernels: the few functions on arrays that take nearly all of the time.
+"""Kernels: the few functions, nearly all of them on arrays, for which another file may know a faster way.
 
 What the core writes as plainly as can be and marks `@kernel` is a kernel's definition. Files in fast/ may
 register variants, each with the condition under which it applies; a call takes the variant that applies, or

@@ -10,9 +10,10 @@ from numpy.random import Generator, default_rng
 from . import backend
 from .conv import Pair, conv2d
 from .extras.layers import BatchNorm2d, Dropout, Sequential
+from .extras.pooling import avg_pool2d
 from .kernel import kernel
 from .module import Module
-from .ops import avg_pool2d, pad, relu
+from .ops import pad, relu
 from .support import layer_checks as checks
 from .support import names
 from .support.operation_checks import pair

@@ -1,4 +1,4 @@
-"""The differentiable functions that the paper needs, in order of complexity.
+"""The basic differentiable functions, those of the paper's network among them, in order of complexity.
 
 Each is its formula on arrays: the result, and the function from g, the gradient of the loss with respect to
 the result, to the gradient of x. `@operation` (tensor.py) makes of it a function from Tensor to Tensor.
@@ -12,7 +12,7 @@ from .extras.methods import Axes
 from .kernel import kernel
 from .support import operation_checks as checks
 from .support.context import operations
-from .support.numerics import scaled, total, wide
+from .support.numerics import scaled, total
 from .tensor import Formula, Tensor, operation
 
 
@@ -93,34 +93,6 @@ def mean(x: Array, axis: Axes = None, keepdims: bool = False) -> Formula:
 def _repeat(g: Array, kept: Array, x: Array) -> Array:
     """g, of as many numbers as `kept`, repeated over the axes of x that were summed."""
     return xp_of(g).broadcast_to(g.reshape(kept.shape), x.shape)
-
-
-@operation
-def avg_pool2d(x: Array, size: int) -> Formula:
-    """Mean over windows of size x size that do not overlap: (N, H, W, C) -> (N, H // size, W // size, C).
-
-    Rows and columns that fill no whole window are left out. Raises ValueError for an x without four axes, or
-    a size that is not an integer from 1 to the image's side.
-    """
-    size = checks.window("avg_pool2d", size, x)
-    xp, (N, H, W, C) = xp_of(x), x.shape
-
-    def windows(image: Array) -> Array:
-        inside = image[:, :H // size * size, :W // size * size]
-        return inside.reshape(N, H // size, size, W // size, size, C)
-
-    out = xp.zeros((N, H // size, W // size, C), wide(x.dtype, size**2))
-    for i in range(size):
-        for j in range(size):
-            out += windows(x)[:, :, i, :, j]
-    out /= size**2
-
-    def gradient(g: Array) -> Array:
-        grad = xp.zeros((N, H, W, C), g.dtype)
-        windows(grad)[...] = (g / size**2)[:, :, None, :, None]
-        return grad
-
-    return out.astype(x.dtype, copy=False), gradient
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from .support import names
 from .support.numerics import quietly
 from .tensor import Tensor
 
-__all__ = ["Adam", "Optimizer", "SGD", "clip_grad_norm_", "exponential_decay", "one_cycle", "step_decay"]
+__all__ = ["Adam", "Optimizer", "SGD", "clip_grad_norm_", "cosine_decay", "exponential_decay", "one_cycle",
+           "step_decay"]
 __getattr__, __dir__ = names.of_module("tinyres.optim", __all__)
 
 

@@ -5,7 +5,6 @@ speed, but leave PyTorch alone. A benchmark that finds one starts itself again w
 """
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import numpy
 
-from tinyres.fast.cpu.threads import core_count
+from tinyres.fast.cpu import blas
+from tinyres.fast.cpu.cores import core_count
 
 FOREIGN = "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_VERBOSE"
 
@@ -30,7 +30,9 @@ def begin(keep: str | None = None) -> None:
         print(f"Measured without {settings}, which is set in this environment.", flush=True)
         environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         sys.exit(subprocess.call([sys.executable, *sys.argv], env=environment))
-    print(f"{_processor()}, {core_count()} cores; {_blas()}; NumPy {numpy.__version__}; "
+    built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    print(f"{_processor()}, {core_count()} cores; {built['name']} {built['version']} with kernels for "
+          f"{blas.kernels()}; NumPy {numpy.__version__}; "
           f"PyTorch {_version('torch')}; Python {platform.python_version()}", flush=True)
 
 
@@ -47,21 +49,6 @@ def _processor() -> str:
     values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     name = values.get("model name", platform.machine())
     return f"{name} (family {values.get('cpu family')}, model {values.get('model')})"
-
-
-def _blas() -> str:
-    """The version of NumPy's OpenBLAS and the processor whose kernels it chose."""
-    for library in Path(numpy.__file__).parent.parent.glob("numpy.libs/*openblas*"):
-        loaded = ctypes.CDLL(str(library))
-        for suffix in "64_", "":
-            if hasattr(loaded, f"scipy_openblas_get_config{suffix}"):
-                texts = []
-                for name in "config", "corename":
-                    function = getattr(loaded, f"scipy_openblas_get_{name}{suffix}")
-                    function.restype = ctypes.c_char_p
-                    texts.append(function().decode())
-                return f"{' '.join(texts[0].split()[:2])} with kernels for {texts[1]}"
-    return "a BLAS other than NumPy's own"
 
 
 def _version(package: str) -> str:

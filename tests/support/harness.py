@@ -1,5 +1,5 @@
 """The scripts run as their users run them or, sooner, within this process; runs that are killed, for
-test_robustness.py and faults.py."""
+test_robustness.py and kills.py."""
 from __future__ import annotations
 
 import importlib

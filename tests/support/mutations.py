@@ -321,4 +321,4 @@ def mutations(kind: str, reader: Reader, folder: Path, held: object, count: int,
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or [*READERS])

@@ -1,5 +1,5 @@
-"""The settings of a run, made once and never changed, in four layers, each overriding the one before: the
-paper's values, a preset, the settings in a checkpoint, the command line."""
+"""The settings of a run, in layers, each overriding the one before: the paper's values, a preset, what an
+optimizer or network brings along, the settings in a checkpoint, the command line."""
 from __future__ import annotations
 
 import argparse
@@ -16,7 +16,7 @@ from ..support.saved_weights import todays_settings
 from ..training import Checkpoint, load_checkpoint
 from .options import Parser, flag, fraction, non_negative_int, option, positive_float, positive_int
 
-MAX_STAGES = 6  # all but the first halve the image: 32 x 32 pixels allow five halvings, 112 x 112 as well
+MAX_STAGES = 6  # all but the first halve an image of 32 x 32 pixels, which allows five halvings
 ADAM_LR = 0.001  # the paper's rates are for SGD
 OWN_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {  # of a choice, for other settings
     ("optimizer", "adam"): {"lr": ADAM_LR}, ("network", "all-convolutional"): {"widths": (96, 192)}}

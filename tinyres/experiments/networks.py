@@ -2,9 +2,10 @@
 
     python -m tinyres.experiments.networks                        16 runs of 8 epochs, and 44 of 400 steps
 
-The abstract's third claim, and what normalization buys. Three of them have nine convolutions;
-All-CNN-C of Springenberg et al. (2015) is narrower than published, so that an image costs as many
-multiply-adds. Data, batches, steps and schedule are the same; each network has learning rates of its own.
+Does a radically simple residual network keep up with others, as the paper's abstract claims, and what does
+normalization buy? Three of them have nine convolutions; All-CNN-C of Springenberg et al. (2015) is narrower
+than published, so that an image costs as many multiply-adds. Data, batches, steps and schedule are the same;
+each network has learning rates of its own.
 
 sweep.py says which runs are made, and what is kept of them. Then each network takes some steps at constant
 learning rates, each twice the one before; it trains at a rate if its loss ends below TRAINS. Results of these

@@ -1,4 +1,4 @@
-"""Pooling over windows of any size, stride and padding; in ops.py is the paper's, over squares side by side.
+"""Pooling over windows of any size, stride and padding; the paper's is over squares side by side.
 
 Shapes: x (N, H, W, C), result (N, OH, OW, C), where OH = (H + 2 padding - KH) // stride + 1. size, stride and
 padding are pixels, one number or (vertical, horizontal); the stride is by default the size, the padding at

@@ -13,7 +13,7 @@ recording: ContextVar[bool] = ContextVar("recording", default=True)  # False und
 
 
 # What the operators of Tensor call: functions that return Tensors, and so are defined after it. The files in
-# which they are fill this in at their ends.
+# which they are fill this in at their ends; those in extras put wider ones in place of power and matmul.
 operations = SimpleNamespace()
 
 

@@ -24,15 +24,9 @@ def tensor(name: str, x: object, shape: str = "") -> Tensor:
     """x, which must be a Tensor, and have as many axes as `shape` names, such as "(N, C)"."""
     if not isinstance(x, Tensor):
         raise tensor_expected(name, x)
-    if shape:
-        _axes_named(name, x, shape)
-    return x
-
-
-def _axes_named(name: str, x: Tensor | Array, shape: str) -> None:
-    """As many axes as `shape` names, such as "(N, C)"."""
-    if x.ndim != shape.count(",") + 1:
+    if shape and x.ndim != shape.count(",") + 1:
         raise ValueError(f"{name}: expected shape {shape}, got {x.shape}")
+    return x
 
 
 def operands(name: str, a: object, b: object) -> tuple[Tensor, Tensor]:
@@ -209,15 +203,6 @@ def differentiable(name: str, arguments: tuple[Any, ...]) -> tuple[list[Any], li
         raise ValueError(f"{name}: no argument requires a gradient: make one as Tensor(array, "
                          "requires_grad=True)")
     return made, tensors
-
-
-def window(name: str, size: Any, x: Array) -> int:
-    """The side of a square window that fits into the image x (N, H, W, C)."""
-    _axes_named(name, x, "(N, H, W, C)")
-    if not isinstance(size, Integral) or not 1 <= int(size) <= min(x.shape[1:3]):
-        raise ValueError(f"{name}: size {size!r} must be an integer from 1 to the image's side, "
-                         f"{x.shape[1]} x {x.shape[2]}")
-    return int(size)
 
 
 def pair(name: str, value: Any, minimum: int) -> tuple[int, int]:

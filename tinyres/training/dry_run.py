@@ -41,7 +41,7 @@ def dry_run(model: Module, optimizer: Optimizer, schedule: Callable[[int], float
     seconds = seconds[before:] or seconds
     step = min(seconds)
     print(f"Dry run: {model.num_parameters():,} trainable weights, batches of {batch_size}\n"
-          f"  a step        {step:.2f} seconds, the fastest of {len(seconds)}\n"
+          f"  a step        {step:.3g} seconds, the fastest of {len(seconds)}\n"
           f"  peak memory   {peak_memory()}{' in each process' * (group.size > 1)}\n"
           f"  {steps:,} steps  about {steps * step / 3600:.1f} hours on this machine: an estimate, without "
           "evaluations")
@@ -49,9 +49,10 @@ def dry_run(model: Module, optimizer: Optimizer, schedule: Callable[[int], float
 
 
 def peak_memory() -> str:
-    """The most memory that this process has held so far; on a GPU, what CuPy has allocated there."""
-    if (xp := backend.current()).__name__ == "cupy":
-        return f"{xp.get_default_memory_pool().total_bytes() / 2**30:.2f} GiB on the GPU"
+    """The most memory that this process has held so far; on a GPU, what all programs hold there."""
+    if (xp := backend.current()) is not numpy:
+        free, total = xp.cuda.runtime.memGetInfo()  # since a captured step has a pool of its own
+        return f"{(total - free) / 2**30:.2f} GiB in use on the GPU"
     try:
         import resource
     except ImportError:  # Windows

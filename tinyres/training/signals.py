@@ -14,7 +14,7 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """A list for the number of the first Ctrl-C, SIGTERM or SIGHUP; a second signal acts as usual, at once.
+    """A list for the numbers of Ctrl-C, SIGTERM and SIGHUP; the same one again acts as usual, at once.
 
     Under nohup, where the process ignores SIGHUP, it goes on doing so.
     """

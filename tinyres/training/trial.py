@@ -33,6 +33,7 @@ def describe(model: Module, compute: Compute, image_shape: tuple[int, ...], batc
     except cupy.cuda.memory.OutOfMemoryError:
         seconds = None  # go on outside: the exception keeps the arrays of the step
     if seconds is None:
+        _forget_gradients(model)  # those that a backward pass has left half done
         largest = largest_batch(lambda size: _bytes(model, image_shape, size), free)
         remedy = (f"about --batch-size {largest} would" if largest
                   else "no batch would; choose fewer --blocks or smaller --widths")

@@ -1,4 +1,4 @@
-"""A residual block on a GPU as six matrix products, with one pass over memory after each.
+"""A residual block on a GPU as six matrix products, with one pass over memory after four of them.
 
 Write the 3 x 3 kernel as a matrix M (3C, 3O): rows (kw, c), columns (kh, o). For every pixel, take from x the
 three pixels side by side around it, X (pixels, 3C), and from a gradient g the three pixels one below the

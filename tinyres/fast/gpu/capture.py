@@ -46,7 +46,7 @@ def captured(compute: Compute) -> Compute:
 
     @functools.wraps(compute)
     def step(model: Module, *arrays: Array) -> tuple[Array, ...]:
-        if backend.current() is numpy:
+        if backend.current() is numpy or any(backend.xp_of(array) is numpy for array in arrays):
             return compute(model, *arrays)
         if not recorded:
             recorded.append(_Recorded(compute, model, arrays))
@@ -77,13 +77,18 @@ class _Recorded:
             recorded[...] = new
         try:
             results, gradients, replaced = self.graph()
+        except MemoryError:
+            del self.graph  # and its memory
+            self.state = None
+            raise
         except RuntimeError as error:
             if self.graph.graph or self.graph.calls <= WARM_UP_CALLS:  # it was not being recorded
                 raise
             self.failure = f"it could not be recorded. Does it fetch numbers from the GPU? ({error})"
-            del self.graph  # and its memory
+            del self.graph
             for parameter in model.parameters():
                 parameter.grad = None  # of work that was not done
+        if self.failure:  # by now the error has let go of what was computed
             return self(model, arrays)
         for tensor in replaced:
             tensor.version += 1  # as the recorded Python did

@@ -23,6 +23,7 @@ from ...models import ResidualNetwork
 from ...module import Module, unchanged
 from ...nn import BatchNorm2d, Conv2d, ResidualBlock
 from ...ops import relu
+from ...support.context import recording
 from ...tensor import Tensor, no_grad
 from .uncopied_gradients import unshared
 
@@ -85,7 +86,8 @@ class Float16(Module):
         return self.network.named_generators()
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.last_images = x
+        if recording.get():  # not those of an evaluation, for no Python is run where a step is replayed
+            self.last_images = x
         with self._float16_weights():
             features = self.network.features(_to_float16(x, self.loss_scale))
         return self.network.classify(_to_float32(features, self.loss_scale))
@@ -133,7 +135,9 @@ def _copies(weights: list[Tensor], dtypes: list[str], scale: Tensor) -> list[Ten
         gradients = converted(list(scaled.values()), "float32", scale.data)
         by_place = dict(zip(scaled, map(unshared, gradients), strict=True))
         scaled.clear()
-        return tuple(by_place.get(i) for i in range(len(weights)))
+        # a copy may be unused, as where one layer stands in two places
+        return tuple(by_place[i] if i in by_place else xp_of(weight.data).zeros_like(weight.data)
+                     for i, weight in enumerate(weights))
 
     def vjp_of(i: int) -> Callable[[Array], tuple[Array]]:
         def vjp(g: Array) -> tuple[Array]:
