@@ -52,7 +52,8 @@ def operands(name: str, a: object, b: object) -> tuple[Tensor, Tensor]:
 def broadcast(name: str, a: Tensor, b: Tensor) -> None:
     """Shapes that broadcast."""
     try:
-        numpy.broadcast_shapes(a.shape, b.shape)
+        if a.shape != b.shape:
+            numpy.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast: counted from the right, "
                          f"each pair of sizes must be equal or one of them 1") from None
