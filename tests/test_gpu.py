@@ -152,6 +152,18 @@ def test_numpy_arrays_are_computed_as_usual_while_cupy_is_current(capsys):
     assert isinstance(loss, (numpy.ndarray, numpy.generic)) and not capsys.readouterr().err
 
 
+def test_a_graph_takes_its_workspace_along():
+    cupy = tr.backend.use("cupy")
+    a, before = cupy.ones((16, 16), "float32"), set(cublas._workspaces)
+    graph = capture.CUDAGraph(lambda: cublas.matmul(a, a, cupy.empty_like(a)))
+    for _ in range(capture.WARM_UP_CALLS + 2):
+        assert float(graph()[0, 0]) == 16
+    assert len(cublas._workspaces) == len(before) + 1
+    del graph
+    assert set(cublas._workspaces) == before
+    assert float(cublas.matmul(a, a, cupy.empty_like(a))[0, 0]) == 16
+
+
 def test_a_step_that_needs_too_much_memory_gives_it_back():
     cupy = tr.backend.use("cupy")
     network = in_precision("float32", tr.models.cifar_net(blocks=1, widths=(8,)))

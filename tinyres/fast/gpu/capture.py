@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,7 @@ from ... import backend
 from ...backend import Array
 from ...nn import Module
 from ...tensor import Tensor
+from . import cublas
 
 cupy = backend.cupy
 
@@ -136,6 +138,7 @@ class CUDAGraph:
         self.function, self.calls, self.graph = function, 0, None
         self.stream, self.pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
         self.result: Any = None
+        weakref.finalize(self, cublas.release, self.stream.ptr)
 
     def __call__(self) -> Any:
         self.calls += 1

@@ -156,3 +156,13 @@ def _set_stream(library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
     library.cublasSetWorkspace_v2(handle, ctypes.c_void_p(_workspaces[key].ptr),
                                   ctypes.c_size_t(WORKSPACE_BYTES))
     _streams[handle.value] = stream
+
+
+def release(stream: int) -> None:
+    """Give back the workspaces of a stream that does no more work."""
+    for handle, known in list(_workspaces):
+        if known == stream:
+            del _workspaces[handle, known]
+    for handle, current in list(_streams.items()):
+        if current == stream:
+            del _streams[handle]
