@@ -79,7 +79,7 @@ class CifarSettings(Settings):
 # Deep enough that the identity decides, narrow enough for a minute on a laptop. Weights that start as small
 # as the paper's learn little at first, so the rate starts high, and drops before they have grown.
 DEMO = dict(dataset="shapes", blocks=3, widths=(8, 16, 32, 48, 64), steps=420, batch_size=32, lr=0.1,
-            lr_drops=(68, 350), evaluate_every=105, out=Path("runs/demo"))
+            lr_drops=(68, 350), evaluate_every=70, out=Path("runs/demo"))
 
 # What two cores train in about 100 minutes. Depth, initial scale, rate and schedule were chosen on held-out
 # training images: see data/results/README.md.

@@ -136,14 +136,15 @@ def draw_chart(path: Path, finished: Lines, rates: Lines) -> None:
             errors.append(plot.Line([step for step, _ in curve], [100 * error for _, error in curve],
                                     "" if i else network, "dashed" if i else "solid", color))
         short = rates[network]
+        trains = f"trains up to {largest_rate(short):g}" if largest_rate(short) else "trains at none"
         losses.append(plot.Line([line["lr"] for line in short], [line["loss"] or math.nan for line in short],
-                                f"{network}: trains up to {largest_rate(short) or '-'}", "solid", color))
+                                f"{network}: {trains}", "solid", color))
     losses.append(plot.Line([RATES[0], RATES[-1]], [TRAINS] * 2, "trains below", "dotted", 0))
     plot.save(path, [
         plot.Panel(errors, "Error on held-out images, each network at its best rate", "step", "%"),
         plot.Panel(losses, f"Loss after {SHORT_STEPS} steps at a constant learning rate",
                    "learning rate (where the network diverges, the line ends)", "training loss", log_x=True,
-                   y_range=(1, 3))])
+                   y_range=(0.5, 3))])
 
 
 def draw_bars(path: Path, finished: Lines) -> None:
