@@ -56,9 +56,9 @@ def test_batches_are_cut_with_the_padding_asked_for_and_the_papers_by_default(xp
     originals = tr.backend.to_numpy(standardize(data.images))
     for padding in {"crop_padding": 0}, {"crop_padding": 4}, {}:
         (batch, labels), = training_batches(data, 20, 0, 0, 1, **padding)
-        numpy.testing.assert_array_equal(batch, batch_of_step(data, 20, 0, 0, **padding)[0])
+        assert (batch == batch_of_step(data, 20, 0, 0, **padding)[0]).all()
         pairs = zip(tr.backend.to_numpy(batch), originals[tr.backend.to_numpy(labels)], strict=True)
-        uncut = sum((image == old).all() or (image == old[:, ::-1]).all() for image, old in pairs)
+        uncut = sum(min(abs(image - old).max(), abs(image - old[:, ::-1]).max()) < 1e-4 for image, old in pairs)
         assert (uncut == 20) == (padding == {"crop_padding": 0})
 
 
