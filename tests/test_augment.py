@@ -58,7 +58,7 @@ def test_batches_are_cut_with_the_padding_asked_for_and_the_papers_by_default(xp
         (batch, labels), = training_batches(data, 20, 0, 0, 1, **padding)
         assert (batch == batch_of_step(data, 20, 0, 0, **padding)[0]).all()
         pairs = zip(tr.backend.to_numpy(batch), originals[tr.backend.to_numpy(labels)], strict=True)
-        uncut = sum(min(abs(image - old).max(), abs(image - old[:, ::-1]).max()) < 1e-4 for image, old in pairs)
+        uncut = sum(min(abs(new - old).max(), abs(new - old[:, ::-1]).max()) < 1e-4 for new, old in pairs)
         assert (uncut == 20) == (padding == {"crop_padding": 0})
 
 
