@@ -32,7 +32,7 @@ from .machine import map_images
 from .winograd_transforms import A, G, patches_to_points
 
 MIN_PIXELS, MIN_WORK = 2**9, 2**18  # pixels; pixels times channels in times channels out
-PAIRS_OF_A_PIXEL = 2**5  # of channels; with more for each pixel, the kernel's transform does not pay
+PAIRS_OF_A_PIXEL = 2**3  # of channels; with more for each of few pixels, the kernel's transform does not pay
 
 
 def numpy_3x3_same(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
@@ -57,7 +57,7 @@ def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, pad
 
 def _pays(x: numpy.ndarray, w: Array, factor: int) -> bool:
     pixels, pairs = x.size // w.shape[2], w.shape[2] * w.shape[3]
-    return (pixels >= pairs // PAIRS_OF_A_PIXEL and pixels * factor >= MIN_PIXELS
+    return (pixels >= min(MIN_PIXELS, pairs // PAIRS_OF_A_PIXEL) and pixels * factor >= MIN_PIXELS
             and pixels * pairs * factor >= MIN_WORK)
 
 
