@@ -32,7 +32,7 @@ def begin(keep: str | None = None) -> None:
         sys.exit(subprocess.call([sys.executable, *sys.argv], env=environment))
     built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
     print(f"{_processor()}, {core_count()} cores; {built['name']} {built['version']} with kernels for "
-          f"{blas.kernels()}; NumPy {numpy.__version__}; "
+          f"{blas.kernels() or 'an unknown processor'}; NumPy {numpy.__version__}; "
           f"PyTorch {_version('torch')}; Python {platform.python_version()}", flush=True)
 
 

@@ -135,8 +135,8 @@ def draw_chart(path: Path, finished: Lines, rates: Lines) -> None:
             curve = line.get("held_out_errors", [])
             errors.append(plot.Line([step for step, _ in curve], [100 * error for _, error in curve],
                                     "" if i else network, "dashed" if i else "solid", color))
-        short = rates[network]
-        trains = f"trains up to {largest_rate(short):g}" if largest_rate(short) else "trains at none"
+        short, rate = rates[network], largest_rate(rates[network])
+        trains = f"trains up to {rate:g}" if rate else "trains at none"
         losses.append(plot.Line([line["lr"] for line in short], [line["loss"] or math.nan for line in short],
                                 f"{network}: {trains}", "solid", color))
     losses.append(plot.Line([RATES[0], RATES[-1]], [TRAINS] * 2, "trains below", "dotted", 0))

@@ -51,7 +51,7 @@ def enough_pixels(x: object, w: Array, stride: Pair, padding: Pair) -> bool:
 def enough_pixels_of_gradients(g: object, x: object, w: Array, stride: Pair, padding: Pair,
                                needs_grad: tuple[bool, bool]) -> bool:
     """NumPy arrays: 3 x 3 kernel, stride 1, padding 1, float32 or float64, and enough pixels as for the
-    convolution; where both gradients are needed, a quarter will do"""
+    convolution; where both gradients are needed and channels are few, a quarter will do"""
     return numpy_3x3_same(x, w, stride, padding) and _pays(x, w, 4 if all(needs_grad) else 1)
 
 

@@ -136,8 +136,8 @@ def _copies(weights: list[Tensor], dtypes: list[str], scale: Tensor) -> list[Ten
         by_place = dict(zip(scaled, map(unshared, gradients), strict=True))
         scaled.clear()
         # a copy may be unused, as where one layer stands in two places
-        return tuple(by_place[i] if i in by_place else xp_of(weight.data).zeros_like(weight.data)
-                     for i, weight in enumerate(weights))
+        return tuple(xp_of(weight.data).zeros_like(weight.data) if weight.requires_grad and i not in by_place
+                     else by_place.get(i) for i, weight in enumerate(weights))
 
     def vjp_of(i: int) -> Callable[[Array], tuple[Array]]:
         def vjp(g: Array) -> tuple[Array]:
